@@ -1,0 +1,45 @@
+# One verb per line; `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+LOCK := requirements/dev.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check fix generate lock clean
+
+help: ## list the verbs
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
+
+install: .venv/installed ## make .venv with the project and its pinned dependencies
+
+.venv/installed: $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@grep -A 40 '^uv==' $(LOCK) | awk 'NR > 1 && /^[^ ]/ {exit} {print}' > .venv/uv.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCK)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: install ## start everything and run a sample task; ARGS="--once" passes arguments on
+	@$(BIN)/openmcp dev $(ARGS)
+
+test: install ## run the tests; ARGS="-k name" passes arguments on
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: install ## lint, types, contract (lint, breaking, generated code), import directions
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/check.py
+
+fix: install ## mend what ruff and buf can mend
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet . ; $(BIN)/buf format --write proto
+
+generate: install ## write the generated code anew, after a change of the contract
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf generate
+
+lock: install ## choose the newest allowed dependencies and pin them with hashes
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra pipeline --extra stack --extra dev pyproject.toml -o $(LOCK)
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra pipeline -c $(LOCK) pyproject.toml -o requirements/runtime.lock
+
+clean: ## remove the environment and the development data
+	@rm -rf .venv .openmcp

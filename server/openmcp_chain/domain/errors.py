@@ -1,0 +1,323 @@
+"""Every way in which a call can fail: the one error table.
+
+Each class is one stable code. The tree, by gRPC status:
+
+Error:
+    ├── INVALID_ARGUMENT    InvalidArgument · RequestTooLarge
+    ├── OUT_OF_RANGE        SequenceOutOfRange
+    ├── UNAUTHENTICATED     TokenMissing · TokenInvalid · TokenExpired · CredentialsInvalid
+    ├── PERMISSION_DENIED   WorkspaceMismatch · ScopeMissing · TypeNotAllowed
+    ├── NOT_FOUND           TaskNotFound · RouteNotFound
+    ├── ALREADY_EXISTS      RequestIdReused · WorkspaceExists
+    ├── FAILED_PRECONDITION LeaseLost
+    ├── RESOURCE_EXHAUSTED  RateLimited · TooManyStreams
+    ├── ABORTED             Aborted
+    ├── DEADLINE_EXCEEDED   DeadlineExceeded
+    ├── UNIMPLEMENTED       MethodNotFound · MethodNotAllowed
+    ├── UNAVAILABLE         Unavailable · ServerDraining · UpstreamUnavailable
+    └── INTERNAL            Internal
+
+`transport.status` turns them into gRPC statuses with details; `TABLE` is what the docs and the tests read.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+
+class Status(enum.Enum):
+    """The canonical gRPC codes that we use, by number (https://grpc.io/docs/guides/status-codes/)."""
+
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What is wrong with one field of a request."""
+
+    field: str
+    """Its path in the request, such as `payload.steps[2]` or `metadata["priority"]`."""
+    description: str
+    """A sentence that says what would be right."""
+
+
+class Error(Exception):
+    """A failure that a caller is told of. Its message is written for the caller: nothing secret is ever put in it."""
+
+    code: ClassVar[str]
+    status: ClassVar[Status]
+    when: ClassVar[str]
+    """When it is sent: the words of the published table."""
+    sent_by: ClassVar[str] = "server"
+    """`server`, `envoy`, or `both`."""
+
+    violations: Sequence[Violation] = ()
+    """For INVALID_ARGUMENT: what is wrong with which field."""
+    retry_after: float | None = None
+    """Seconds after which the same call may succeed."""
+    resource: tuple[str, str] | None = None
+    """The (type, name) of the thing that does not exist."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.code in _table:
+            raise TypeError(f"two classes claim {cls.code}")
+        _table[cls.code] = cls
+
+
+_table: dict[str, type[Error]] = {}
+TABLE: Mapping[str, type[Error]] = MappingProxyType(_table)
+"""Every code, with the class that carries it."""
+
+
+class InvalidArgument(Error):
+    code = "INVALID_ARGUMENT"
+    status = Status.INVALID_ARGUMENT
+    when = "A field of the request is missing, malformed or over its limit; the details name it."
+    sent_by = "both"
+
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+class RequestTooLarge(Error):
+    code = "REQUEST_TOO_LARGE"
+    status = Status.INVALID_ARGUMENT
+    when = "The request as a whole is larger than the server reads (REST: 413)."
+    sent_by = "both"
+
+    def __init__(self, field: str, size: int, limit: int) -> None:
+        super().__init__(f"{field}: the request has {size} bytes; at most {limit} are read. Send larger data by URI.")
+        self.violations = (Violation(field, f"makes the request {size} bytes long; at most {limit} are read"),)
+
+
+class SequenceOutOfRange(Error):
+    code = "SEQUENCE_OUT_OF_RANGE"
+    status = Status.OUT_OF_RANGE
+    when = "An event stream is resumed after an event that the task does not have."
+
+    def __init__(self, after: int, last: int) -> None:
+        super().__init__(f"after_sequence: {after} is beyond the task's last event, {last}")
+        self.violations = (Violation("after_sequence", f"must be at most {last}"),)
+
+
+class TokenMissing(Error):
+    code = "TOKEN_MISSING"
+    status = Status.UNAUTHENTICATED
+    when = "The call carries no bearer token."
+    sent_by = "both"
+
+    def __init__(self) -> None:
+        super().__init__("This call needs a token: send `authorization: Bearer <token>`, from POST /v1/auth/token.")
+
+
+class TokenInvalid(Error):
+    code = "TOKEN_INVALID"
+    status = Status.UNAUTHENTICATED
+    when = "The token is malformed, not ours, not for this service, or revoked."
+    sent_by = "both"
+
+    def __init__(self) -> None:
+        super().__init__("The token is not valid here. Get a new one from POST /v1/auth/token.")
+
+
+class TokenExpired(Error):
+    code = "TOKEN_EXPIRED"
+    status = Status.UNAUTHENTICATED
+    when = "The token was valid once: refresh it."
+    sent_by = "both"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The token has expired. Refresh it: get a new one from POST /v1/auth/token, then repeat the call."
+        )
+
+
+class CredentialsInvalid(Error):
+    code = "CREDENTIALS_INVALID"
+    status = Status.UNAUTHENTICATED
+    when = "The workspace is unknown or disabled, or the secret is not one of its own; which of them is not said."
+
+    def __init__(self) -> None:
+        super().__init__("workspace_id and workspace_secret do not match.")
+
+
+class WorkspaceMismatch(Error):
+    code = "WORKSPACE_MISMATCH"
+    status = Status.PERMISSION_DENIED
+    when = "The request names another workspace than the token does."
+
+    def __init__(self) -> None:
+        super().__init__(
+            "workspace_id: names another workspace than the token does. Leave it empty or use the token's."
+        )
+        self.violations = (Violation("workspace_id", "must be empty or the token's own workspace"),)
+
+
+class ScopeMissing(Error):
+    code = "SCOPE_MISSING"
+    status = Status.PERMISSION_DENIED
+    when = "The token does not carry the scope that the method needs."
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This call needs a token with the scope `{scope}`.")
+
+
+class TypeNotAllowed(Error):
+    code = "TYPE_NOT_ALLOWED"
+    status = Status.PERMISSION_DENIED
+    when = "An operator's worker asks for a task type that its credential does not cover."
+
+    def __init__(self, task_type: str) -> None:
+        super().__init__(f"hello.task_types: this credential does not cover `{task_type}`.")
+        self.violations = (Violation("hello.task_types", "names a type that this credential does not cover"),)
+
+
+class TaskNotFound(Error):
+    code = "TASK_NOT_FOUND"
+    status = Status.NOT_FOUND
+    when = "The workspace has no such task (one of another workspace does not exist either)."
+
+    def __init__(self, task_id: str) -> None:
+        shown = (
+            task_id if len(task_id) <= 64 and task_id.isprintable() else task_id[:64].encode("unicode_escape").decode()
+        )
+        super().__init__(f"Task {shown} does not exist")
+        self.resource = ("openmcp.chain.v1.Task", shown)
+
+
+class RouteNotFound(Error):
+    code = "ROUTE_NOT_FOUND"
+    status = Status.NOT_FOUND
+    when = "REST has no such path."
+    sent_by = "envoy"
+
+
+class RequestIdReused(Error):
+    code = "REQUEST_ID_REUSED"
+    status = Status.ALREADY_EXISTS
+    when = "The request_id was used before, with a different request."
+
+    def __init__(self) -> None:
+        super().__init__("request_id: was used before with a different request. Use a new one for a new task.")
+        self.violations = (Violation("request_id", "was used before with a different request"),)
+
+
+class WorkspaceExists(Error):
+    code = "WORKSPACE_EXISTS"
+    status = Status.ALREADY_EXISTS
+    when = "A workspace is created under an id that is taken."
+
+    def __init__(self, workspace_id: str) -> None:
+        super().__init__(f"workspace_id: {workspace_id} is taken.")
+
+
+class LeaseLost(Error):
+    code = "LEASE_LOST"
+    status = Status.FAILED_PRECONDITION
+    when = "A worker reports on a task whose lease is no longer its own."
+
+    def __init__(self) -> None:
+        super().__init__("The lease is no longer yours: it expired, or the task has ended. Stop working on the task.")
+
+
+class RateLimited(Error):
+    code = "RATE_LIMITED"
+    status = Status.RESOURCE_EXHAUSTED
+    when = "The workspace makes more calls than its plan allows; `Retry-After` says when to go on."
+    sent_by = "envoy"
+
+
+class TooManyStreams(Error):
+    code = "TOO_MANY_STREAMS"
+    status = Status.RESOURCE_EXHAUSTED
+    when = "The workspace has as many streams open as it may have."
+    retry_after = 5.0
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The workspace has {limit} streams open, which is its limit. Close one first.")
+
+
+class Aborted(Error):
+    code = "ABORTED"
+    status = Status.ABORTED
+    when = "The call was given up inside the server and changed nothing that it did not answer for; repeat it."
+    retry_after = 0.1
+
+    def __init__(self) -> None:
+        super().__init__("The call was given up inside the server. Repeat it.")
+
+
+class DeadlineExceeded(Error):
+    code = "DEADLINE_EXCEEDED"
+    status = Status.DEADLINE_EXCEEDED
+    when = "The call took longer than its deadline, or than the server lets any call take."
+    sent_by = "both"
+
+    def __init__(self) -> None:
+        super().__init__("The call took too long. It may have been carried out: repeat it with the same request_id.")
+
+
+class MethodNotFound(Error):
+    code = "METHOD_NOT_FOUND"
+    status = Status.UNIMPLEMENTED
+    when = "The gRPC service or method does not exist."
+
+    def __init__(self) -> None:
+        super().__init__("There is no such method. Server reflection lists those that there are.")
+
+
+class Unavailable(Error):
+    code = "UNAVAILABLE"
+    status = Status.UNAVAILABLE
+    when = "The database cannot be reached for the moment; repeat the call, with a request_id if it is a submit."
+    retry_after = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("The service cannot reach its database for the moment. Repeat the call.")
+
+
+class ServerDraining(Error):
+    code = "SERVER_DRAINING"
+    status = Status.UNAVAILABLE
+    when = "This server process is shutting down; a stream goes on elsewhere after its last sequence."
+    retry_after = 0.5
+
+    def __init__(self) -> None:
+        super().__init__("This server is shutting down. Connect again; resume a stream after its last sequence.")
+
+
+class UpstreamUnavailable(Error):
+    code = "UPSTREAM_UNAVAILABLE"
+    status = Status.UNAVAILABLE
+    when = "Envoy reaches no healthy server for the moment; repeat the call."
+    sent_by = "envoy"
+
+
+class Internal(Error):
+    code = "INTERNAL"
+    status = Status.INTERNAL
+    when = "A fault of ours. The message says nothing of it; the log has it under the request id."
+    sent_by = "both"
+
+    def __init__(self) -> None:
+        super().__init__("The server made an error. It is in the server's log under the request id of this call.")
