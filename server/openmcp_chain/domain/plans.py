@@ -1,4 +1,4 @@
-"""Plans: what a workspace may use. The numbers are in `plans.toml`, which Envoy's configuration is made from as well."""
+"""Plans: what a workspace may use. The numbers are in `plans.toml`, which Envoy's configuration is made from too."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

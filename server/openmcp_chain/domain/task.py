@@ -11,9 +11,9 @@ class Status(enum.StrEnum):
     """Where a task is in its life. The numbers on the wire are the transport's affair."""
 
     PENDING = "PENDING"
-    """Waiting for a worker, from `ready_at` on. A claim moves it out; a crash changes nothing."""
+    """Waiting for a worker, from `due_at` on. A claim moves it out; a crash changes nothing."""
     RUNNING = "RUNNING"
-    """A worker holds its lease. That worker's report moves it out, or the lease's end if the worker or the server dies."""
+    """A worker holds its lease. Its report moves the task out, or the lease's end if the worker dies."""
     SUCCEEDED = "SUCCEEDED"
     """Ended, with a result. Nothing moves it out; retention deletes it."""
     FAILED = "FAILED"

@@ -8,8 +8,8 @@
                  attempts left    └─┐ extend (a heartbeat; no event)
                                   ▲─┘
 
-Each function is pure: it takes a task, and returns the task that follows with the event appended, or raises `LeaseLost`. `TABLE` is the same
-in data; the tests walk it, the docs are drawn from it.
+Each function is pure: it takes a task, and returns the task that follows with the event appended, or raises
+`LeaseLost`. `TABLE` is the same in data; the tests walk it.
 """
 
 import enum
@@ -90,7 +90,7 @@ def claim(task: Task, lease: Lease, now: datetime) -> Task:
     """
     if task.status is not Status.PENDING:
         raise errors.LeaseLost
-    context = {"attempt": task.attempt + 1, "worker": lease.worker}
+    context: dict[str, str | int] = {"attempt": task.attempt + 1, "worker": lease.worker}
     return replace(
         _step(task, Status.RUNNING, now, context), attempt=task.attempt + 1, lease=lease, due_at=lease.expires_at
     )
@@ -105,7 +105,8 @@ def extend(task: Task, token: str, expires_at: datetime) -> Task:
 def complete(task: Task, token: str, result: bytes, now: datetime, retention: timedelta) -> Task:
     """Ends the task with `result`, by the holder of the lease `token`.
 
-    Returns the task unchanged if this very completion was recorded before: a repeated report is answered as the first was.
+    Returns the task unchanged if this very completion was recorded before: a repeated report is answered as the
+    first was.
     """
     if task.status is Status.SUCCEEDED and _reported_by(task, token) and task.result == result:
         return task

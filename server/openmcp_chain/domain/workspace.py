@@ -91,7 +91,8 @@ def digest(pepper: bytes, salt: bytes, secret: str) -> bytes:
 def matches(workspace: Workspace | None, presented: str, pepper: bytes) -> Secret | None:
     """The workspace's secret that `presented` is, if it may sign in with it.
 
-    Takes the same steps for an unknown workspace, a disabled one and a wrong secret, so that neither answer nor time tells them apart.
+    Takes the same steps for an unknown workspace, a disabled one and a wrong secret, so that neither answer nor time
+    tells them apart.
     """
     shape = _SECRET.fullmatch(presented)
     wanted = shape.group(1) if shape else ""

@@ -1,7 +1,8 @@
 """What a store promises. One conformance suite (`tests/store/`) holds every store to it.
 
-Every method may raise `errors.Unavailable`: the database could not be reached within the store's own time limit, after the store's own
-tries. The write may or may not have happened; every write is guarded, so the same call may simply be made again.
+Every method may raise `errors.Unavailable`: the database could not be reached within the store's own time limit, after
+the store's own tries. The write may or may not have happened; every write is guarded, so the same call may simply be
+made again.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,21 +16,22 @@ from openmcp_chain.domain.workspace import SigningKey, Workspace
 class Store(Protocol):
     """Tasks, workspaces and signing keys on durable storage.
 
-    What a write method has returned survives the death of any process. A read sees every write that has returned before it began.
+    What a write method has returned survives the death of any process. A read sees every write that has returned before
+    it began.
     """
 
     async def insert_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Adds tasks, each by itself: one that loses does not stop the others.
 
-        Returns, for each, the task now stored under its key: the very task given if it was added, the one that was there otherwise.
-        Two of the batch may have the same key: the first wins.
+        Returns, for each, the task now stored under its key: the very task given if it was added, the one that was
+        there otherwise. Two of the batch may have the same key: the first wins.
         """
         ...
 
     async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
-        """Makes each change if the stored task still has the version of `before`; each by itself, state and events in one write.
+        """Makes each change, by itself, if the stored task still has the version of `before`.
 
-        Returns, for each, whether `after` is now what is stored because of it. Keys in a batch are distinct.
+        State and events go in one write. Returns, for each, whether `after` is now what is stored because of it. Keys in a batch are distinct.
         """
         ...
 
@@ -38,11 +40,11 @@ class Store(Protocol):
         ...
 
     async def ready_tasks(self, types: Collection[str], now: datetime, limit: int) -> Sequence[Task]:
-        """Up to `limit` tasks of these types that are PENDING with `due_at` at or before `now`, in no promised order."""
+        """Up to `limit` tasks of these types that are PENDING with `due_at` at or before `now`, in no set order."""
         ...
 
     async def expired_tasks(self, now: datetime, limit: int) -> Sequence[Task]:
-        """Up to `limit` tasks that are RUNNING with `due_at` before `now`, in no promised order."""
+        """Up to `limit` tasks that are RUNNING with `due_at` before `now`, in no set order."""
         ...
 
     async def get_workspace(self, workspace_id: str) -> Workspace | None:

@@ -22,7 +22,8 @@ class Task:
 class TaskFailed(Exception):
     """Raised by a task function: this attempt failed, and this is what the task's owner is told.
 
-    Any other exception counts as a fault of the function: it is logged, tried again, and its text is not shown to the owner.
+    Any other exception counts as a fault of the function: it is logged, the task is tried again, and the owner is not
+    shown its text.
     """
 
     def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
