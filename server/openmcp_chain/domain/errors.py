@@ -13,8 +13,8 @@ Error:
     ├── RESOURCE_EXHAUSTED  RateLimited · TooManyStreams
     ├── ABORTED             Aborted
     ├── DEADLINE_EXCEEDED   DeadlineExceeded
-    ├── UNIMPLEMENTED       MethodNotFound · MethodNotAllowed
-    ├── UNAVAILABLE         Unavailable · ServerDraining · UpstreamUnavailable
+    ├── UNIMPLEMENTED       MethodNotFound
+    ├── UNAVAILABLE         Unavailable · Overloaded · ServerDraining · UpstreamUnavailable
     └── INTERNAL            Internal
 
 `transport.status` turns them into gRPC statuses with details; `TABLE` is what the docs and the tests read.
@@ -294,6 +294,16 @@ class Unavailable(Error):
 
     def __init__(self) -> None:
         super().__init__("The service cannot reach its database for the moment. Repeat the call.")
+
+
+class Overloaded(Error):
+    code = "OVERLOADED"
+    status = Status.UNAVAILABLE
+    when = "This server process has as many calls under way as it takes; repeat the call."
+    retry_after = 0.5
+
+    def __init__(self) -> None:
+        super().__init__("This server has too many calls under way. Repeat the call.")
 
 
 class ServerDraining(Error):

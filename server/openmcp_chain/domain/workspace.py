@@ -60,6 +60,7 @@ class Principal:
     """The bearer of a valid token."""
 
     workspace: str
+    plan: str
     scopes: frozenset[Scope]
     worker_types: frozenset[str]
     """As in `Workspace`."""

@@ -31,7 +31,8 @@ class Store(Protocol):
     async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
         """Makes each change, by itself, if the stored task still has the version of `before`.
 
-        State and events go in one write. Returns, for each, whether `after` is now what is stored because of it. Keys in a batch are distinct.
+        State and events go in one write. Returns, for each, whether `after` is now what is stored because of it. Keys
+        in a batch are distinct.
         """
         ...
 
@@ -39,8 +40,13 @@ class Store(Protocol):
         """The tasks with these keys; a key that has none is left out."""
         ...
 
-    async def ready_tasks(self, types: Collection[str], now: datetime, limit: int) -> Sequence[Task]:
-        """Up to `limit` tasks of these types that are PENDING with `due_at` at or before `now`, in no set order."""
+    async def ready_tasks(
+        self, types: Collection[str], workspace: str | None, now: datetime, limit: int
+    ) -> Sequence[Task]:
+        """Up to `limit` tasks of these types that are PENDING with `due_at` at or before `now`, in no set order.
+
+        Of one workspace, or of all if it is None.
+        """
         ...
 
     async def expired_tasks(self, now: datetime, limit: int) -> Sequence[Task]:

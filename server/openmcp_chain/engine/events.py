@@ -1,0 +1,156 @@
+"""Event streams: a task's events, those of the past first, then each as it happens, up to the terminal one.
+
+A subscriber registers first and reads the task then, so nothing falls between; what it is woken for is the whole task,
+from which it takes the events it has not had yet. So nothing is queued per subscriber, a slow one costs no memory, and
+a wake-up too many or too few does no harm: the history itself says what is missing.
+
+A change made by another server process is seen by a read every `poll` seconds.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Event, Key, Task
+from openmcp_chain.engine.ledger import Ledger
+
+POLL_SECONDS = 2.0
+
+
+class Subscription:
+    """One subscriber's place in one task's history; made by `EventHub.subscribe`, used as an async context manager."""
+
+    def __init__(self, hub: "EventHub", key: Key, after: int, limit: int) -> None:
+        self._hub = hub
+        self._key = key
+        self._limit = limit
+        self._after = after
+        self._task: Task | None = None
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._hub.add(self, self._key, self._limit)
+        try:
+            self._accept(await self._hub.read(self._key))
+        except BaseException:
+            self._hub.remove(self, self._key)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hub.remove(self, self._key)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event has been given out: nothing will follow."""
+        task = self._task
+        return task is not None and task.status.terminal and self._after == len(task.events)
+
+    async def next(self, wait: float) -> Sequence[Event]:
+        """The events that are new since the last call, waiting up to `wait` seconds for the first: may be none.
+
+        Raises ServerDraining when the server shuts down and everything known has been given out.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        while not (events := self._take()) and not self.ended:
+            if self._hub.draining:
+                raise errors.ServerDraining
+            remaining = deadline - loop.time()
+            if remaining <= 0:
+                break
+            try:
+                async with asyncio.timeout(min(remaining, self._hub.poll)):
+                    await self._news.wait()
+            except TimeoutError:
+                self._accept(await self._hub.read(self._key))
+            self._news.clear()
+        return events
+
+    def wake(self, task: Task | None) -> None:
+        """Tells of the task's newest state, or with None only that something is up."""
+        if task is not None and (self._task is None or task.version > self._task.version):
+            self._task = task
+        self._news.set()
+
+    def _accept(self, task: Task) -> None:
+        if self._after > len(task.events):
+            raise errors.SequenceOutOfRange(self._after, len(task.events))
+        self.wake(task)
+
+    def _take(self) -> Sequence[Event]:
+        events = self._task.events[self._after :] if self._task else ()
+        self._after += len(events)
+        return events
+
+
+class EventHub:
+    """Brings each announced task to those who follow it."""
+
+    def __init__(self, poll: float = POLL_SECONDS) -> None:
+        self.poll = poll
+        self.draining = False
+        self._ledger: Ledger | None = None
+        self._followers: defaultdict[Key, set[Subscription]] = defaultdict(set)
+        self._open = Counter[str]()
+
+    def attach(self, ledger: Ledger) -> None:
+        """Names the ledger to read from; it announces to this hub, so neither can be made with the other."""
+        self._ledger = ledger
+
+    def announce(self, task: Task) -> None:
+        """Takes a task's newest durable state."""
+        for follower in self._followers.get(task.key, ()):
+            follower.wake(task)
+
+    def subscribe(self, key: Key, after: int, limit: int) -> Subscription:
+        """Follows the task's events after sequence number `after`.
+
+        Entering it raises TaskNotFound; SequenceOutOfRange if the task has no event `after`; TooManyStreams if the
+        workspace has `limit` of them open in this process; ServerDraining.
+        """
+        return Subscription(self, key, after, limit)
+
+    def drain(self) -> None:
+        """Ends every subscription once it has given out what is known, and takes no new ones."""
+        self.draining = True
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.wake(None)
+
+    @property
+    def open(self) -> int:
+        """How many subscriptions there are."""
+        return self._open.total()
+
+    async def read(self, key: Key) -> Task:
+        """The task as stored now, for a subscription."""
+        if self._ledger is None:
+            raise RuntimeError("no ledger attached")
+        task = await self._ledger.get(key)
+        if task is None:
+            raise errors.TaskNotFound(key.id)
+        return task
+
+    def add(self, subscription: Subscription, key: Key, limit: int) -> None:
+        """Registers a subscription, within the workspace's limit."""
+        if self.draining:
+            raise errors.ServerDraining
+        if self._open[key.workspace] >= limit:
+            raise errors.TooManyStreams(limit)
+        self._open[key.workspace] += 1
+        self._followers[key].add(subscription)
+
+    def remove(self, subscription: Subscription, key: Key) -> None:
+        """Forgets a subscription."""
+        self._open[key.workspace] -= 1
+        if self._open[key.workspace] == 0:
+            del self._open[key.workspace]
+        self._followers[key].discard(subscription)
+        if not self._followers[key]:
+            del self._followers[key]

@@ -1,0 +1,139 @@
+"""Who is who: workspaces and operators are made here, sign in here, and their tokens are checked here."""
+
+import asyncio
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import uuid_utils
+
+from openmcp_chain.domain import errors, ids, workspace
+from openmcp_chain.domain.errors import Violation
+from openmcp_chain.domain.plans import Plan
+from openmcp_chain.domain.workspace import SECRET_PREFIX, Principal, Scope, Secret, Workspace
+from openmcp_chain.engine.clock import Clock
+from openmcp_chain.engine.sealing import MasterKey
+from openmcp_chain.engine.tokens import Tokens
+from openmcp_chain.store.base import Store
+
+RECALL_SECONDS = 3.0
+"""How long a workspace's state is believed: within it, its tokens end once it is disabled or a secret revoked."""
+RECALLED_WORKSPACES = 10_000
+SECRETS = 2
+"""How many secrets a workspace may have at once: the old and the new one of a rotation."""
+
+
+class Identity:
+    """Workspaces, their secrets and their tokens."""
+
+    def __init__(
+        self, store: Store, master: MasterKey, tokens: Tokens, plans: Mapping[str, Plan], clock: Clock
+    ) -> None:
+        self._store = store
+        self._master = master
+        self._tokens = tokens
+        self._plans = plans
+        self._clock = clock
+        self._recalled: OrderedDict[str, tuple[float, Workspace | None]] = OrderedDict()
+
+    async def authenticate(self, workspace_id: str, secret: str) -> tuple[str, datetime]:
+        """A token for the workspace and when it expires. Raises CredentialsInvalid, whatever it is that is wrong."""
+        known = await self._store.get_workspace(workspace_id) if ids.is_workspace_id(workspace_id) else None
+        matched = workspace.matches(known, secret, self._master.pepper)
+        if known is None or matched is None:
+            raise errors.CredentialsInvalid
+        return self._tokens.issue(known, matched.id)
+
+    async def check(self, token: str, scope: Scope | None) -> Principal:
+        """The bearer of the token, who may do what needs `scope`.
+
+        Raises TokenInvalid, TokenExpired or ScopeMissing. A token ends with its workspace or with the secret it was got
+        with.
+        """
+        principal = await self._tokens.check(token)
+        known = await self._recall(principal.workspace)
+        if known is None or known.disabled or all(s.id != principal.secret_id for s in known.secrets):
+            raise errors.TokenInvalid
+        if scope is not None and scope not in principal.scopes:
+            raise errors.ScopeMissing(scope)
+        return principal
+
+    def plan(self, principal: Principal) -> Plan:
+        """The plan of a principal; the smallest of all if its own is not in the file any more."""
+        known = self._plans.get(principal.plan)
+        return known or min(self._plans.values(), key=lambda plan: plan.streams)
+
+    async def create_workspace(self, plan: str, workspace_id: str = "") -> tuple[Workspace, str]:
+        """A new workspace, and its secret, which is told here and never again.
+
+        Raises InvalidArgument for a bad plan or id, WorkspaceExists.
+        """
+        return await self._create(plan, workspace_id, frozenset())
+
+    async def create_operator(self, worker_types: Collection[str], operator_id: str = "") -> tuple[Workspace, str]:
+        """A new operator, whose workers take these task types from every workspace, and its secret. Raises as above."""
+        if not worker_types:
+            raise errors.InvalidArgument(Violation("worker_types", "names no task type"))
+        return await self._create("unlimited", operator_id, frozenset(worker_types))
+
+    async def add_secret(self, workspace_id: str) -> str:
+        """A new secret for the workspace, told here and never again; the oldest goes if there are `SECRETS` already.
+
+        Raises InvalidArgument if there is no such workspace, Aborted if others keep changing it.
+        """
+        for _ in range(10):
+            known = await self._store.get_workspace(workspace_id)
+            if known is None:
+                raise errors.InvalidArgument(Violation("workspace_id", "names no workspace"))
+            kept, secret = self._new_secret()
+            changed = replace(known, secrets=(*known.secrets[-(SECRETS - 1) :], kept), version=known.version + 1)
+            if await self._store.put_workspace(changed):
+                return secret
+        raise errors.Aborted
+
+    async def list_workspaces(self) -> Sequence[Workspace]:
+        """All workspaces and operators, by id."""
+        return await self._store.list_workspaces()
+
+    async def _create(self, plan: str, workspace_id: str, worker_types: frozenset[str]) -> tuple[Workspace, str]:
+        if plan not in self._plans:
+            raise errors.InvalidArgument(Violation("plan", f"must be one of {', '.join(sorted(self._plans))}"))
+        workspace_id = workspace_id or str(uuid_utils.uuid7())
+        if not ids.is_workspace_id(workspace_id):
+            raise errors.InvalidArgument(
+                Violation("id", "must be 1 to 64 of a-z, 0-9 and -, beginning and ending with a letter or digit")
+            )
+        kept, secret = self._new_secret()
+        created = Workspace(
+            id=workspace_id,
+            plan=plan,
+            worker_types=worker_types,
+            disabled=False,
+            secrets=(kept,),
+            created_at=self._clock(),
+            version=1,
+        )
+        if not await self._store.put_workspace(created):
+            raise errors.WorkspaceExists(workspace_id)
+        return created, secret
+
+    def _new_secret(self) -> tuple[Secret, str]:
+        secret_id = secrets.token_hex(4)
+        secret = f"{SECRET_PREFIX}{secret_id}_{secrets.token_urlsafe(32)}"
+        salt = os.urandom(16)
+        return Secret(secret_id, salt, workspace.digest(self._master.pepper, salt, secret), self._clock()), secret
+
+    async def _recall(self, workspace_id: str) -> Workspace | None:
+        now = asyncio.get_running_loop().time()
+        known = self._recalled.get(workspace_id)
+        if known is not None and now - known[0] < RECALL_SECONDS:
+            return known[1]
+        found = await self._store.get_workspace(workspace_id)
+        self._recalled[workspace_id] = (now, found)
+        self._recalled.move_to_end(workspace_id)
+        if len(self._recalled) > RECALLED_WORKSPACES:
+            self._recalled.popitem(last=False)
+        return found

@@ -1,0 +1,161 @@
+"""Bearer tokens: JSON Web Tokens signed with ES256 (RFC 7519, RFC 7518, 3.4), and the key set they are checked with."""
+
+import asyncio
+import json
+import uuid
+from collections import OrderedDict
+from datetime import datetime, timedelta
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from jwt.algorithms import ECAlgorithm
+
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.workspace import Principal, Scope, SigningKey, Workspace
+from openmcp_chain.engine.clock import Clock
+from openmcp_chain.engine.sealing import MasterKey
+from openmcp_chain.store.base import Store
+
+ISSUER = "openmcp-chain"
+AUDIENCE = "openmcp-chain"
+ALGORITHM = "ES256"
+LIFETIME = timedelta(minutes=15)
+CLOCK_SKEW = timedelta(seconds=30)
+"""By how much another server's clock may differ from ours."""
+TOKEN_CHARACTERS = 4096
+CACHED_TOKENS = 10_000
+KEYS_EVERY_SECONDS = 1.0
+"""An unknown key id makes us look for new keys, at most this often."""
+
+
+class Tokens:
+    """Issues and checks tokens."""
+
+    def __init__(self, store: Store, master: MasterKey, clock: Clock) -> None:
+        self._store = store
+        self._master = master
+        self._clock = clock
+        self._keys: dict[str, SigningKey] = {}
+        self._public: dict[str, ec.EllipticCurvePublicKey] = {}
+        self._signer: tuple[str, ec.EllipticCurvePrivateKey] | None = None
+        self._seen: OrderedDict[str, Principal] = OrderedDict()
+        self._refreshed = float("-inf")
+
+    async def load(self) -> None:
+        """Reads the signing keys; makes the first. Raises ValueError if they were sealed with another master key."""
+        if not await self._store.list_keys():
+            await self._store.add_key(self._new_key())
+        await self._refresh()
+
+    def issue(self, workspace: Workspace, secret_id: str) -> tuple[str, datetime]:
+        """A token for the workspace, got with this secret, and when it expires."""
+        if self._signer is None:
+            raise RuntimeError("no signing key loaded")
+        kid, key = self._signer
+        now = self._clock().replace(microsecond=0)
+        expires_at = now + LIFETIME
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": workspace.id,
+            "workspace_id": workspace.id,
+            "plan": workspace.plan,
+            "scope": " ".join(sorted(workspace.scopes)),
+            "types": sorted(workspace.worker_types),
+            "sid": secret_id,
+            "iat": now,
+            "exp": expires_at,
+            "jti": str(uuid.uuid4()),
+        }
+        return jwt.encode(claims, key, ALGORITHM, headers={"kid": kid}), expires_at
+
+    async def check(self, token: str) -> Principal:
+        """Who bears the token. Raises TokenInvalid or TokenExpired.
+
+        What was checked once is remembered, since checking a signature costs more than all else in a call.
+        """
+        principal = self._seen.get(token)
+        if principal is None:
+            principal = await self._verify(token)
+            self._seen[token] = principal
+            if len(self._seen) > CACHED_TOKENS:
+                self._seen.popitem(last=False)
+        if principal.expires_at + CLOCK_SKEW <= self._clock():
+            self._seen.pop(token, None)
+            raise errors.TokenExpired
+        return principal
+
+    def key_set(self) -> bytes:
+        """The public keys as a JSON Web Key Set (RFC 7517)."""
+        return json.dumps({"keys": [key.public_jwk for key in self._keys.values()]}).encode()
+
+    async def _verify(self, token: str) -> Principal:
+        if len(token) > TOKEN_CHARACTERS:
+            raise errors.TokenInvalid
+        try:
+            kid = jwt.get_unverified_header(token).get("kid")
+            claims = jwt.decode(
+                token,
+                await self._key(kid),
+                algorithms=[ALGORITHM],
+                audience=AUDIENCE,
+                issuer=ISSUER,
+                # Expiry is checked at each use, by our clock.
+                options={
+                    "require": ["iss", "aud", "sub", "exp", "iat", "jti", "sid", "scope", "plan", "workspace_id"],
+                    "verify_exp": False,
+                },
+                leeway=CLOCK_SKEW,
+            )
+            return Principal(
+                workspace=str(claims["workspace_id"]),
+                plan=str(claims["plan"]),
+                scopes=frozenset(Scope(scope) for scope in claims["scope"].split()),
+                worker_types=frozenset(claims.get("types", ())),
+                secret_id=str(claims["sid"]),
+                expires_at=datetime.fromtimestamp(claims["exp"], self._clock().tzinfo),
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
+            raise errors.TokenInvalid from None
+
+    async def _key(self, kid: object) -> ec.EllipticCurvePublicKey:
+        """The key with exactly this id; another process may have added it just now."""
+        if isinstance(kid, str):
+            if kid not in self._public and asyncio.get_running_loop().time() - self._refreshed > KEYS_EVERY_SECONDS:
+                await self._refresh()
+            if kid in self._public:
+                return self._public[kid]
+        raise errors.TokenInvalid
+
+    async def _refresh(self) -> None:
+        self._refreshed = asyncio.get_running_loop().time()
+        keys = {key.kid: key for key in await self._store.list_keys()}
+        public = {}
+        for kid, key in keys.items():
+            loaded = ECAlgorithm.from_jwk(dict(key.public_jwk))
+            if isinstance(loaded, ec.EllipticCurvePublicKey):
+                public[kid] = loaded
+        signing = [key for key in keys.values() if key.signs_from <= self._clock()]
+        newest = max(signing, key=lambda key: key.signs_from)
+        private = load_pem_private_key(self._master.open(newest.private_pem, newest.kid), password=None)
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            raise TypeError(f"signing key {newest.kid} is not an elliptic-curve key")
+        self._keys, self._public, self._signer = keys, public, (newest.kid, private)
+
+    def _new_key(self) -> SigningKey:
+        private = ec.generate_private_key(ec.SECP256R1())
+        kid = str(uuid.uuid4())
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        jwk = {name: str(value) for name, value in ECAlgorithm.to_jwk(private.public_key(), as_dict=True).items()}
+        return SigningKey(
+            kid=kid,
+            private_pem=self._master.seal(pem, kid),
+            public_jwk={**jwk, "kid": kid, "alg": ALGORITHM, "use": "sig"},
+            signs_from=self._clock(),
+        )
