@@ -1,0 +1,71 @@
+"""The stack's database: a given one, else `mongod` if there is one, else the embedded SecantusDB."""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from openmcp_chain.stack import ports
+from openmcp_chain.stack.children import Program
+from openmcp_chain.stack.failure import StackError
+
+REPLICA_SET = "openmcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where the database is, and what to run for it."""
+
+    kind: str
+    """Its name, for people."""
+    uri: str
+    program: Program | None
+    """None if somebody else runs it."""
+
+    @property
+    def address(self) -> str:
+        """`host:port`, of one of our own."""
+        return self.uri.removeprefix("mongodb://").partition("/")[0]
+
+
+def choose(given: str, folder: Path) -> Database:
+    """The database to use: `given` (a MongoDB URI) if not empty; else one of our own, with its data in `folder`.
+
+    Raises StackError if there is nothing to run.
+    """
+    if given:
+        return Database("MongoDB", given, None)
+    (port,) = ports.free(1)
+    if mongod := find("mongod"):
+        argv = [mongod, "--dbpath", str(folder), "--bind_ip", ports.HOST, "--port", str(port)]
+        argv += ["--replSet", REPLICA_SET, "--unixSocketPrefix", str(folder)]
+        uri = f"mongodb://{ports.HOST}:{port}/?directConnection=true"
+        return Database("mongod", uri, Program("database", argv, cwd=folder, grace=10))
+    if secantus := find("secantusd-py"):
+        # Without an explicit configuration it reads whatever secantusd.toml it finds in the working and home folders.
+        argv = [
+            secantus,
+            "--config",
+            os.devnull,
+            "--host",
+            ports.HOST,
+            "--port",
+            str(port),
+            "--storage-path",
+            str(folder),
+        ]
+        # Without this setting, kill -9 loses acknowledged writes.
+        env = {"WIREDTIGER_CONFIG": "transaction_sync=(enabled=true,method=none)"}
+        # Its list of retryable writes makes every write slower than the one before.
+        uri = f"mongodb://{ports.HOST}:{port}/?directConnection=true&retryWrites=false"
+        return Database("SecantusDB", uri, Program("database", argv, env=env, cwd=folder, grace=10))
+    raise StackError(
+        "no database to run: install the `stack` extra (pip install 'openmcp-chain[stack]'), put mongod on the PATH, "
+        "or give --mongodb-uri"
+    )
+
+
+def find(command: str) -> str | None:
+    """The path of a command: one installed beside this Python first, whether or not its environment is activated."""
+    return shutil.which(command, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
