@@ -3,7 +3,7 @@
 Each class is one stable code. The tree, by gRPC status:
 
 Error:
-    ├── INVALID_ARGUMENT    InvalidArgument · RequestTooLarge
+    ├── INVALID_ARGUMENT    InvalidArgument · MalformedRequest · UnsupportedMediaType · RequestTooLarge
     ├── OUT_OF_RANGE        SequenceOutOfRange
     ├── UNAUTHENTICATED     TokenMissing · TokenInvalid · TokenExpired · CredentialsInvalid
     ├── PERMISSION_DENIED   WorkspaceMismatch · ScopeMissing · TypeNotAllowed
@@ -44,6 +44,28 @@ class Status(enum.Enum):
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16
 
+    @property
+    def http(self) -> int:
+        """The HTTP status that it maps to, in Envoy as in Google's APIs (google/rpc/code.proto)."""
+        return _HTTP[self]
+
+
+_HTTP = {
+    Status.INVALID_ARGUMENT: 400,
+    Status.DEADLINE_EXCEEDED: 504,
+    Status.NOT_FOUND: 404,
+    Status.ALREADY_EXISTS: 409,
+    Status.PERMISSION_DENIED: 403,
+    Status.RESOURCE_EXHAUSTED: 429,
+    Status.FAILED_PRECONDITION: 400,
+    Status.ABORTED: 409,
+    Status.OUT_OF_RANGE: 400,
+    Status.UNIMPLEMENTED: 501,
+    Status.INTERNAL: 500,
+    Status.UNAVAILABLE: 503,
+    Status.UNAUTHENTICATED: 401,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -64,6 +86,8 @@ class Error(Exception):
     """When it is sent: the words of the published table."""
     sent_by: ClassVar[str] = "server"
     """`server`, `envoy`, or `both`."""
+    http: ClassVar[int]
+    """What REST answers with: as the gRPC status maps, unless the class says otherwise."""
 
     violations: Sequence[Violation] = ()
     """For INVALID_ARGUMENT: what is wrong with which field."""
@@ -80,6 +104,8 @@ class Error(Exception):
         super().__init_subclass__()
         if cls.code in _table:
             raise TypeError(f"two classes claim {cls.code}")
+        if "http" not in vars(cls):
+            cls.http = cls.status.http
         _table[cls.code] = cls
 
 
@@ -99,15 +125,43 @@ class InvalidArgument(Error):
         self.violations = violations
 
 
+class MalformedRequest(Error):
+    code = "MALFORMED_REQUEST"
+    status = Status.INVALID_ARGUMENT
+    when = "The request is not one that HTTP or this service's REST allows, such as a header name with an underscore."
+    sent_by = "envoy"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request is not well-formed HTTP for this service. Among others, header names with underscores and "
+            "paths with escaped slashes are refused."
+        )
+
+
+class UnsupportedMediaType(Error):
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    status = Status.INVALID_ARGUMENT
+    http = 415
+    when = "REST gets a body that is not plain JSON."
+    sent_by = "envoy"
+
+    def __init__(self) -> None:
+        super().__init__("content-type: send `application/json`, and no content-encoding.")
+        self.violations = (Violation("content-type", "must be application/json, with no content-encoding"),)
+
+
 class RequestTooLarge(Error):
     code = "REQUEST_TOO_LARGE"
     status = Status.INVALID_ARGUMENT
-    when = "The request as a whole is larger than the server reads (REST: 413)."
+    http = 413
+    when = "The request as a whole, or its headers, are larger than is read."
     sent_by = "both"
 
-    def __init__(self, field: str, size: int, limit: int) -> None:
-        super().__init__(f"{field}: the request has {size} bytes; at most {limit} are read. Send larger data by URI.")
-        self.violations = (Violation(field, f"makes the request {size} bytes long; at most {limit} are read"),)
+    def __init__(self, field: str, size: int | None, limit: int) -> None:
+        """`size` is None where the request was refused before its end was seen."""
+        has = f"has {size} bytes" if size is not None else "is too large"
+        super().__init__(f"{field}: the request {has}; at most {limit} bytes are read. Send larger data by URI.")
+        self.violations = (Violation(field, f"makes the request too large: at most {limit} bytes are read"),)
 
 
 class SequenceOutOfRange(Error):
@@ -211,6 +265,9 @@ class RouteNotFound(Error):
     when = "REST has no such path."
     sent_by = "envoy"
 
+    def __init__(self) -> None:
+        super().__init__("There is no such path.")
+
 
 class RequestIdReused(Error):
     code = "REQUEST_ID_REUSED"
@@ -245,6 +302,10 @@ class RateLimited(Error):
     status = Status.RESOURCE_EXHAUSTED
     when = "The workspace makes more calls than its plan allows; `Retry-After` says when to go on."
     sent_by = "envoy"
+    retry_after = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("The workspace makes more calls than its plan allows. Go on after the time in Retry-After.")
 
 
 class TooManyStreams(Error):
@@ -286,6 +347,17 @@ class MethodNotFound(Error):
         super().__init__("There is no such method. Server reflection lists those that there are.")
 
 
+class MethodNotAllowed(Error):
+    code = "METHOD_NOT_ALLOWED"
+    status = Status.UNIMPLEMENTED
+    http = 405
+    when = "REST has the path, but not with this HTTP method; the `Allow` header lists those that it has."
+    sent_by = "envoy"
+
+    def __init__(self) -> None:
+        super().__init__("The path does not take this HTTP method. The Allow header lists those that it takes.")
+
+
 class Unavailable(Error):
     code = "UNAVAILABLE"
     status = Status.UNAVAILABLE
@@ -319,8 +391,12 @@ class ServerDraining(Error):
 class UpstreamUnavailable(Error):
     code = "UPSTREAM_UNAVAILABLE"
     status = Status.UNAVAILABLE
-    when = "Envoy reaches no healthy server for the moment; repeat the call."
+    when = "Envoy reaches no healthy server for the moment; repeat the call, with a request_id if it is a submit."
     sent_by = "envoy"
+    retry_after = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("No server can be reached for the moment. Repeat the call, a submit with its request_id.")
 
 
 class Internal(Error):
