@@ -1,0 +1,177 @@
+"""Loading the input into the table `input`, so that no value changes on the way in.
+
+DuckDB's readers guess types, and a guess can lose something: `007` read as a number is 7, an upper-case UUID comes back
+in lower case, `2024-01-01T00:00:00Z` comes back as `2024-01-01 00:00:00+00`. So here a JSON string stays a string, and a
+CSV column gets a type only if every one of its values survives that type. `docs/data-pipeline.md` says what does not.
+"""
+
+import json
+import pathlib
+import re
+import shutil
+
+import duckdb
+
+from openmcp_chain.executors.codes import Code, Refused
+from openmcp_chain.executors.transform.job import INPUT, Format, Job
+
+_BOM = b"\xef\xbb\xbf"
+_LARGEST_OBJECT = 16 << 20
+"""DuckDB's own default for one JSON object, in bytes; it reserves a multiple of it for each thread."""
+_NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
+_TOKEN = re.compile(r'"(?:[^"]|"")*"|\w+')
+
+
+def load(connection: duckdb.DuckDBPyConnection, job: Job) -> int | None:
+    """Makes the table `input`. Returns its number of rows, or None if the input has no columns: no table can be made.
+
+    Raises:
+        Refused: INPUT_INVALID, saying what and where.
+    """
+    path = pathlib.Path(INPUT)
+    try:
+        if job.input_format is Format.PARQUET:
+            source = f"read_parquet('{INPUT}')"
+            connection.execute(f'CREATE TABLE "{INPUT}" AS FROM {source}')
+        else:
+            _drop_bom(path)
+            found = _load_csv(connection, path) if job.input_format is Format.CSV else _load_json(connection, path, job)
+            if not found:
+                return None
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        raise Refused(Code.INPUT_INVALID, _explain(error, path, job.input_format)) from None
+    (rows,) = connection.execute(f'SELECT count(*) FROM "{INPUT}"').fetchall()[0]
+    return int(rows)
+
+
+def columns(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
+    """The columns of a table or table function: name to DuckDB type, in order."""
+    return {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE FROM {source}").fetchall()}
+
+
+def retype(kind: str, changes: dict[str, str]) -> str:
+    """A type with some of the names in it replaced, at any depth; the quoted names of its fields stay."""
+    return _TOKEN.sub(lambda found: changes.get(found[0], found[0]), kind)
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _drop_bom(path: pathlib.Path) -> None:
+    with path.open("rb") as old:
+        if old.read(len(_BOM)) != _BOM:
+            return
+        with path.with_suffix(".plain").open("wb") as new:
+            shutil.copyfileobj(old, new)
+    path.with_suffix(".plain").replace(path)
+
+
+def _load_json(connection: duckdb.DuckDBPyConnection, path: pathlib.Path, job: Job) -> bool:
+    # Without SQL, and with no types to fill, each value goes through as it is written: depth 1 keeps it as JSON.
+    as_written = job.sql is None and job.output_format in (Format.JSON, Format.NDJSON)
+    size = max(path.stat().st_size, 1)
+    options = f"maximum_object_size = {min(size, _LARGEST_OBJECT)}"
+    guess = (
+        f"read_json('{INPUT}', records = 'true', sample_size = -1, maximum_depth = {1 if as_written else -1}, "
+        # A format that no string has: strings that look like dates stay strings.
+        f"dateformat = '%%', timestampformat = '%%', map_inference_threshold = -1, {options})"
+    )
+    try:
+        kinds = columns(connection, guess)
+    except duckdb.BinderException:
+        return _without_fields(connection, options)
+    strings = {name: retype(kind, {"UUID": "VARCHAR"}) for name, kind in kinds.items()}
+    if strings != kinds:
+        listed = ", ".join(f"{_literal(name)}: {_literal(kind)}" for name, kind in strings.items())
+        guess = f"read_json('{INPUT}', columns = {{{listed}}}, {options})"
+    connection.execute(f'CREATE TABLE "{INPUT}" AS FROM {guess}')
+    return True
+
+
+def _without_fields(connection: duckdb.DuckDBPyConnection, options: str) -> bool:
+    """Tells an input without records, which is fine, from one whose records are no rows."""
+    kinds = connection.execute(
+        f"SELECT row_number() OVER (), json_type(json) FROM read_json_objects('{INPUT}', {options})"
+    ).fetchall()
+    for number, kind in kinds:
+        if kind != "OBJECT":
+            raise Refused(Code.INPUT_INVALID, f"record {number} is of type {kind.lower()}; each must be an object")
+    if kinds:
+        raise Refused(Code.INPUT_INVALID, "the records have no named fields")
+    return False
+
+
+def _load_csv(connection: duckdb.DuckDBPyConnection, path: pathlib.Path) -> bool:
+    with path.open("rb") as file:
+        if not file.read(4096).strip() and not file.read(1):
+            return False
+    # One fixed dialect: a wrong guess would change the data without a word.
+    connection.execute(
+        f"CREATE TEMP TABLE text AS FROM read_csv('{INPUT}', header = true, all_varchar = true, "
+        "delim = ',', quote = '\"', escape = '\"', allow_quoted_nulls = false, null_padding = false, "
+        "strict_mode = true, sample_size = -1)"
+    )
+    names = list(columns(connection, "text"))
+    typed = ", ".join(_typed(connection, name) for name in names)
+    connection.execute(f'CREATE TABLE "{INPUT}" AS SELECT {typed} FROM text')
+    connection.execute("DROP TABLE text")
+    return True
+
+
+def _typed(connection: duckdb.DuckDBPyConnection, name: str) -> str:
+    """The column, cast to the first type that loses none of its values."""
+    value = quoted(name)
+    mantissa = f"length(regexp_replace(regexp_replace({value}, '[eE].*', ''), '^-?0+\\.?0*|[^0-9]', '', 'g'))"
+    tests = {
+        kind: f"TRY_CAST({value} AS {kind})::VARCHAR = {value}" for kind in ("BOOLEAN", "BIGINT", "DATE", "TIMESTAMP")
+    }
+    # A double holds every decimal number of 15 significant digits (IEEE 754), and `1.50` may come back as `1.5`.
+    tests["DOUBLE"] = (
+        f"regexp_full_match({value}, '{_NUMBER}') AND {mantissa} <= 15 AND isfinite(TRY_CAST({value} AS DOUBLE))"
+    )
+    fits = ", ".join(f"bool_and(coalesce({test}, false)) FILTER ({value} IS NOT NULL)" for test in tests.values())
+    verdicts = connection.execute(f"SELECT {fits} FROM text").fetchall()[0]
+    kind = next((kind for kind, fit in zip(tests, verdicts, strict=True) if fit), "VARCHAR")
+    return f"CAST({value} AS {kind}) AS {value}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _explain(error: duckdb.Error, path: pathlib.Path, kind: Format) -> str:
+    """What is wrong with the input, and where."""
+    if kind in (Format.JSON, Format.NDJSON) and (found := _json_fault(path)):
+        return found
+    text = str(error)
+    if line := re.search(r"CSV Error on Line: (\d+)", text):
+        cause = re.search(
+            r"^(Value with unterminated quote|Expected Number of Columns.*|Invalid unicode.*)", text, re.MULTILINE
+        )
+        return f"line {line[1]}: {cause[1] if cause else 'is no CSV row'}"
+    first = text.strip().splitlines()[0]
+    return re.sub(r" in file \"[^\"]*\"|file '[^']*' ?", "", first).removeprefix("Invalid Input Error: ")
+
+
+def _json_fault(path: pathlib.Path) -> str | None:
+    """Finds the fault with the standard library's parser: unlike DuckDB's, it counts lines and columns."""
+    data = path.read_bytes()
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = error.start - data.rfind(b"\n", 0, error.start)
+        return f"line {line}, byte {byte}: not UTF-8"
+    decoder = json.JSONDecoder()
+    position = 0
+    try:
+        while match := re.compile(r"\s*(?=\S)").match(text, position):
+            position = decoder.raw_decode(text, match.end())[1]
+    except json.JSONDecodeError as error:
+        return f"line {error.lineno}, column {error.colno}: {error.msg}"
+    except (RecursionError, MemoryError):
+        return None
+    return None
