@@ -1,0 +1,186 @@
+-- Gives REST responses the contract's shape, and Envoy's own replies the contract's errors.
+--
+-- The first filter in the list, so the last to see a response: the transcoder has already made it JSON.
+-- REPLIES, the table of Envoy's own replies, is put before this source when the configuration is rendered.
+
+-- Set by local_reply_config on replies of Envoy's own: "<HTTP status> <response code details>".
+local LOCAL_REPLY = "x-openmcp-local-reply"
+-- Set by the server on an event stream that will never have another event.
+local END_OF_STREAM = "x-openmcp-end-of-stream"
+
+-- What gRPC and Envoy need, and a REST client does not.
+local NOT_FOR_REST = {
+  "grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-accept-encoding", "grpc-encoding", "trailer",
+  "server", "x-envoy-upstream-service-time",
+}
+
+local BY_DETAILS = {
+  ["jwt_authn_access_denied{Jwt_is_missing}"] = "TOKEN_MISSING",
+  ["jwt_authn_access_denied{Jwt_is_expired}"] = "TOKEN_EXPIRED",
+  -- No fault of the token's: no server gave us the keys yet.
+  ["jwt_authn_access_denied{Jwks_remote_fetch_is_failed}"] = "UPSTREAM_UNAVAILABLE",
+}
+
+local BY_HTTP_STATUS = {
+  ["400"] = "MALFORMED_REQUEST",
+  ["401"] = "TOKEN_INVALID",
+  ["404"] = "ROUTE_NOT_FOUND",
+  ["405"] = "METHOD_NOT_ALLOWED",
+  ["408"] = "REQUEST_TIMEOUT",
+  ["413"] = "REQUEST_TOO_LARGE",
+  ["415"] = "UNSUPPORTED_MEDIA_TYPE",
+  ["429"] = "RATE_LIMITED",
+  ["431"] = "HEADERS_TOO_LARGE",
+  ["503"] = "UPSTREAM_UNAVAILABLE",
+  ["504"] = "DEADLINE_EXCEEDED",
+}
+
+-- A gRPC status that came without our details was made by gRPC itself, whose words are not for clients.
+local BY_GRPC_STATUS = {
+  ["4"] = "DEADLINE_EXCEEDED",
+  ["8"] = "REQUEST_TOO_LARGE", -- a message over the limit that gRPC was given
+  ["12"] = "METHOD_NOT_FOUND",
+  ["14"] = "UPSTREAM_UNAVAILABLE",
+}
+
+-- Which of Envoy's own replies fits what Envoy says of itself.
+local function local_reply(mark)
+  local status, details = mark:match("^(%d+) ?(.*)$")
+  local name = BY_DETAILS[details] or BY_HTTP_STATUS[status]
+  if not name then
+    name = status:sub(1, 1) == "4" and "MALFORMED_REQUEST" or "INTERNAL"
+  end
+  return name, details
+end
+
+-- The position of the quote that ends the JSON string whose first quote is at `from`.
+local function string_end(json, from)
+  local at = from + 1
+  while true do
+    local found = json:find('["\\]', at)
+    if not found or json:byte(found) == 34 then
+      return found
+    end
+    at = found + 2
+  end
+end
+
+local function quote(text)
+  return '"' .. text:gsub('[%c"\\]', function(c) return string.format("\\u%04x", c:byte()) end) .. '"'
+end
+
+-- {"code":5,"message":"…","details":[<Error>,…]} as {"error":{"code":"TASK_NOT_FOUND","message":"…","details":[…]}}, or nil
+-- if it is not that. Our Error is always the first detail; its message is the status's own.
+local function server_error(json)
+  local _, before = json:find('^{"code":%d+,"message":')
+  local last = before and string_end(json, before + 1)
+  if not last then
+    return nil
+  end
+  local message = json:sub(before + 1, last)
+  local prefix = ',"details":[{"@type":"type.googleapis.com/openmcp.chain.v1.Error","code":"'
+  if json:sub(last + 1, last + #prefix) ~= prefix then
+    return nil
+  end
+  local code, at = json:match('^([A-Z0-9_]+)","message":()', last + 1 + #prefix)
+  local detail = code and string_end(json, at)
+  if not detail or json:sub(detail + 1, detail + 1) ~= "}" then
+    return nil
+  end
+  local rest = json:sub(detail + 2):gsub("^,", ""):gsub("%]}$", "")
+  local details = rest ~= "" and ',"details":[' .. rest .. "]" or ""
+  return code, '{"error":{"code":"' .. code .. '","message":' .. message .. details .. "}}"
+end
+
+-- The transcoder's refusal of a body, path or query that does not fit the contract, in its own words: they name the
+-- field where it knows it.
+local function refused_by_transcoder(words)
+  local said = words:gsub("^[A-Z_]+:", ""):gsub("%s+", " "):sub(1, 300)
+  return '{"error":{"code":"INVALID_ARGUMENT","message":' .. quote("The request does not fit the contract: " .. said) .. "}}"
+end
+
+-- Shows as null, in JSON that holds fields named `<name>`, those that are unset. `<` is escaped in all data, so
+-- what is found is a field's name and nothing else.
+local function show_nulls(json)
+  json = json:gsub('"<(%l+)>":""', '"%1":null')
+  return (json:gsub('"<(%l+)>":', '"%1":'))
+end
+
+local function set_body(handle, text)
+  local length = handle:body(true):setBytes(text)
+  local headers = handle:headers()
+  headers:replace("content-length", tostring(length))
+  return headers
+end
+
+local function respond(handle, http, body, retry_after)
+  local headers = set_body(handle, body)
+  headers:replace(":status", http)
+  headers:replace("content-type", "application/json")
+  if retry_after and not headers:get("retry-after") then
+    headers:replace("retry-after", retry_after)
+  end
+end
+
+local function rest_error(handle, status, mark)
+  local body = handle:body(true)
+  local text = body:getBytes(0, body:length())
+  local name, details
+  if mark then
+    name, details = local_reply(mark)
+    if details:find("^grpc_json_transcode_failure") and status == "400" then
+      respond(handle, status, refused_by_transcoder(text))
+      return
+    end
+  else
+    local code, json = server_error(text)
+    if json then
+      local known = REPLIES[code]
+      respond(handle, known and known.http or status, json)
+      return
+    end
+    name = BY_GRPC_STATUS[text:match('^{"code":(%d+),') or ""] or "INTERNAL"
+  end
+  local reply = REPLIES[name]
+  respond(handle, reply.http, reply.body, reply.retry_after)
+end
+
+local function grpc_error(headers, mark)
+  local reply = REPLIES[local_reply(mark)]
+  headers:replace("grpc-status", reply.grpc_status)
+  headers:replace("grpc-message", reply.grpc_message)
+  headers:replace("grpc-status-details-bin", reply.grpc_details)
+  if reply.retry_after and not headers:get("retry-after") then
+    headers:replace("retry-after", reply.retry_after)
+  end
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local mark = headers:get(LOCAL_REPLY)
+  headers:remove(LOCAL_REPLY)
+  if (headers:get("content-type") or ""):find("^application/grpc") then
+    if mark then
+      grpc_error(headers, mark)
+    end
+    return
+  end
+
+  for _, name in ipairs(NOT_FOR_REST) do
+    headers:remove(name)
+  end
+  local status = headers:get(":status")
+  if headers:get(END_OF_STREAM) then
+    headers:remove(END_OF_STREAM)
+    headers:remove("content-type")
+    headers:remove("content-length")
+    headers:replace(":status", "204")
+  elseif tonumber(status) >= 400 then
+    rest_error(handle, status, mark)
+  elseif headers:get("content-type") == "text/event-stream" then
+    headers:replace("cache-control", "no-cache")
+  elseif handle:metadata():get("nulls") then
+    local body = handle:body(true)
+    set_body(handle, show_nulls(body:getBytes(0, body:length())))
+  end
+end

@@ -1,0 +1,196 @@
+"""Envoy's configuration, rendered from `envoy/envoy.yaml`: for the local stack, compose and Kubernetes alike.
+
+    settings = Settings(listen=Address("127.0.0.1", 8080), server=Address("127.0.0.1", 50051), plans=plans)
+    path = write(settings, folder)
+    subprocess.Popen(command(path))
+
+Envoy is ready when it accepts a real token: it starts to listen before it has fetched the key set.
+"""
+
+import base64
+import json
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openmcp_chain.domain.plans import Plan
+from openmcp_chain.engine import tokens
+from openmcp_chain.stack.envoy import replies, routes, view
+
+HEADER_LIMIT = 8 * 1024
+"""Bytes of request headers, as in the template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a port."""
+
+    host: str
+    """An IP address, or, of another machine, a DNS name; all of its addresses are used."""
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Reads `host:port`. Raises ValueError."""
+        host, colon, port = text.rpartition(":")
+        if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError(f"{text!r} is not host:port")
+        return cls(host.strip("[]"), int(port))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What differs between one Envoy and another."""
+
+    listen: Address
+    """Where clients reach it; an IP address."""
+    server: Address
+    """Where it reaches the gRPC server."""
+    plans: Mapping[str, Plan]
+    issuer: str = tokens.ISSUER
+    audience: str = tokens.AUDIENCE
+    otlp: Address | None = None
+    """Where spans go, by OTLP over gRPC; None: Envoy makes none, and passes the client's trace context on."""
+    admin: Address | None = None
+    """Envoy's own admin interface; None: off. It can stop Envoy: give it a loopback address."""
+    access_log: bool = True
+    """A line of JSON on stdout for each request."""
+    body_limit: int = 4 * 1024 * 1024
+    """Bytes of a JSON request."""
+    response_limit: int = 8 * 1024 * 1024
+    """Bytes of a JSON response: what the largest result takes, every byte of it escaped."""
+    unary_seconds: float = 35.0
+    """Longer than the server gives a call, so that the server gets to answer."""
+    jwks_seconds: float = 5.0
+    """How long a new signing key may go unnoticed."""
+    max_connections: int = 20_000
+    max_workspaces: int = 100_000
+    """How many workspaces' rate limits are kept apart at a time."""
+
+
+def write(settings: Settings, folder: Path) -> Path:
+    """Writes the configuration into the folder, and says where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "envoy.yaml"
+    path.write_text(render(settings))
+    return path
+
+
+def command(config: Path, *, concurrency: int = 1) -> list[str]:
+    """The command line that runs Envoy with the configuration.
+
+    Hot restart is off: it needs shared memory by a number that two stacks on one machine would both use.
+    """
+    options = ["--disable-hot-restart", "--concurrency", str(concurrency), "--log-level", "warn"]
+    return ["envoy", "-c", str(config), *options]
+
+
+def render(settings: Settings) -> str:
+    """The whole configuration in one file: descriptors and Lua are inside it."""
+    methods = view.methods()
+    values = {
+        "ADMIN": {"address": _socket(settings.admin)} if settings.admin else {},
+        "ACCESS_LOG": _access_log() if settings.access_log else [],
+        "AUDIENCE": settings.audience,
+        "BODY_LIMIT": settings.body_limit,
+        "DESCRIPTORS": base64.b64encode(view.descriptors().SerializeToString()).decode(),
+        "ISSUER": settings.issuer,
+        "JWKS_REFRESH": f"{settings.jwks_seconds}s",
+        "LISTEN_HOST": settings.listen.host,
+        "LISTEN_PORT": settings.listen.port,
+        "LUA": lua(settings),
+        "MAX_CONNECTIONS": settings.max_connections,
+        "MAX_WORKSPACES": settings.max_workspaces,
+        "OTLP": _endpoints("otlp", settings.otlp),
+        "RATE_LIMITS": _rate_limits(settings.plans),
+        "RESPONSE_LIMIT": settings.response_limit,
+        "ROUTES": routes.table(methods, settings.unary_seconds),
+        "SELF": _endpoints("self", _reachable(settings.listen)),
+        "SERVER": _endpoints("server", settings.server),
+        "SERVICES": view.services(),
+        "TRACING": _tracing() if settings.otlp else None,
+    }
+    rendered = {name: json.dumps(value) for name, value in values.items()}
+    return string.Template(_source("envoy.yaml")).substitute(rendered)
+
+
+def lua(settings: Settings) -> str:
+    """The Lua filter: its table of replies, then its source."""
+    return replies.lua_table(replies.replies(settings.body_limit, HEADER_LIMIT)) + _source("rest.lua")
+
+
+def _source(name: str) -> str:
+    """A file of the repository's `envoy/` folder, which a wheel carries inside this package."""
+    here = Path(__file__).parent
+    for folder in (here / "source", here.parents[3] / "envoy"):
+        if (folder / name).is_file():
+            return (folder / name).read_text()
+    raise FileNotFoundError(f"envoy/{name} is neither in the package nor in the repository")
+
+
+def _rate_limits(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
+    """A descriptor for each plan that has a limit; its workspace has no value, so each gets a bucket of its own."""
+    return [
+        {
+            "entries": [{"key": "plan", "value": plan.name}, {"key": "workspace"}],
+            "token_bucket": {
+                "max_tokens": plan.burst,
+                "tokens_per_fill": plan.requests_per_second,
+                "fill_interval": "1s",
+            },
+        }
+        for plan in plans.values()
+        if plan.requests_per_second
+    ]
+
+
+def _access_log() -> list[dict[str, Any]]:
+    """What a request was, by whom, and what became of it: no query, no header that may hold a secret, no body."""
+    fields = {
+        "time": "%START_TIME%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "traceparent": "%REQ(TRACEPARENT)%",
+        "workspace_id": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:payload:workspace_id)%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%PATH(NQ:ORIG)%",
+        "route": "%ROUTE_NAME%",
+        "protocol": "%PROTOCOL%",
+        "status": "%RESPONSE_CODE%",
+        "grpc_status": "%GRPC_STATUS%",
+        "flags": "%RESPONSE_FLAGS%",
+        "details": "%RESPONSE_CODE_DETAILS%",
+        "duration_ms": "%DURATION%",
+        "bytes_received": "%BYTES_RECEIVED%",
+        "bytes_sent": "%BYTES_SENT%",
+        "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "upstream": "%UPSTREAM_HOST%",
+    }
+    kind = "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
+    config = {"@type": kind, "log_format": {"json_format": fields}}
+    return [{"name": "envoy.access_loggers.stdout", "typed_config": config}]
+
+
+def _tracing() -> dict[str, Any]:
+    config = {
+        "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+        "service_name": "openmcp-envoy",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "otlp"}, "timeout": "1s"},
+    }
+    return {"provider": {"name": "envoy.tracers.opentelemetry", "typed_config": config}, "spawn_upstream_span": True}
+
+
+def _reachable(listen: Address) -> Address:
+    """Where Envoy reaches its own listener."""
+    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on is the settings' choice
+    return Address(own.get(listen.host, listen.host), listen.port)
+
+
+def _socket(address: Address) -> dict[str, Any]:
+    return {"socket_address": {"address": address.host, "port_value": address.port}}
+
+
+def _endpoints(cluster: str, address: Address | None) -> dict[str, Any]:
+    endpoints = [{"endpoint": {"address": _socket(address)}}] if address else []
+    return {"cluster_name": cluster, "endpoints": [{"lb_endpoints": endpoints}]}

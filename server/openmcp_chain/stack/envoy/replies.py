@@ -1,0 +1,82 @@
+"""The replies that Envoy makes itself, made from the error table: what `envoy/rest.lua` picks from.
+
+All three forms of a reply are made here, once: REST's JSON body, the gRPC status line, and the gRPC details. Which
+reply is sent when is the Lua filter's to say.
+"""
+
+import base64
+import json
+import math
+import string
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from google.protobuf import json_format
+
+from openmcp_chain.domain import errors
+from openmcp_chain.transport import status
+
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+"""What grpc-message carries as it is; all else is percent-encoded (gRPC over HTTP/2)."""
+_PLAIN = frozenset(string.ascii_letters + string.digits + " -_=:,.{}[]/'()")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply."""
+
+    error: errors.Error
+    http: int
+    """The HTTP status that REST gets."""
+
+
+def replies(body_limit: int, header_limit: int) -> Mapping[str, Reply]:
+    """What Envoy says, by the name under which the Lua filter knows it: the error's code, but for two. Limits are in bytes."""
+    by_code = (
+        errors.DeadlineExceeded(),
+        errors.Internal(),
+        errors.MalformedRequest(),
+        errors.MethodNotAllowed(),
+        errors.MethodNotFound(),
+        errors.RateLimited(),
+        errors.RequestTooLarge("payload", None, body_limit),
+        errors.RouteNotFound(),
+        errors.TokenExpired(),
+        errors.TokenInvalid(),
+        errors.TokenMissing(),
+        errors.UnsupportedMediaType(),
+        errors.UpstreamUnavailable(),
+    )
+    return {error.code: Reply(error, error.http) for error in by_code} | {
+        "HEADERS_TOO_LARGE": Reply(errors.RequestTooLarge("headers", None, header_limit), 431),
+        "REQUEST_TIMEOUT": Reply(errors.DeadlineExceeded(), 408),  # the client was slow, not we
+    }
+
+
+def lua_table(table: Mapping[str, Reply]) -> str:
+    """The replies as a Lua statement, to stand before the filter's source."""
+    rows = "".join(f"  {name} = {{{_row(reply)}}},\n" for name, reply in sorted(table.items()))
+    return f"local REPLIES = {{\n{rows}}}\n"
+
+
+def _row(reply: Reply) -> str:
+    error, encoded = reply.error, status.encode(reply.error)
+    # The first detail is the contract's own Error, which REST shows as code and message.
+    details = [json_format.MessageToDict(detail) for detail in encoded.details[1:]]
+    body = {"error": {"code": error.code, "message": encoded.message, "details": details}}
+    fields = {
+        "http": str(reply.http),
+        "body": json.dumps(body, separators=(",", ":")),
+        "grpc_status": str(encoded.code),
+        "grpc_message": urllib.parse.quote(encoded.message, safe=_PRINTABLE),
+        "grpc_details": base64.b64encode(encoded.SerializeToString()).decode().rstrip("="),
+    }
+    if error.retry_after is not None:
+        fields["retry_after"] = str(math.ceil(error.retry_after))
+    return ", ".join(f"{field} = {_quote(value)}" for field, value in fields.items())
+
+
+def _quote(text: str) -> str:
+    """A Lua string literal; what could mean something else to Lua is written as its number."""
+    return '"' + "".join(c if c in _PLAIN else "".join(f"\\{b:03d}" for b in c.encode()) for c in text) + '"'

@@ -1,0 +1,135 @@
+"""Envoy's route table, made from the contract: a new method has its routes without anyone writing them.
+
+Each method has a gRPC route, and a route for each of its REST bindings. A REST request passes two routes: first
+the one of its path, then, once the transcoder has made it a gRPC request, that of its method; both say the same, since both hold
+while the call lasts. What no route knows is refused, in REST with a 404, 405 or 415 that needs no token.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from openmcp_chain.stack.envoy.view import Method
+
+Json = dict[str, Any]
+
+OPEN = frozenset(
+    {
+        "openmcp.chain.v1.AuthService/Authenticate",
+        "openmcp.chain.v1.RestService/ServeJsonWebKeySet",
+        "grpc.health.v1.Health/Check",
+    }
+)
+"""The methods that need no token. Not reflection: a token is no burden to whoever explores, and its streams stay closed to strangers."""
+
+_JSON = r"(?i)application/json\s*(;.*)?"
+_GRPC: Json = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+_JWT = "envoy.filters.http.jwt_authn"
+_TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+_RATE_LIMIT = "envoy.filters.http.local_ratelimit"
+
+
+def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
+    """All routes, most specific first. No unary call lasts longer than `unary_seconds`."""
+    foreign = [
+        Method("grpc.health.v1.Health/Check", streams=False, nulls=(), routes=()),
+        Method("grpc.health.v1.Health/Watch", streams=True, nulls=(), routes=()),
+        Method("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", streams=True, nulls=(), routes=()),
+        Method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", streams=True, nulls=(), routes=()),
+    ]
+    grpc = [
+        {
+            "name": f"grpc:{method.name}",
+            "match": {"path": f"/{method.name}", "headers": [_GRPC]},
+            **_call(method, unary_seconds),
+        }
+        for method in (*methods, *foreign)
+    ]
+    # The server has the right words for a method that does not exist.
+    unknown = {
+        "name": "grpc:unknown",
+        "match": {"prefix": "/", "headers": [_GRPC]},
+        **_call(Method("", streams=False, nulls=(), routes=()), unary_seconds),
+    }
+    return [*grpc, *_rest(methods, unary_seconds), unknown, _refusal("rest:unknown", {"prefix": "/"}, 404)]
+
+
+def pattern(template: str) -> str:
+    """The regular expression of a path template (google/api/http.proto)."""
+
+    def segment(match: re.Match[str]) -> str:
+        return ".+" if "**" in match[0] else "[^/]+"
+
+    if re.search(r"\{[^}]*/", template):
+        raise ValueError(f"{template}: a variable of several segments is not supported here")
+    pieces = re.split(r"(\{[^}]*\}|\*\*|\*)", template)
+    return "".join(
+        re.sub(r".+", segment, piece) if index % 2 else re.escape(piece).replace(r"\-", "-")
+        for index, piece in enumerate(pieces)
+    )
+
+
+def _rest(methods: Iterable[Method], unary_seconds: float) -> list[Json]:
+    paths: dict[str, dict[str, Method]] = {}
+    for method in methods:
+        for verb, template in method.routes:
+            paths.setdefault(template, {})[verb] = method
+    routes = []
+    # A literal path goes before a template that would match it too.
+    for template in sorted(paths, key=lambda t: (t.count("{"), -len(t))):
+        regex: Json = {"safe_regex": {"regex": pattern(template)}}
+        for verb, method in paths[template].items():
+            of_verb = {"name": ":method", "string_match": {"exact": verb}}
+            if verb not in ("GET", "DELETE"):
+                encoded = {"name": "content-encoding", "string_match": {"ignore_case": True, "exact": "identity"}}
+                not_json = {"name": "content-type", "string_match": {"safe_regex": {"regex": _JSON}}}
+                for header in (encoded, not_json):
+                    match = regex | {"headers": [of_verb, header | {"invert_match": True}]}
+                    routes.append(_refusal(f"rest:{verb} {template} (no JSON)", match, 415))
+            match = regex | {"headers": [of_verb]}
+            routes.append({"name": f"rest:{verb} {template}", "match": match, **_call(method, unary_seconds)})
+        allow = {"header": {"key": "allow", "value": ", ".join(sorted(paths[template]))}}
+        routes.append(_refusal(f"rest:{template}", regex, 405) | {"response_headers_to_add": [allow]})
+    return routes
+
+
+def _call(method: Method, unary_seconds: float) -> Json:
+    """What holds for a call of the method, by whatever route it came."""
+    action: Json = {
+        "cluster": "server",
+        # Only what is sure not to have reached the server is sent again; a restart passes unnoticed by it.
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream,reset-before-request",
+            "num_retries": 3,
+            "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"},
+        },
+    }
+    if method.streams:
+        # How long a stream waits is no error: the other side's death is found by pings.
+        action |= {"timeout": "0s", "idle_timeout": "0s"}
+    else:
+        # max_stream_duration counts from the first byte of a request, timeout from its last.
+        action |= {
+            "timeout": f"{unary_seconds}s",
+            "max_stream_duration": {"max_stream_duration": f"{2 * unary_seconds}s"},
+        }
+    call: Json = {"route": action}
+    if method.name in OPEN:
+        call["typed_per_filter_config"] = _without(_JWT, _RATE_LIMIT)
+    if method.nulls:
+        call["metadata"] = {"filter_metadata": {"envoy.filters.http.lua": {"nulls": list(method.nulls)}}}
+    return call
+
+
+def _refusal(name: str, match: Json, status: int) -> Json:
+    return {
+        "name": name,
+        "match": match,
+        "direct_response": {"status": status},
+        "typed_per_filter_config": _without(_JWT, _RATE_LIMIT, _TRANSCODER),
+    }
+
+
+def _without(*filters: str) -> Mapping[str, Json]:
+    config = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+    return dict.fromkeys(filters, config)

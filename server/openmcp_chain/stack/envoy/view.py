@@ -1,0 +1,120 @@
+"""The REST view: the contract's descriptors as Envoy's JSON transcoder gets them.
+
+It differs from the contract in names only, so every message is the same on the wire:
+
+* `TaskStatus` loses its values' prefix: REST shows `PENDING`, gRPC `TASK_STATUS_PENDING`.
+* A field that REST shows as null while it is unset (the transcoder would show `""`, or leave it out) is
+  called `<name>` in JSON. In JSON's data `<` is always printed as `\\u003c`, so that the Lua filter finds the
+  field, and nothing in a task's own data that looks like it, by a plain search.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from google.api import annotations_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.rpc import error_details_pb2, status_pb2
+
+from openmcp.chain.v1 import auth_pb2, errors_pb2, rest_pb2, tasks_pb2, workers_pb2
+
+CONTRACT: Sequence[FileDescriptor] = (
+    auth_pb2.DESCRIPTOR,
+    errors_pb2.DESCRIPTOR,
+    rest_pb2.DESCRIPTOR,
+    tasks_pb2.DESCRIPTOR,
+    workers_pb2.DESCRIPTOR,
+)
+"""The files of openmcp.chain.v1; a test proves that none is missing."""
+
+NULLABLE: Mapping[str, frozenset[str]] = {"openmcp.chain.v1.TaskDetail": frozenset({"result", "error"})}
+"""Fields, by message, that REST shows as null while they are unset."""
+
+SHORT_ENUMS: Mapping[str, str] = {"openmcp.chain.v1.TaskStatus": "TASK_STATUS_"}
+"""The prefix that REST cuts from the names of an enum's values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of the contract and the REST routes that it has."""
+
+    name: str
+    """As gRPC has it in the path: `openmcp.chain.v1.TaskService/GetTask`."""
+    streams: bool
+    """Whether either side sends more than one message."""
+    nulls: tuple[str, ...]
+    """Names of the nullable fields that its answer may hold, in itself or deeper."""
+    routes: tuple[tuple[str, str], ...]
+    """(HTTP method, path template), such as (`GET`, `/v1/tasks/{task_id}`)."""
+
+
+def descriptors() -> descriptor_pb2.FileDescriptorSet:
+    """The view, with all that it depends on; details of errors among it, or REST could not show them."""
+    view = descriptor_pb2.FileDescriptorSet()
+    for file in _with_dependencies((*CONTRACT, status_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR)):
+        proto = view.file.add()
+        file.CopyToProto(proto)
+        for message in proto.message_type:
+            for field in message.field:
+                if field.name in NULLABLE.get(f"{proto.package}.{message.name}", ()):
+                    field.json_name = f"<{field.json_name}>"
+        for enum in proto.enum_type:
+            for value in enum.value:
+                value.name = value.name.removeprefix(SHORT_ENUMS.get(f"{proto.package}.{enum.name}", ""))
+    return view
+
+
+def services() -> list[str]:
+    """The full names of the contract's services."""
+    return [service.full_name for service in _services()]
+
+
+def methods() -> list[Method]:
+    """The contract's methods."""
+    return [
+        Method(
+            name=f"{service.full_name}/{method.name}",
+            streams=method.client_streaming or method.server_streaming,
+            nulls=tuple(sorted(_nulls(method.output_type, set()))),
+            routes=tuple(_routes(method)),
+        )
+        for service in _services()
+        for method in service.methods
+    ]
+
+
+def _services() -> Iterator[ServiceDescriptor]:
+    return (service for file in CONTRACT for service in file.services_by_name.values())
+
+
+def _routes(method: MethodDescriptor) -> Iterator[tuple[str, str]]:
+    rule = method.GetOptions().Extensions[annotations_pb2.http]
+    for binding in (rule, *rule.additional_bindings):
+        verb = binding.WhichOneof("pattern")
+        if verb == "custom":
+            yield binding.custom.kind, binding.custom.path
+        elif verb is not None:
+            yield verb.upper(), getattr(binding, verb)
+
+
+def _nulls(message: Descriptor, seen: set[str]) -> set[str]:
+    if message.full_name in seen:
+        return set()
+    seen.add(message.full_name)
+    below = (_nulls(field.message_type, seen) for field in message.fields if field.message_type is not None)
+    return set(NULLABLE.get(message.full_name, ())).union(*below)
+
+
+def _with_dependencies(files: Iterable[FileDescriptor]) -> Iterator[FileDescriptor]:
+    """Each file once, after those that it imports."""
+    seen: set[str] = set()
+
+    def visit(file: FileDescriptor) -> Iterator[FileDescriptor]:
+        if file.name not in seen:
+            seen.add(file.name)
+            for name in file.dependencies:
+                yield from visit(name)
+            yield file
+
+    for file in files:
+        yield from visit(file)
