@@ -24,15 +24,16 @@ class Store(Protocol):
         """Adds tasks, each by itself: one that loses does not stop the others.
 
         Returns, for each, the task now stored under its key: the very task given if it was added, the one that was
-        there otherwise. Two of the batch may have the same key: the first wins.
+        there otherwise. Two of the batch may have the same key: the first wins. A task equal to the one that is there
+        counts as added: an earlier try of the same call has done it.
         """
         ...
 
     async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
         """Makes each change, by itself, if the stored task still has the version of `before`.
 
-        State and events go in one write. Returns, for each, whether `after` is now what is stored because of it. Keys
-        in a batch are distinct.
+        State and events go in one write. Returns, for each, whether `after` is now what is stored; so a change that an
+        earlier try of the same call has made counts as made. Keys in a batch are distinct.
         """
         ...
 
@@ -64,7 +65,7 @@ class Store(Protocol):
     async def put_workspace(self, workspace: Workspace) -> bool:
         """Adds the workspace if its version is 1, else replaces the one whose version is one less.
 
-        Returns whether it did; if not, another write came first.
+        Returns whether it is now what is stored; if not, another write came first.
         """
         ...
 

@@ -17,7 +17,15 @@ class MemoryStore:
         self._keys: dict[str, SigningKey] = {}
 
     async def insert_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        return [self._tasks.setdefault(task.key, task) for task in tasks]
+        first: dict[Key, Task] = {}
+        for task in tasks:
+            first.setdefault(task.key, task)
+        stored = {key: self._insert(task) for key, task in first.items()}
+        return [stored[task.key] for task in tasks]
+
+    def _insert(self, task: Task) -> Task:
+        stored = self._tasks.setdefault(task.key, task)
+        return task if stored == task else stored
 
     async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
         return [self._update(change) for change in changes]
@@ -32,8 +40,13 @@ class MemoryStore:
     async def get_tasks(self, keys: Collection[Key]) -> Mapping[Key, Task]:
         return {key: self._tasks[key] for key in keys if key in self._tasks}
 
-    async def ready_tasks(self, types: Collection[str], now: datetime, limit: int) -> Sequence[Task]:
-        return self._due(Status.PENDING, lambda task, due_at: task.type in types and due_at <= now, limit)
+    async def ready_tasks(
+        self, types: Collection[str], workspace: str | None, now: datetime, limit: int
+    ) -> Sequence[Task]:
+        def ready(task: Task, due_at: datetime) -> bool:
+            return task.type in types and workspace in (None, task.workspace) and due_at <= now
+
+        return self._due(Status.PENDING, ready, limit)
 
     async def expired_tasks(self, now: datetime, limit: int) -> Sequence[Task]:
         return self._due(Status.RUNNING, lambda _, due_at: due_at < now, limit)

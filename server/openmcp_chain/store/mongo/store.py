@@ -65,7 +65,7 @@ class MongoStore:
         return [stored[task.key] for task in tasks]
 
     async def _insert(self, tasks: Mapping[Key, Task]) -> dict[Key, Task]:
-        """One round trip if all are new. What an earlier try wrote is found, and equals what is given."""
+        """One round trip if all are new, else a second to see what the others lost to."""
         if not tasks:
             return {}
         try:
@@ -75,7 +75,7 @@ class MongoStore:
             lost = {keys[index]: tasks[keys[index]] for index in taken(error)}
         else:
             return dict(tasks)
-        there = await self._find(lost)
+        there = {key: _same_if_equal(tasks[key], found) for key, found in (await self._find(lost)).items()}
         # One that was in the way and is gone: retention took it in between.
         again = await self._insert({key: task for key, task in lost.items() if key not in there})
         return {**tasks, **there, **again}
@@ -108,11 +108,14 @@ class MongoStore:
         found = map(documents.to_task, await self._tasks.find(_one_of(ids)).to_list(None))
         return {task.key: task for task in found}
 
-    async def ready_tasks(self, types: Collection[str], now: datetime, limit: int) -> Sequence[Task]:
+    async def ready_tasks(
+        self, types: Collection[str], workspace: str | None, now: datetime, limit: int
+    ) -> Sequence[Task]:
         found: list[Task] = []
+        of_workspace = {} if workspace is None else {"workspace": workspace}
         # One query for each type: an equality on each field but the last is what every server has an index scan for.
         for task_type in set(types):
-            query = {"status": Status.PENDING.value, "type": task_type, "due_at": {"$lte": now}}
+            query = {"status": Status.PENDING.value, "type": task_type, **of_workspace, "due_at": {"$lte": now}}
             found += await self._due(query, limit - len(found))
         return found
 
@@ -175,6 +178,11 @@ class MongoStore:
 
     async def close(self) -> None:
         await self._connection.close()
+
+
+def _same_if_equal(given: Task, found: Task) -> Task:
+    """What an earlier try has added counts as added, and so is the task given, not a copy of it."""
+    return given if found == given else found
 
 
 def _one_of(ids: list[str]) -> dict[str, Any]:
