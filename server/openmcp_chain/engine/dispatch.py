@@ -38,15 +38,25 @@ class Demand:
 class Session:
     """One worker's stream, as the dispatcher sees it."""
 
-    def __init__(self, *, worker: str, demand: Demand, room: int, deliver: Callable[[Task], None]) -> None:
-        """`room`: how many tasks it takes now. `deliver` is called with each task leased to it."""
+    def __init__(
+        self,
+        *,
+        worker: str,
+        version: str = "",
+        demand: Demand,
+        room: int,
+        held: Iterable[str] = (),
+        deliver: Callable[[Task], None],
+    ) -> None:
+        """`room`: how many tasks it takes now, beside those under `held` lease tokens. `deliver` gets each new one."""
         self.worker = worker
+        self.version = version
         self.demand = demand
         self.credits = room
         self.deliver = deliver
         self.open = True
-        self.leases: dict[str, Task] = {}
-        """What it holds, by lease token: the newest state known here."""
+        self.leases: dict[str, Task | None] = dict.fromkeys(held)
+        """What it holds, by lease token: the newest state known here, None if it came with the lease."""
 
     def accepts(self, task: Task) -> bool:
         return self.open and self.credits > 0 and self.demand.workspace in (None, task.workspace)
@@ -98,7 +108,8 @@ class Dispatcher:
 
     def release(self, session: Session, token: str) -> None:
         """The session no longer holds this lease: it has room for another task. A second call does nothing."""
-        if session.leases.pop(token, None) is not None:
+        if token in session.leases:
+            del session.leases[token]
             self._credit(session)
 
     def demands(self) -> Collection[Demand]:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -41,11 +41,14 @@ class Identity:
 
     async def authenticate(self, workspace_id: str, secret: str) -> tuple[str, datetime]:
         """A token for the workspace and when it expires. Raises CredentialsInvalid, whatever it is that is wrong."""
-        known = await self._store.get_workspace(workspace_id) if ids.is_workspace_id(workspace_id) else None
-        matched = workspace.matches(known, secret, self._master.pepper)
+        known, matched = await self._match(workspace_id, secret)
         if known is None or matched is None:
             raise errors.CredentialsInvalid
         return self._tokens.issue(known, matched.id)
+
+    async def accepts(self, workspace_id: str, secret: str) -> bool:
+        """Whether the workspace could sign in with this secret."""
+        return (await self._match(workspace_id, secret))[1] is not None
 
     async def check(self, token: str, scope: Scope | None) -> Principal:
         """The bearer of the token, who may do what needs `scope`.
@@ -84,23 +87,24 @@ class Identity:
 
         Raises InvalidArgument if there is no such workspace, Aborted if others keep changing it.
         """
-        for _ in range(10):
-            known = await self._store.get_workspace(workspace_id)
-            if known is None:
-                raise errors.InvalidArgument(Violation("workspace_id", "names no workspace"))
-            kept, secret = self._new_secret()
-            changed = replace(known, secrets=(*known.secrets[-(SECRETS - 1) :], kept), version=known.version + 1)
-            if await self._store.put_workspace(changed):
-                return secret
-        raise errors.Aborted
+        kept, secret = self._new_secret()
+        await self._change(workspace_id, lambda known: replace(known, secrets=(*known.secrets[-(SECRETS - 1) :], kept)))
+        return secret
+
+    async def change_plan(self, workspace_id: str, plan: str) -> None:
+        """Gives the workspace another plan, which its next token carries.
+
+        Raises InvalidArgument if there is no such plan or workspace, Aborted if others keep changing it.
+        """
+        self._check_plan(plan)
+        await self._change(workspace_id, lambda known: replace(known, plan=plan))
 
     async def list_workspaces(self) -> Sequence[Workspace]:
         """All workspaces and operators, by id."""
         return await self._store.list_workspaces()
 
     async def _create(self, plan: str, workspace_id: str, worker_types: frozenset[str]) -> tuple[Workspace, str]:
-        if plan not in self._plans:
-            raise errors.InvalidArgument(Violation("plan", f"must be one of {', '.join(sorted(self._plans))}"))
+        self._check_plan(plan)
         workspace_id = workspace_id or str(uuid_utils.uuid7())
         if not ids.is_workspace_id(workspace_id):
             raise errors.InvalidArgument(
@@ -119,6 +123,23 @@ class Identity:
         if not await self._store.put_workspace(created):
             raise errors.WorkspaceExists(workspace_id)
         return created, secret
+
+    async def _change(self, workspace_id: str, change: Callable[[Workspace], Workspace]) -> None:
+        for _ in range(10):
+            known = await self._store.get_workspace(workspace_id)
+            if known is None:
+                raise errors.InvalidArgument(Violation("workspace_id", "names no workspace"))
+            if await self._store.put_workspace(replace(change(known), version=known.version + 1)):
+                return
+        raise errors.Aborted
+
+    async def _match(self, workspace_id: str, secret: str) -> tuple[Workspace | None, Secret | None]:
+        known = await self._store.get_workspace(workspace_id) if ids.is_workspace_id(workspace_id) else None
+        return known, workspace.matches(known, secret, self._master.pepper)
+
+    def _check_plan(self, plan: str) -> None:
+        if plan not in self._plans:
+            raise errors.InvalidArgument(Violation("plan", f"must be one of {', '.join(sorted(self._plans))}"))
 
     def _new_secret(self) -> tuple[Secret, str]:
         secret_id = secrets.token_hex(4)

@@ -25,7 +25,7 @@ class LeaseRef:
 
 
 class Leases:
-    """Reports on leased tasks, fenced by the lease's token: LeaseLost is raised where the lease is not theirs any more."""
+    """Reports on leased tasks, fenced by the lease's token. LeaseLost: the lease is not theirs (any more)."""
 
     def __init__(
         self,

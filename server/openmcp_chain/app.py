@@ -1,0 +1,133 @@
+"""The composition root: makes the parts of a server process, gives each what it needs, runs it until it is told to stop.
+
+The only file that knows every room.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+import uvloop
+
+from openmcp_chain import config, logs, telemetry
+from openmcp_chain.config import Config, ConfigError
+from openmcp_chain.domain import errors
+from openmcp_chain.engine import clock
+from openmcp_chain.engine.dispatch import Dispatcher
+from openmcp_chain.engine.events import EventHub
+from openmcp_chain.engine.identity import Identity
+from openmcp_chain.engine.leases import Leases
+from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.submission import Submission
+from openmcp_chain.engine.sweep import Sweep
+from openmcp_chain.engine.tokens import Tokens
+from openmcp_chain.store.base import Store
+from openmcp_chain.store.mongo.store import connect
+from openmcp_chain.transport.auth import AuthService
+from openmcp_chain.transport.rest import RestService
+from openmcp_chain.transport.rpc import Rpc
+from openmcp_chain.transport.server import Server
+from openmcp_chain.transport.tasks import TaskService
+from openmcp_chain.transport.workers import WorkerService
+
+log = logging.getLogger(__name__)
+
+
+class App:
+    """One server process's parts, put together over a store."""
+
+    def __init__(self, settings: Config, store: Store, now: clock.Clock = clock.system) -> None:
+        self._settings = settings
+        self._store = store
+        self.tokens = Tokens(store, settings.master, now)
+        self.identity = Identity(store, settings.master, self.tokens, settings.plans, now)
+        self.events = EventHub()
+        self.ledger = Ledger(store, self.events.announce)
+        self.events.attach(self.ledger)
+        self.dispatcher = Dispatcher(self.ledger, clock=now, lease_duration=settings.lease_duration)
+        self.leases = Leases(self.ledger, self.dispatcher, clock=now, retention=settings.retention)
+        self.sweep = Sweep(store, self.dispatcher, self.leases, now)
+        self.dispatcher.look = self.sweep.wake
+        self.submission = Submission(self.ledger, self.dispatcher, now)
+        self.workers = WorkerService(self.leases, self.dispatcher, self.identity, now)
+        self.server = Server(
+            Rpc(self.identity),
+            auth=AuthService(self.identity),
+            tasks=TaskService(self.submission, self.events, self.identity),
+            rest=RestService(self.events, self.identity, self.tokens),
+            workers=self.workers,
+            store=store,
+        )
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def start(self) -> int:
+        """Serves; returns the port. Raises OSError if it can't listen, ValueError if the master key is another one."""
+        await self.tokens.load()
+        port = await self.server.start(self._settings.listen)
+        self._loops = [asyncio.create_task(self.sweep.run()), asyncio.create_task(self.server.watch_health())]
+        return port
+
+    async def stop(self) -> None:
+        """Drains: takes nothing new, ends the streams with what is known, answers what is under way, then lets go."""
+        await self.server.announce_shutdown()
+        self.events.drain()
+        self.workers.drain()
+        await self.server.stop(self._settings.drain)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self.submission.settle()
+        await self.dispatcher.settle()
+        await self.ledger.settle()
+        await self._store.close()
+
+
+async def serve(settings: Config) -> None:
+    """Runs a server until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    logs.guard(loop)
+    stopping = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    app = App(settings, await _connected(settings, stopping.is_set))
+    try:
+        port = await app.start()
+        log.info("serving", extra={"port": port})
+        await stopping.wait()
+        log.info("draining")
+    finally:
+        await app.stop()
+    log.info("stopped")
+
+
+async def _connected(settings: Config, given_up: Callable[[], bool]) -> Store:
+    """The store, once its database answers. A server may well start before its database does."""
+    while True:
+        try:
+            return await connect(settings.mongodb_uri, settings.mongodb_database, settings.mongodb_driver)
+        except errors.Unavailable:
+            if given_up():
+                raise
+            log.warning("waiting for the database")
+            await asyncio.sleep(0.2)
+
+
+def main() -> None:
+    """`openmcp server`: exit status 0 after a signal, 1 with one line on standard error if it can't start."""
+    try:
+        settings = config.from_environment()
+    except ConfigError as error:
+        sys.exit(f"openmcp server: {error}")
+    logs.configure(settings.log_level)
+    telemetry.configure("openmcp-server")
+    try:
+        with contextlib.suppress(errors.Unavailable), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except (OSError, ValueError) as error:
+        # Ours: no port, or another master key. A driver's errors don't leave the store.
+        sys.exit(f"openmcp server: {error}")
+    finally:
+        telemetry.flush()

@@ -1,0 +1,130 @@
+"""A server process's settings: one frozen tree, read from the environment and checked once, before anything starts."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from openmcp_chain.domain import plans
+from openmcp_chain.domain.plans import Plan
+from openmcp_chain.engine.sealing import MasterKey
+
+Driver = Literal["motor", "pymongo"]
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class ConfigError(Exception):
+    """A setting is missing or wrong. The message names its variable, and never repeats a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a server process is told."""
+
+    listen: str
+    """OPENMCP_GRPC_LISTEN: the `host:port` to serve on; port 0 picks a free one."""
+    mongodb_uri: str
+    """OPENMCP_MONGODB_URI. May hold a password: never logged."""
+    mongodb_database: str
+    """OPENMCP_MONGODB_DATABASE."""
+    mongodb_driver: Driver
+    """OPENMCP_MONGODB_DRIVER: `motor`, or `pymongo` for its successor."""
+    master: MasterKey
+    """OPENMCP_MASTER_KEY, or the file that OPENMCP_MASTER_KEY_FILE names: 32 bytes in base64."""
+    plans: Mapping[str, Plan]
+    """OPENMCP_PLANS_FILE; by default the one that is shipped."""
+    lease_duration: timedelta
+    """OPENMCP_LEASE_DURATION, seconds: how long a worker may be silent."""
+    retention: timedelta
+    """OPENMCP_RETENTION, seconds: how long an ended task is kept."""
+    drain: float
+    """OPENMCP_DRAIN_SECONDS: how long calls under way may take to end on SIGTERM."""
+    log_level: str
+    """OPENMCP_LOG_LEVEL."""
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> Config:
+    """The settings. Raises ConfigError naming the variable at fault."""
+    return Config(
+        listen=_listen(environment.get("OPENMCP_GRPC_LISTEN", "127.0.0.1:50051")),
+        mongodb_uri=_required(environment, "OPENMCP_MONGODB_URI"),
+        mongodb_database=environment.get("OPENMCP_MONGODB_DATABASE", "openmcp"),
+        mongodb_driver=_driver(environment.get("OPENMCP_MONGODB_DRIVER", "motor")),
+        master=_master(environment),
+        plans=_plans(environment.get("OPENMCP_PLANS_FILE", "")),
+        lease_duration=_seconds(environment, "OPENMCP_LEASE_DURATION", 15, least=0.5),
+        retention=_seconds(environment, "OPENMCP_RETENTION", 7 * 24 * 3600, least=1),
+        drain=_seconds(environment, "OPENMCP_DRAIN_SECONDS", 10, least=0).total_seconds(),
+        log_level=log_level(environment),
+    )
+
+
+def log_level(environment: Mapping[str, str]) -> str:
+    """OPENMCP_LOG_LEVEL, which every process reads."""
+    level = environment.get("OPENMCP_LOG_LEVEL", "INFO").upper()
+    if level not in _LEVELS:
+        raise ConfigError(f"OPENMCP_LOG_LEVEL must be one of {', '.join(_LEVELS)}")
+    return level
+
+
+def secret(environment: Mapping[str, str], name: str) -> str:
+    """The variable `name`, or the contents of the file that `name`_FILE names. Raises ConfigError."""
+    if path := environment.get(f"{name}_FILE"):
+        try:
+            return Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name}_FILE: cannot read {path}: {type(error).__name__}") from None
+    return _required(environment, name)
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "")
+    if not value:
+        raise ConfigError(f"{name} must be set")
+    return value
+
+
+def _listen(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"OPENMCP_GRPC_LISTEN must be host:port, not {value!r}")
+    return value
+
+
+def _driver(value: str) -> Driver:
+    if value == "motor":
+        return "motor"
+    if value == "pymongo":
+        return "pymongo"
+    raise ConfigError(f"OPENMCP_MONGODB_DRIVER must be motor or pymongo, not {value!r}")
+
+
+def _master(environment: Mapping[str, str]) -> MasterKey:
+    try:
+        return MasterKey.decode(secret(environment, "OPENMCP_MASTER_KEY"))
+    except ValueError as error:
+        raise ConfigError(f"OPENMCP_MASTER_KEY: {error}") from None
+
+
+def _plans(path: str) -> Mapping[str, Plan]:
+    try:
+        text = Path(path).read_text() if path else (resources.files(__package__) / "plans.toml").read_text()
+        return plans.parse(tomllib.loads(text))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"OPENMCP_PLANS_FILE: {error}") from None
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float, *, least: float) -> timedelta:
+    text = environment.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    # The comparison is false for NaN as well.
+    if not least <= value <= 10 * 365 * 24 * 3600:
+        raise ConfigError(f"{name} must be a number of seconds, at least {least:g}, not {text!r}")
+    return timedelta(milliseconds=round(value * 1000))

@@ -1,0 +1,85 @@
+"""Structured logs: one JSON object a line, with the ids by which a call or a task is found again.
+
+What is never in them: tokens, secrets, payloads, and the text of exceptions. An exception is logged by its type and the
+places it passed, because nobody can promise what its text holds (a database driver's may hold a password, a decoder's a
+piece of the request).
+"""
+
+import asyncio
+import json
+import logging
+import sys
+import traceback
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from opentelemetry import trace
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+method: ContextVar[str] = ContextVar("method", default="")
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON: control characters escaped, so that nothing logged can forge a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if current := request_id.get():
+            entry["request_id"] = current
+        if current := method.get():
+            entry["method"] = current
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            entry["trace_id"] = trace.format_trace_id(span.trace_id)
+        entry.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
+        if record.exc_info and record.exc_info[1]:
+            entry["exception"] = describe(record.exc_info[1])
+        return json.dumps(entry, default=lambda value: type(value).__name__)
+
+
+def describe(error: BaseException) -> list[dict[str, object]]:
+    """The chain of exceptions, each with its type and the places it passed; no texts."""
+    chain: list[dict[str, object]] = []
+    current: BaseException | None = error
+    while current is not None and len(chain) < 5:
+        frames = traceback.extract_tb(current.__traceback__)[-8:]
+        chain.append(
+            {
+                "type": f"{type(current).__module__}.{type(current).__qualname__}",
+                "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+            }
+        )
+        current = current.__cause__ or current.__context__
+    return chain
+
+
+def configure(level: str) -> None:
+    """Sends all logs of this process to standard error, as JSON; fatal exceptions as well."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_fatal
+
+
+def guard(loop: asyncio.AbstractEventLoop) -> None:
+    """Logs by our rules what a forgotten task raised; asyncio's own report would show the exception's text."""
+    loop.set_exception_handler(_log_forgotten)
+
+
+def _log_fatal(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    logging.getLogger(__name__).critical("stopped by an exception", exc_info=error)
+
+
+def _log_forgotten(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    logging.getLogger(__name__).error("unforeseen, outside of any call", exc_info=context.get("exception"))

@@ -1,0 +1,40 @@
+"""Traces and metrics by OpenTelemetry: sent by OTLP where the OTEL_EXPORTER_OTLP_* variables say so, else not at all.
+
+Without an endpoint no provider is installed, and the API's calls in the code do next to nothing. Sampling follows the
+standard OTEL_TRACES_SAMPLER.
+"""
+
+import os
+from collections.abc import Mapping
+
+from opentelemetry import metrics, trace
+
+
+def configure(service: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Sends this process's telemetry under the name `service`, if there is somewhere to send it."""
+    if not any(environment.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
+        return
+    # Loaded only where it is used: it is a third of the server's start.
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+    resource = Resource.create({SERVICE_NAME: environment.get("OTEL_SERVICE_NAME", service)})
+    tracer = TracerProvider(resource=resource)
+    tracer.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(tracer)
+    metrics.set_meter_provider(
+        MeterProvider(metric_readers=[PeriodicExportingMetricReader(OTLPMetricExporter())], resource=resource)
+    )
+
+
+def flush() -> None:
+    """Sends what is still in memory, for a few seconds at most. Called before a process ends."""
+    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
+        shutdown = getattr(provider, "shutdown", None)
+        if shutdown is not None:
+            shutdown()

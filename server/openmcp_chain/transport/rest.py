@@ -1,0 +1,65 @@
+"""RestService: what REST needs and JSON can't carry. Envoy sends its bytes on as they are."""
+
+from collections.abc import AsyncIterator
+
+from google.api.httpbody_pb2 import HttpBody
+
+from openmcp.chain.v1 import rest_pb2
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.errors import Violation
+from openmcp_chain.engine.events import EventHub
+from openmcp_chain.engine.identity import Identity
+from openmcp_chain.engine.tokens import Tokens
+from openmcp_chain.transport import codec
+from openmcp_chain.transport.rpc import Call
+from openmcp_chain.transport.tasks import follow
+
+PING_SECONDS = 15.0
+"""A proxy on the way may cut a connection that is silent for a minute."""
+RETRY_MILLISECONDS = 1000
+"""How soon an EventSource comes back after a cut."""
+NOTHING_FOLLOWS = (("x-openmcp-end-of-stream", "1"),)
+"""Tells Envoy to answer 204: the caller has had the terminal event, and is to stop coming back."""
+
+
+class RestService:
+    """See `rest.proto`."""
+
+    def __init__(self, events: EventHub, identity: Identity, tokens: Tokens, ping: float = PING_SECONDS) -> None:
+        self._events = events
+        self._identity = identity
+        self._tokens = tokens
+        self._ping = ping
+
+    async def ServeTaskEvents(self, request: rest_pb2.ServeTaskEventsRequest, call: Call) -> AsyncIterator[HttpBody]:
+        """Sends a task's events as Server-Sent Events."""
+        after = _last_event_id(call) or request.after_sequence
+        async with follow(self._events, self._identity, call.caller, request.task_id, after) as events:
+            if events.ended:
+                await call.context.send_initial_metadata(NOTHING_FOLLOWS)
+                return
+            content_type, preface = "text/event-stream", f"retry: {RETRY_MILLISECONDS}\n\n".encode()
+            while not events.ended:
+                try:
+                    steps = await events.next(self._ping)
+                except errors.ServerDraining:
+                    # The response began with 200, so an error can't be told; an EventSource comes back by itself.
+                    return
+                data = b"".join(codec.server_sent_event(request.task_id, step) for step in steps) or b": ping\n\n"
+                # Only the first message names the media type (Envoy issue #10673).
+                yield HttpBody(content_type=content_type, data=preface + data)
+                content_type, preface = "", b""
+
+    async def ServeJsonWebKeySet(self, _: rest_pb2.ServeJsonWebKeySetRequest, __: Call) -> HttpBody:
+        """The public keys."""
+        return HttpBody(content_type="application/json", data=self._tokens.key_set())
+
+
+def _last_event_id(call: Call) -> int:
+    """The sequence that an EventSource resumes after; 0 if it doesn't."""
+    text = call.metadata.get("last-event-id", "")
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise errors.InvalidArgument(Violation("Last-Event-ID", "must be the id of an event of this stream"))
+    return int(text)

@@ -1,0 +1,236 @@
+"""How every call goes through the house: one wrapper around each method, in this order.
+
+1. admit       refuse at once what is over the limit of calls under way
+2. identify    request id and trace context, so that all that follows can be found in log and trace
+3. authorise   the token, before a byte of the request is parsed
+4. decode      bytes to message; what can't be decoded names its field
+5. run         the method, for no longer than a call may take
+6. encode      message to bytes
+7. refuse      any failure of the above, as a status with details
+
+gRPC itself only ever sees bytes: were decoding and encoding left to it, the text of their exceptions would go to the
+client, out of reach of any interceptor (grpc.aio answers `UNKNOWN: Unexpected <class …>: text`). So this is no
+interceptor: handlers are wrapped once, when they are registered, and a call pays for no chain. The text of an
+unforeseen exception goes nowhere, since nobody knows what is in it; the log has its type and place.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from opentelemetry import metrics, trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from openmcp_chain import logs
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.errors import Violation
+from openmcp_chain.domain.workspace import Principal, Scope
+from openmcp_chain.engine.identity import Identity
+from openmcp_chain.transport import status, wire
+
+log = logging.getLogger(__name__)
+
+REQUEST_BYTES = 4 * 1024 * 1024
+"""What a request may have as a whole. A larger one is refused by us, with details; past RECEIVE_BYTES, by gRPC."""
+RECEIVE_BYTES = 20 * 1024 * 1024
+UNARY_SECONDS = 30.0
+"""No unary call takes longer, whatever deadline the client sets or forgets to set."""
+CALLS = 4000
+"""Unary calls under way at a time."""
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+_tracer = trace.get_tracer("openmcp_chain.transport")
+_propagator = TraceContextTextMapPropagator()
+_duration = metrics.get_meter("openmcp_chain.transport").create_histogram(
+    "rpc.server.duration", unit="s", description="Unary calls, by method and code."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a method knows of the call besides its request."""
+
+    metadata: Mapping[str, str]
+    """The request's metadata, keys in lower case, without binary entries."""
+    principal: Principal | None
+    """The bearer of the token, where the method needs one."""
+    context: Context
+
+    @property
+    def caller(self) -> Principal:
+        """The bearer of the token. For methods that need one."""
+        if self.principal is None:
+            raise errors.TokenMissing
+        return self.principal
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may call a method, and which of its request's fields is the bulky one."""
+
+    scope: Scope | None
+    """None: open to all, without a token."""
+    bulky: str = "request"
+
+
+class Rpc:
+    """Wraps methods and holds what all calls share."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._under_way = 0
+
+    def handler(
+        self,
+        path: str,
+        access: Access,
+        behaviour: Callable[..., Any],
+        *,
+        request: type[Message],
+        client_streaming: bool,
+        server_streaming: bool,
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A method, wrapped. `behaviour(request, call)` is a coroutine function; an async generator if it streams."""
+
+        def decode(data: bytes) -> Message:
+            if len(data) > REQUEST_BYTES:
+                raise errors.RequestTooLarge(access.bulky, len(data), REQUEST_BYTES)
+            try:
+                return request.FromString(data)
+            except (DecodeError, ValueError, RecursionError):
+                field = wire.blame(request, data)
+                raise errors.InvalidArgument(
+                    Violation(field, "cannot be decoded: malformed, not UTF-8, or nested too deep")
+                ) from None
+
+        async def decode_all(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+            async for data in requests:
+                yield decode(data)
+
+        async def unary(data: bytes, context: Context) -> bytes | None:
+            started = time.perf_counter()
+            metadata = _metadata(context)
+            limit = asyncio.timeout(UNARY_SECONDS)
+            code = "OK"
+            self._under_way += 1
+            with self._identify(path, metadata):
+                try:
+                    self._admit()
+                    async with limit:
+                        call = Call(metadata, await self._authorise(access, metadata), context)
+                        answer: Message = await behaviour(decode(data), call)
+                    return answer.SerializeToString()
+                except BaseException as error:  # noqa: BLE001 - _translate raises what must not be caught
+                    timed_out = isinstance(error, TimeoutError) and limit.expired()
+                    refusal = errors.DeadlineExceeded() if timed_out else _translate(error)
+                    code = refusal.code
+                    await status.abort(context, refusal)
+                    return None
+                finally:
+                    self._under_way -= 1
+                    _duration.record(time.perf_counter() - started, {"rpc.method": path, "code": code})
+
+        async def streaming(data: bytes | AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            try:
+                metadata = _metadata(context)
+                self._identify(path, metadata, current=False)
+                call = Call(metadata, await self._authorise(access, metadata), context)
+                requests = decode(data) if isinstance(data, bytes) else decode_all(data)
+                async for answer in behaviour(requests, call):
+                    yield answer.SerializeToString()
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - as above
+                await status.abort(context, _translate(error))
+
+        if not server_streaming:
+            return grpc.unary_unary_rpc_method_handler(unary)
+        if client_streaming:
+            return grpc.stream_stream_rpc_method_handler(streaming)
+        return grpc.unary_stream_rpc_method_handler(streaming)
+
+    def _admit(self) -> None:
+        if self._under_way > CALLS:
+            raise errors.Overloaded
+
+    def _identify(
+        self, path: str, metadata: Mapping[str, str], *, current: bool = True
+    ) -> AbstractContextManager[object]:
+        """Names the call in the log; enters its trace where that is wanted and there is one."""
+        request_id = metadata.get("x-request-id", "")
+        logs.request_id.set(request_id if 0 < len(request_id) <= 128 else str(uuid.uuid4()))
+        logs.method.set(path)
+        if not current:
+            return nullcontext()
+        parent = _propagator.extract(dict(metadata)) if "traceparent" in metadata else None
+        return _tracer.start_as_current_span(
+            path.lstrip("/"),
+            parent,
+            kind=trace.SpanKind.SERVER,
+            # The exception's text must not get into the trace either.
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+    async def _authorise(self, access: Access, metadata: Mapping[str, str]) -> Principal | None:
+        if access.scope is None:
+            return None
+        scheme, _, token = metadata.get("authorization", "").partition(" ")
+        if not token:
+            raise errors.TokenMissing
+        if scheme.lower() != "bearer":
+            raise errors.TokenInvalid
+        return await self._identity.check(token.strip(), access.scope)
+
+
+def methods(
+    rpc: Rpc, descriptor: ServiceDescriptor, servicer: object, table: Mapping[str, Access]
+) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+    """Handlers for a service's methods, by path. Each method needs a line in `table` and a function in `servicer`."""
+    handlers = {}
+    for method in descriptor.methods:
+        path = f"/{descriptor.full_name}/{method.name}"
+        handlers[path] = rpc.handler(
+            path,
+            table[path],
+            getattr(servicer, method.name),
+            request=GetMessageClass(method.input_type),
+            client_streaming=method.client_streaming,
+            server_streaming=method.server_streaming,
+        )
+    return handlers
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _translate(error: BaseException) -> errors.Error:
+    """What the client is told. Raises the error itself where it isn't the client's: a cancelled call, an abort."""
+    if isinstance(error, errors.Error):
+        if error.status in (errors.Status.INTERNAL, errors.Status.UNAVAILABLE):
+            log.warning("call refused", extra={"code": error.code})
+        else:
+            log.info("call refused", extra={"code": error.code})
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        running = asyncio.current_task()
+        if running is not None and running.cancelling():
+            raise error
+        # Something inside was cancelled, not this call. Passed on, it would leave the client to wait for its deadline.
+        log.error("call lost inside the server")
+        return errors.Aborted()
+    if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+        raise error
+    log.error("unforeseen", exc_info=error)
+    return errors.Internal()

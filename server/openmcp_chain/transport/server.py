@@ -1,0 +1,155 @@
+"""The gRPC server: every service on one port, its limits, its health, and how it goes down."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+import grpc
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.workspace import Scope
+from openmcp_chain.store.base import Store
+from openmcp_chain.transport import rpc, status
+from openmcp_chain.transport.auth import AuthService
+from openmcp_chain.transport.rest import RestService
+from openmcp_chain.transport.rpc import Access, Context, Rpc
+from openmcp_chain.transport.tasks import TaskService
+from openmcp_chain.transport.workers import WorkerService
+
+log = logging.getLogger(__name__)
+
+_PACKAGE = "/openmcp.chain.v1"
+ACCESS: Mapping[str, Access] = {
+    f"{_PACKAGE}.AuthService/Authenticate": Access(None),
+    f"{_PACKAGE}.TaskService/SubmitTask": Access(Scope.TASKS_WRITE, bulky="payload"),
+    f"{_PACKAGE}.TaskService/GetTask": Access(Scope.TASKS_READ),
+    f"{_PACKAGE}.TaskService/StreamTaskEvents": Access(Scope.TASKS_READ),
+    f"{_PACKAGE}.RestService/ServeTaskEvents": Access(Scope.TASKS_READ),
+    f"{_PACKAGE}.RestService/ServeJsonWebKeySet": Access(None),
+    f"{_PACKAGE}.WorkerService/Work": Access(Scope.WORKER, bulky="complete.result"),
+    # Health is asked by those who have no token; reflection tells only what proto/ publishes.
+    "/grpc.health.v1.Health/Check": Access(None),
+    "/grpc.health.v1.Health/List": Access(None),
+    "/grpc.health.v1.Health/Watch": Access(None),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access(None),
+}
+"""What each method needs. A method without a line stops the server from starting."""
+
+OPTIONS: Sequence[tuple[str, int]] = (
+    # Two servers on one port would share its calls without a word; the second must fail instead.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", rpc.RECEIVE_BYTES),
+    ("grpc.max_send_message_length", rpc.RECEIVE_BYTES),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.absolute_max_metadata_size", 32 * 1024),
+    ("grpc.max_concurrent_streams", 10_000),
+    # Clients may ping to keep idle streams; a dead peer is noticed within a minute.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 5),
+)
+
+HEALTH_SECONDS = 1.0
+"""How often the database is asked."""
+
+
+class Server:
+    """The services, served."""
+
+    def __init__(
+        self,
+        calls: Rpc,
+        *,
+        auth: AuthService,
+        tasks: TaskService,
+        rest: RestService,
+        workers: WorkerService,
+        store: Store,
+    ) -> None:
+        self._store = store
+        self._workers = workers
+        self._health = health.aio.HealthServicer()
+        served = {
+            auth_pb2.DESCRIPTOR.services_by_name["AuthService"]: auth,
+            tasks_pb2.DESCRIPTOR.services_by_name["TaskService"]: tasks,
+            rest_pb2.DESCRIPTOR.services_by_name["RestService"]: rest,
+            workers_pb2.DESCRIPTOR.services_by_name["WorkerService"]: workers,
+        }
+        self._names = [service.full_name for service in served]
+        public = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        served[health_pb2.DESCRIPTOR.services_by_name["Health"]] = _Foreign(self._health)
+        served[reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]] = _Foreign(
+            reflection.ReflectionServicer(public)
+        )
+        handlers = {}
+        for descriptor, servicer in served.items():
+            handlers.update(rpc.methods(calls, descriptor, servicer, ACCESS))
+        self._server = grpc.aio.server(options=OPTIONS)
+        self._server.add_generic_rpc_handlers((_Methods(handlers),))
+
+    async def start(self, address: str) -> int:
+        """Listens on `host:port` and serves; returns the port. Raises OSError if it can't."""
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            raise OSError(f"cannot listen on {address}: is the port in use?") from None
+        await self._set_health(serving=await self.database_answers())
+        await self._server.start()
+        return port
+
+    async def watch_health(self) -> None:
+        """Tells by the health service whether calls can be served, until cancelled."""
+        while True:
+            await asyncio.sleep(HEALTH_SECONDS)
+            await self._set_health(serving=await self.database_answers())
+
+    async def database_answers(self) -> bool:
+        try:
+            await self._store.ping()
+        except errors.Unavailable:
+            return False
+        return True
+
+    async def announce_shutdown(self) -> None:
+        """NOT_SERVING from here on, whatever the database says."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """Takes no new calls, and returns when those under way have ended, or after `grace` seconds."""
+        await self._server.stop(grace)
+
+    async def _set_health(self, *, serving: bool) -> None:
+        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *self._names):
+            await self._health.set(name, state)
+
+
+class _Foreign:
+    """Another package's servicer, called as ours are."""
+
+    def __init__(self, servicer: object) -> None:
+        self._servicer = servicer
+
+    def __getattr__(self, name: str) -> object:
+        method = getattr(self._servicer, name)
+        return lambda request, call: method(request, call.context)
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """All methods by path; one that isn't there is refused with details like any other failure."""
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]) -> None:
+        self._handlers = handlers
+        self._unknown: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(_refuse_unknown)
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        return self._handlers.get(details.method, self._unknown)
+
+
+async def _refuse_unknown(_: object, context: Context) -> None:
+    await status.abort(context, errors.MethodNotFound())

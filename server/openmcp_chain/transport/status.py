@@ -1,0 +1,63 @@
+"""Domain errors as gRPC statuses with details (google.rpc.Status, AIP-193)."""
+
+import math
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from openmcp.chain.v1 import errors_pb2
+from openmcp_chain.domain import errors
+
+DOMAIN = "openmcp.chain"
+"""The `domain` of every ErrorInfo."""
+
+# Status and details travel in HTTP/2 headers, of which a client takes 8 KiB: these bounds keep us far below.
+MESSAGE_CHARACTERS = 512
+VIOLATIONS = 8
+VIOLATION_CHARACTERS = 160
+
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def encode(error: errors.Error) -> status_pb2.Status:
+    """The error as `google.rpc.Status`: our `Error` and an ErrorInfo always, other details where they apply."""
+    message = _cut(error.message, MESSAGE_CHARACTERS)
+    status = status_pb2.Status(code=error.status.value, message=message)
+    details: list[Message] = [
+        errors_pb2.Error(code=error.code, message=message),
+        error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN),
+    ]
+    if error.violations:
+        bad = error_details_pb2.BadRequest()
+        for violation in error.violations[:VIOLATIONS]:
+            bad.field_violations.add(
+                field=_cut(violation.field, VIOLATION_CHARACTERS),
+                description=_cut(violation.description, VIOLATION_CHARACTERS),
+            )
+        details.append(bad)
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromMilliseconds(round(error.retry_after * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.resource is not None:
+        kind, name = error.resource
+        details.append(error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name))
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
+async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: errors.Error) -> None:
+    """Ends the call with the error. Always raises, as `context.abort` does."""
+    status = encode(error)
+    metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
+    if error.retry_after is not None:
+        # REST clients get it as a header, in whole seconds (RFC 9110, 10.2.3).
+        metadata.append(("retry-after", str(math.ceil(error.retry_after))))
+    await context.abort(_CODES[status.code], status.message, tuple(metadata))
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"

@@ -1,0 +1,73 @@
+"""Reads the wire format one level deep, to name the field that makes a message undecodable.
+
+The protobuf runtime says only that a message could not be parsed. https://protobuf.dev/programming-guides/encoding/
+"""
+
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+def blame(request: type[Message], data: bytes) -> str:
+    """The name of the first field that can't be decoded, or `request` if the bytes are no sequence of fields."""
+    position = 0
+    try:
+        while position < len(data):
+            tag, position = _varint(data, position)
+            kind = tag & 7
+            field = request.DESCRIPTOR.fields_by_number.get(tag >> 3)
+            end = _end(data, position, kind)
+            if end > len(data):
+                return field.name if field else "request"
+            if field is not None and kind == _BYTES:
+                value = data[_varint(data, position)[1] : end]
+                if not _sound(value, field.message_type, is_text=field.type == FieldDescriptor.TYPE_STRING):
+                    return str(field.name)
+            position = end
+    except IndexError:
+        pass
+    return "request"
+
+
+def _sound(value: bytes, message: Any, *, is_text: bool) -> bool:  # noqa: ANN401 - the runtime's descriptors have two types
+    """Whether the value of a field is what it should be: `message` is the descriptor of a message field, else None."""
+    try:
+        if message is not None:
+            GetMessageClass(message).FromString(value)
+        elif is_text:
+            value.decode()
+    except (DecodeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _end(data: bytes, position: int, kind: int) -> int:
+    """Where the value at `position` ends. Raises IndexError for a kind that there isn't."""
+    if kind == _VARINT:
+        return _varint(data, position)[1]
+    if kind == _BYTES:
+        length, start = _varint(data, position)
+        return start + length
+    if kind == _FIXED64:
+        return position + 8
+    if kind == _FIXED32:
+        return position + 4
+    raise IndexError
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """The number at `position`, and the position behind it. Raises IndexError if it does not end, or is too long."""
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise IndexError

@@ -1,0 +1,258 @@
+"""WorkerService: one worker's stream. Reports become calls of `engine.leases`; leased tasks go back."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable
+
+from google.protobuf.duration_pb2 import Duration
+
+from openmcp.chain.v1 import workers_pb2
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.errors import Violation
+from openmcp_chain.domain.task import Failure, Task
+from openmcp_chain.domain.workspace import Principal, Scope
+from openmcp_chain.engine.clock import Clock
+from openmcp_chain.engine.dispatch import Demand, Dispatcher, Session
+from openmcp_chain.engine.identity import Identity
+from openmcp_chain.engine.leases import Leases
+from openmcp_chain.engine.tokens import CLOCK_SKEW
+from openmcp_chain.transport import codec
+from openmcp_chain.transport.checks import Checks
+from openmcp_chain.transport.rpc import Call
+
+log = logging.getLogger(__name__)
+
+TASK_TYPES = 64
+CONCURRENCY = 1000
+REPORTS = 1024
+"""Reports of a stream that are not answered on the wire yet; past it, the server reads no more from the worker."""
+FAILURE_CODE_CHARACTERS = 64
+FAILURE_MESSAGE_CHARACTERS = 2048
+EXPIRY_CHECK_SECONDS = 5.0
+
+
+class WorkerService:
+    """See `workers.proto`."""
+
+    def __init__(self, leases: Leases, dispatcher: Dispatcher, identity: Identity, clock: Clock) -> None:
+        self._leases = leases
+        self._dispatcher = dispatcher
+        self._identity = identity
+        self._clock = clock
+        self._streams: set[WorkerStream] = set()
+        self.draining = False
+
+    async def Work(
+        self, requests: AsyncIterator[workers_pb2.WorkRequest], call: Call
+    ) -> AsyncIterator[workers_pb2.WorkResponse]:
+        """Holds one worker's conversation."""
+        if self.draining:
+            raise errors.ServerDraining
+        stream = WorkerStream(self._leases, self._dispatcher, self._identity, self._clock, call.caller)
+        self._streams.add(stream)
+        try:
+            async for response in stream.run(requests):
+                yield response
+        finally:
+            self._streams.discard(stream)
+            await stream.close()
+
+    def drain(self) -> None:
+        """Tells every worker to go elsewhere, and ends its stream once its reports are answered."""
+        self.draining = True
+        for stream in self._streams:
+            stream.drain()
+
+
+class WorkerStream:
+    """The state of one stream."""
+
+    def __init__(
+        self, leases: Leases, dispatcher: Dispatcher, identity: Identity, clock: Clock, principal: Principal
+    ) -> None:
+        self._leases = leases
+        self._dispatcher = dispatcher
+        self._identity = identity
+        self._clock = clock
+        self._principal = principal
+        self._session: Session | None = None
+        self._outbox: asyncio.Queue[workers_pb2.WorkResponse | Task | errors.Error | None] = asyncio.Queue()
+        self._slots = asyncio.Semaphore(REPORTS)
+        self._reports: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def run(self, requests: AsyncIterator[workers_pb2.WorkRequest]) -> AsyncIterator[workers_pb2.WorkResponse]:
+        """Answers the worker until it hangs up, or the server drains. Raises what ends the stream with an error."""
+        reader = asyncio.create_task(self._read(requests))
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(EXPIRY_CHECK_SECONDS):
+                        message = await self._outbox.get()
+                except TimeoutError:
+                    if self._clock() > self._principal.expires_at + CLOCK_SKEW:
+                        raise errors.TokenExpired from None
+                    continue
+                if message is None:
+                    return
+                if isinstance(message, errors.Error):
+                    raise message
+                if isinstance(message, Task):
+                    message = workers_pb2.WorkResponse(task=codec.leased_task(message))
+                yield message
+                if message.HasField("ack"):
+                    self._slots.release()
+        finally:
+            reader.cancel()
+
+    async def close(self) -> None:
+        """Takes the worker out of dispatch, and gives back what did not reach it."""
+        self._closed = True
+        if self._session is not None:
+            self._dispatcher.leave(self._session)
+        while not self._outbox.empty():
+            message = self._outbox.get_nowait()
+            if isinstance(message, Task):
+                await self._undelivered(message)
+
+    def drain(self) -> None:
+        """Announces the shutdown; the stream ends once the reports that were read are answered."""
+        if self._session is not None:
+            self._dispatcher.leave(self._session)
+        self._outbox.put_nowait(workers_pb2.WorkResponse(drain=workers_pb2.Drain()))
+        self._spawn(self._finish())
+
+    async def _finish(self) -> None:
+        others = self._reports - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
+        self._outbox.put_nowait(None)
+
+    async def _read(self, requests: AsyncIterator[workers_pb2.WorkRequest]) -> None:
+        """Reads what the worker says; its end, or its fault, goes to the outbox behind the answers."""
+        try:
+            async for request in requests:
+                await self._take(request)
+            await self._finish()
+        except asyncio.CancelledError:
+            raise
+        except errors.Error as error:
+            self._outbox.put_nowait(error)
+        except Exception:
+            log.exception("unforeseen")
+            self._outbox.put_nowait(errors.Internal())
+
+    async def _take(self, request: workers_pb2.WorkRequest) -> None:
+        kind = request.WhichOneof("message")
+        if kind == "hello":
+            self._hello(request.hello)
+        elif self._session is None:
+            raise errors.InvalidArgument(Violation("hello", "must be the first message of a stream"))
+        elif kind == "heartbeat":
+            ref = codec.lease_ref(request.heartbeat.lease)
+            await self._report(request.heartbeat.lease, self._leases.heartbeat(self._principal, self._session, ref))
+        elif kind == "complete":
+            await self._report(request.complete.lease, self._complete(self._session, request.complete))
+        elif kind == "fail":
+            await self._report(request.fail.lease, self._fail(self._session, request.fail))
+        elif kind == "refresh":
+            await self._refresh(request.refresh.token)
+        elif kind == "drain":
+            self._dispatcher.leave(self._session)
+        else:
+            raise errors.InvalidArgument(Violation("message", "is empty, or of a kind that this server does not know"))
+
+    def _hello(self, hello: workers_pb2.Hello) -> None:
+        checks = Checks()
+        if self._session is not None:
+            checks.refuse("hello", "must come once, as the first message")
+        checks.name("hello.worker_name", hello.worker_name)
+        if hello.worker_version:
+            checks.name("hello.worker_version", hello.worker_version)
+        checks.at_least("hello.max_concurrency", hello.max_concurrency, 1, CONCURRENCY)
+        if not 1 <= len(hello.task_types) <= TASK_TYPES:
+            checks.refuse("hello.task_types", f"must name 1 to {TASK_TYPES} types")
+        for index, task_type in enumerate(hello.task_types[:TASK_TYPES]):
+            checks.task_type(f"hello.task_types[{index}]", task_type)
+        if len(hello.held) > hello.max_concurrency:
+            checks.refuse("hello.held", "names more leases than max_concurrency")
+        checks.done()
+        allowed = self._principal.worker_types
+        for task_type in hello.task_types:
+            if allowed and task_type not in allowed:
+                raise errors.TypeNotAllowed(task_type)
+        duration = Duration()
+        duration.FromTimedelta(self._dispatcher.lease_duration)
+        self._outbox.put_nowait(workers_pb2.WorkResponse(welcome=workers_pb2.Welcome(lease_duration=duration)))
+        self._session = Session(
+            worker=hello.worker_name,
+            version=hello.worker_version,
+            demand=Demand(frozenset(hello.task_types), None if allowed else self._principal.workspace),
+            room=hello.max_concurrency - len(hello.held),
+            held=(ref.lease_token for ref in hello.held),
+            deliver=self._deliver,
+        )
+        self._dispatcher.join(self._session)
+
+    async def _complete(self, session: Session, complete: workers_pb2.Complete) -> None:
+        checks = Checks()
+        await checks.struct("complete.result", complete.result)
+        try:
+            checks.done()
+        except errors.InvalidArgument as error:
+            # It would be refused as often as it were sent again: the task fails, and says why.
+            failure = Failure("RESULT_INVALID", error.message[:FAILURE_MESSAGE_CHARACTERS])
+            await self._leases.fail(self._principal, session, codec.lease_ref(complete.lease), failure, retryable=False)
+            raise
+        result = codec.struct_to_bytes(complete.result, deterministic=True)
+        await self._leases.complete(self._principal, session, codec.lease_ref(complete.lease), result)
+
+    async def _fail(self, session: Session, fail: workers_pb2.Fail) -> None:
+        code = fail.code[:FAILURE_CODE_CHARACTERS] or "FAILED"
+        failure = Failure(code, fail.message[:FAILURE_MESSAGE_CHARACTERS])
+        await self._leases.fail(
+            self._principal, session, codec.lease_ref(fail.lease), failure, retryable=fail.retryable
+        )
+
+    async def _refresh(self, token: str) -> None:
+        principal = await self._identity.check(token, Scope.WORKER)
+        if principal.workspace != self._principal.workspace:
+            raise errors.InvalidArgument(Violation("refresh.token", "belongs to another identity than the stream's"))
+        self._principal = principal
+
+    async def _report(self, lease: workers_pb2.LeaseRef, doing: Awaitable[None]) -> None:
+        """Carries out a report beside others, so that they share their writes, and answers it."""
+        await self._slots.acquire()
+
+        async def answer() -> None:
+            ack = workers_pb2.Ack(lease=lease)
+            try:
+                await doing
+            except errors.Error as error:
+                ack.error_code = error.code
+                ack.error_message = error.message
+            except Exception:
+                log.exception("unforeseen")
+                self._outbox.put_nowait(errors.Internal())
+                return
+            self._outbox.put_nowait(workers_pb2.WorkResponse(ack=ack))
+
+        self._spawn(answer())
+
+    def _deliver(self, task: Task) -> None:
+        if self._closed:
+            self._spawn(self._undelivered(task))
+        else:
+            self._outbox.put_nowait(task)
+
+    async def _undelivered(self, task: Task) -> None:
+        try:
+            await self._leases.undelivered(task)
+        except errors.Error as error:
+            # The lease will run out instead.
+            log.info("lease not given back", extra={"task_id": task.id, "code": error.code})
+
+    def _spawn(self, doing: Awaitable[None]) -> None:
+        report = asyncio.ensure_future(doing)
+        self._reports.add(report)
+        report.add_done_callback(self._reports.discard)

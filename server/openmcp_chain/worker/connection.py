@@ -1,0 +1,64 @@
+"""A worker's connection: signs in, keeps its token fresh, and opens streams."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import grpc
+
+from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, workers_pb2, workers_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 120.0
+"""A token is replaced this long before it expires."""
+SIGN_IN_SECONDS = 10.0
+
+OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.max_receive_message_length", 20 * 1024 * 1024),
+    # A server that restarts is back within a second; gRPC would wait up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+Stream = grpc.aio.StreamStreamCall[workers_pb2.WorkRequest, workers_pb2.WorkResponse]
+
+
+class Connection:
+    """The channel to the server, and who we are on it."""
+
+    def __init__(self, target: str, workspace_id: str, workspace_secret: str) -> None:
+        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self._credentials = auth_pb2.AuthRequest(workspace_id=workspace_id, workspace_secret=workspace_secret)
+        self._token = ""
+        self._expires_at = datetime.min.replace(tzinfo=UTC)
+
+    async def token(self) -> str:
+        """A token that is good for a while yet. Raises grpc.aio.AioRpcError."""
+        if (self._expires_at - datetime.now(UTC)).total_seconds() < FRESH_SECONDS:
+            stub: auth_pb2_grpc.AuthServiceAsyncStub = auth_pb2_grpc.AuthServiceStub(self._channel)
+            answer = await stub.Authenticate(self._credentials, timeout=SIGN_IN_SECONDS)
+            self._token = answer.token
+            self._expires_at = answer.expires_at.ToDatetime(UTC)
+        return self._token
+
+    def forget_token(self) -> None:
+        """The token was refused: the next call signs in anew."""
+        self._expires_at = datetime.min.replace(tzinfo=UTC)
+
+    async def work(self, requests: AsyncIterator[workers_pb2.WorkRequest]) -> Stream:
+        """Opens a stream that sends `requests`. Raises grpc.aio.AioRpcError."""
+        stub: workers_pb2_grpc.WorkerServiceAsyncStub = workers_pb2_grpc.WorkerServiceStub(self._channel)
+        return stub.Work(requests, metadata=(("authorization", f"Bearer {await self.token()}"),))
+
+    async def until_stale(self) -> None:
+        """Returns when the token wants replacing."""
+        left = (self._expires_at - datetime.now(UTC)).total_seconds() - FRESH_SECONDS
+        await asyncio.sleep(max(left, 1.0))
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self._channel.close()
