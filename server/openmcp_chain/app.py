@@ -1,4 +1,4 @@
-"""The composition root: makes the parts of a server process, gives each what it needs, runs it until it is told to stop.
+"""The composition root: makes the parts of a server process, gives each what it needs, runs it until told to stop.
 
 The only file that knows every room.
 """

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -47,7 +47,9 @@ UNARY_SECONDS = 30.0
 CALLS = 4000
 """Unary calls under way at a time."""
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
+# The stubs know these as generic, the runtime does not.
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 _tracer = trace.get_tracer("openmcp_chain.transport")
 _propagator = TraceContextTextMapPropagator()
@@ -99,7 +101,7 @@ class Rpc:
         request: type[Message],
         client_streaming: bool,
         server_streaming: bool,
-    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+    ) -> Handler:
         """A method, wrapped. `behaviour(request, call)` is a coroutine function; an async generator if it streams."""
 
         def decode(data: bytes) -> Message:
@@ -195,7 +197,7 @@ class Rpc:
 
 def methods(
     rpc: Rpc, descriptor: ServiceDescriptor, servicer: object, table: Mapping[str, Access]
-) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+) -> dict[str, Handler]:
     """Handlers for a service's methods, by path. Each method needs a line in `table` and a function in `servicer`."""
     handlers = {}
     for method in descriptor.methods:

@@ -15,7 +15,7 @@ from openmcp_chain.store.base import Store
 from openmcp_chain.transport import rpc, status
 from openmcp_chain.transport.auth import AuthService
 from openmcp_chain.transport.rest import RestService
-from openmcp_chain.transport.rpc import Access, Context, Rpc
+from openmcp_chain.transport.rpc import Access, Context, Handler, Rpc
 from openmcp_chain.transport.tasks import TaskService
 from openmcp_chain.transport.workers import WorkerService
 
@@ -143,11 +143,11 @@ class _Foreign:
 class _Methods(grpc.GenericRpcHandler):
     """All methods by path; one that isn't there is refused with details like any other failure."""
 
-    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]) -> None:
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
-        self._unknown: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(_refuse_unknown)
+        self._unknown: Handler = grpc.stream_stream_rpc_method_handler(_refuse_unknown)
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def service(self, details: grpc.HandlerCallDetails) -> Handler:
         return self._handlers.get(details.method, self._unknown)
 
 

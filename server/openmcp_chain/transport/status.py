@@ -49,7 +49,7 @@ def encode(error: errors.Error) -> status_pb2.Status:
     return status
 
 
-async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: errors.Error) -> None:
+async def abort(context: "grpc.aio.ServicerContext[bytes, bytes]", error: errors.Error) -> None:
     """Ends the call with the error. Always raises, as `context.abort` does."""
     status = encode(error)
     metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 import grpc
 
@@ -24,7 +25,8 @@ OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
-Stream = grpc.aio.StreamStreamCall[workers_pb2.WorkRequest, workers_pb2.WorkResponse]
+# The stubs know it as generic, the runtime does not.
+Stream: TypeAlias = "grpc.aio.StreamStreamCall[workers_pb2.WorkRequest, workers_pb2.WorkResponse]"
 
 
 class Connection:
