@@ -11,7 +11,7 @@ local END_OF_STREAM = "x-openmcp-end-of-stream"
 -- What gRPC and Envoy need, and a REST client does not.
 local NOT_FOR_REST = {
   "grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-accept-encoding", "grpc-encoding", "trailer",
-  "server", "x-envoy-upstream-service-time",
+  "server", "x-envoy-upstream-service-time", "x-envoy-upstream-healthchecked-cluster",
 }
 
 local BY_DETAILS = {
@@ -65,8 +65,8 @@ local function string_end(json, from)
   end
 end
 
-local function quote(text)
-  return '"' .. text:gsub('[%c"\\]', function(c) return string.format("\\u%04x", c:byte()) end) .. '"'
+local function escape(text)
+  return (text:gsub('[%c"\\]', function(c) return string.format("\\u%04x", c:byte()) end))
 end
 
 -- {"code":5,"message":"…","details":[<Error>,…]} as {"error":{"code":"TASK_NOT_FOUND","message":"…","details":[…]}}, or nil
@@ -92,18 +92,30 @@ local function server_error(json)
   return code, '{"error":{"code":"' .. code .. '","message":' .. message .. details .. "}}"
 end
 
--- The transcoder's refusal of a body, path or query that does not fit the contract, in its own words: they name the
--- field where it knows it.
+-- The transcoder's refusal of a body, path or query that does not fit the contract: `field: what is wrong`, or without a
+-- field where it knows none. Further lines show the place in the JSON, which is the client's own data.
 local function refused_by_transcoder(words)
-  local said = words:gsub("^[A-Z_]+:", ""):gsub("%s+", " "):sub(1, 300)
-  return '{"error":{"code":"INVALID_ARGUMENT","message":' .. quote("The request does not fit the contract: " .. said) .. "}}"
+  local said = words:match("[^\r\n]*"):gsub("^INVALID_ARGUMENT:", ""):gsub("^[%s:]+", ""):sub(1, 300)
+  said = said:gsub("TYPE_(%u+)", string.lower)
+  local field, wrong = said:match('^([%w_][%w_%.%[%]"]*): (.+)$')
+  field, wrong = field or "request", wrong or said
+  local known = { FIELD = escape(field), DESCRIPTION = escape(wrong) }
+  return (REPLIES.INVALID_ARGUMENT.body:gsub("%f[%u]%u+%f[%U]", known))
 end
 
--- Shows as null, in JSON that holds fields named `<name>`, those that are unset. `<` is escaped in all data, so
--- what is found is a field's name and nothing else.
+-- A TaskDetail with `null` for an `error` and a `result` that are not set.
+--
+-- `error` is always printed, and after `result`; what stands around these two are plain fields. A quote inside a string
+-- is always escaped. So the last `"error":` is the task's own, and so is the first `"result":`; nothing that a result holds
+-- can be taken for them.
 local function show_nulls(json)
-  json = json:gsub('"<(%l+)>":""', '"%1":null')
-  return (json:gsub('"<(%l+)>":', '"%1":'))
+  local at = json:match('.*()"error":')
+  local result = json:find('"result":', 1, true)
+  local before = json:sub(1, at - 1)
+  if not result or result > at then
+    before = before .. '"result":null,'
+  end
+  return before .. json:sub(at):gsub('^"error":""', '"error":null')
 end
 
 local function set_body(handle, text)
@@ -119,6 +131,11 @@ local function respond(handle, http, body, retry_after)
   headers:replace("content-type", "application/json")
   if retry_after and not headers:get("retry-after") then
     headers:replace("retry-after", retry_after)
+  end
+  -- Envoy would name the URL that was asked for.
+  local challenge = headers:get("www-authenticate")
+  if challenge then
+    headers:replace("www-authenticate", (challenge:gsub('realm="[^"]*"', 'realm="openmcp-chain"')))
   end
 end
 
@@ -150,6 +167,7 @@ local function grpc_error(headers, mark)
   headers:replace("grpc-status", reply.grpc_status)
   headers:replace("grpc-message", reply.grpc_message)
   headers:replace("grpc-status-details-bin", reply.grpc_details)
+  headers:remove("www-authenticate")
   if reply.retry_after and not headers:get("retry-after") then
     headers:replace("retry-after", reply.retry_after)
   end

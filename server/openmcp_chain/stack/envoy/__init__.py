@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openmcp_chain.domain import errors
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine import tokens
 from openmcp_chain.stack.envoy import replies, routes, view
@@ -63,7 +64,7 @@ class Settings:
     """Bytes of a JSON response: what the largest result takes, every byte of it escaped."""
     unary_seconds: float = 35.0
     """Longer than the server gives a call, so that the server gets to answer."""
-    jwks_seconds: float = 5.0
+    jwks_seconds: int = 5
     """How long a new signing key may go unnoticed."""
     max_connections: int = 20_000
     max_workspaces: int = 100_000
@@ -96,6 +97,8 @@ def render(settings: Settings) -> str:
         "AUDIENCE": settings.audience,
         "BODY_LIMIT": settings.body_limit,
         "DESCRIPTORS": base64.b64encode(view.descriptors().SerializeToString()).decode(),
+        # Envoy reads % as the beginning of one of its own variables.
+        "INTERNAL": replies.body(errors.Internal()).replace("%", "%%"),
         "ISSUER": settings.issuer,
         "JWKS_REFRESH": f"{settings.jwks_seconds}s",
         "LISTEN_HOST": settings.listen.host,
@@ -153,7 +156,7 @@ def _access_log() -> list[dict[str, Any]]:
         "request_id": "%REQ(X-REQUEST-ID)%",
         "traceparent": "%REQ(TRACEPARENT)%",
         "workspace_id": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:payload:workspace_id)%",
-        "method": "%REQ(:METHOD)%",
+        "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
         "path": "%PATH(NQ:ORIG)%",
         "route": "%ROUTE_NAME%",
         "protocol": "%PROTOCOL%",

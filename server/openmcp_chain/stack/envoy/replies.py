@@ -36,6 +36,7 @@ def replies(body_limit: int, header_limit: int) -> Mapping[str, Reply]:
     by_code = (
         errors.DeadlineExceeded(),
         errors.Internal(),
+        errors.InvalidArgument(errors.Violation("FIELD", "DESCRIPTION")),  # the Lua filter puts in what it knows
         errors.MalformedRequest(),
         errors.MethodNotAllowed(),
         errors.MethodNotFound(),
@@ -60,14 +61,23 @@ def lua_table(table: Mapping[str, Reply]) -> str:
     return f"local REPLIES = {{\n{rows}}}\n"
 
 
+def body(error: errors.Error) -> str:
+    """The error as REST shows it."""
+    encoded = status.encode(error)
+    # The first detail is the contract's own Error, which REST shows as code and message.
+    details = [
+        json_format.MessageToDict(detail, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        for detail in encoded.details[1:]
+    ]
+    shown = {"error": {"code": error.code, "message": encoded.message, "details": details}}
+    return json.dumps(shown, separators=(",", ":"))
+
+
 def _row(reply: Reply) -> str:
     error, encoded = reply.error, status.encode(reply.error)
-    # The first detail is the contract's own Error, which REST shows as code and message.
-    details = [json_format.MessageToDict(detail) for detail in encoded.details[1:]]
-    body = {"error": {"code": error.code, "message": encoded.message, "details": details}}
     fields = {
         "http": str(reply.http),
-        "body": json.dumps(body, separators=(",", ":")),
+        "body": body(error),
         "grpc_status": str(encoded.code),
         "grpc_message": urllib.parse.quote(encoded.message, safe=_PRINTABLE),
         "grpc_details": base64.b64encode(encoded.SerializeToString()).decode().rstrip("="),

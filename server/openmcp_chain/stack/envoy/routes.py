@@ -32,10 +32,10 @@ _RATE_LIMIT = "envoy.filters.http.local_ratelimit"
 def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
     """All routes, most specific first. No unary call lasts longer than `unary_seconds`."""
     foreign = [
-        Method("grpc.health.v1.Health/Check", streams=False, nulls=(), routes=()),
-        Method("grpc.health.v1.Health/Watch", streams=True, nulls=(), routes=()),
-        Method("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", streams=True, nulls=(), routes=()),
-        Method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", streams=True, nulls=(), routes=()),
+        Method("grpc.health.v1.Health/Check", streams=False),
+        Method("grpc.health.v1.Health/Watch", streams=True),
+        Method("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", streams=True),
+        Method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", streams=True),
     ]
     grpc = [
         {
@@ -49,7 +49,7 @@ def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
     unknown = {
         "name": "grpc:unknown",
         "match": {"prefix": "/", "headers": [_GRPC]},
-        **_call(Method("", streams=False, nulls=(), routes=()), unary_seconds),
+        **_call(Method("", streams=False), unary_seconds),
     }
     return [*grpc, *_rest(methods, unary_seconds), unknown, _refusal("rest:unknown", {"prefix": "/"}, 404)]
 
@@ -116,8 +116,8 @@ def _call(method: Method, unary_seconds: float) -> Json:
     call: Json = {"route": action}
     if method.name in OPEN:
         call["typed_per_filter_config"] = _without(_JWT, _RATE_LIMIT)
-    if method.nulls:
-        call["metadata"] = {"filter_metadata": {"envoy.filters.http.lua": {"nulls": list(method.nulls)}}}
+    if method.output == "openmcp.chain.v1.TaskDetail":
+        call["metadata"] = {"filter_metadata": {"envoy.filters.http.lua": {"nulls": True}}}
     return call
 
 

@@ -1,19 +1,15 @@
 """The REST view: the contract's descriptors as Envoy's JSON transcoder gets them.
 
-It differs from the contract in names only, so every message is the same on the wire:
-
-* `TaskStatus` loses its values' prefix: REST shows `PENDING`, gRPC `TASK_STATUS_PENDING`.
-* A field that REST shows as null while it is unset (the transcoder would show `""`, or leave it out) is
-  called `<name>` in JSON. In JSON's data `<` is always printed as `\\u003c`, so that the Lua filter finds the
-  field, and nothing in a task's own data that looks like it, by a plain search.
+It differs from the contract in names only, so every message is the same on the wire: `TaskStatus` loses its values' prefix (REST
+shows `PENDING`, gRPC `TASK_STATUS_PENDING`), and the details of errors get the contract's snake_case.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from google.api import annotations_pb2
-from google.protobuf import descriptor_pb2, descriptor_pool
-from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.rpc import error_details_pb2, status_pb2
 
 from openmcp.chain.v1 import auth_pb2, errors_pb2, rest_pb2, tasks_pb2, workers_pb2
@@ -27,9 +23,6 @@ CONTRACT: Sequence[FileDescriptor] = (
 )
 """The files of openmcp.chain.v1; a test proves that none is missing."""
 
-NULLABLE: Mapping[str, frozenset[str]] = {"openmcp.chain.v1.TaskDetail": frozenset({"result", "error"})}
-"""Fields, by message, that REST shows as null while they are unset."""
-
 SHORT_ENUMS: Mapping[str, str] = {"openmcp.chain.v1.TaskStatus": "TASK_STATUS_"}
 """The prefix that REST cuts from the names of an enum's values."""
 
@@ -42,9 +35,9 @@ class Method:
     """As gRPC has it in the path: `openmcp.chain.v1.TaskService/GetTask`."""
     streams: bool
     """Whether either side sends more than one message."""
-    nulls: tuple[str, ...]
-    """Names of the nullable fields that its answer may hold, in itself or deeper."""
-    routes: tuple[tuple[str, str], ...]
+    output: str = ""
+    """The full name of its answer's message."""
+    routes: tuple[tuple[str, str], ...] = ()
     """(HTTP method, path template), such as (`GET`, `/v1/tasks/{task_id}`)."""
 
 
@@ -54,10 +47,9 @@ def descriptors() -> descriptor_pb2.FileDescriptorSet:
     for file in _with_dependencies((*CONTRACT, status_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR)):
         proto = view.file.add()
         file.CopyToProto(proto)
-        for message in proto.message_type:
-            for field in message.field:
-                if field.name in NULLABLE.get(f"{proto.package}.{message.name}", ()):
-                    field.json_name = f"<{field.json_name}>"
+        if proto.package == "google.rpc":
+            for message in proto.message_type:
+                _snake_case(message)
         for enum in proto.enum_type:
             for value in enum.value:
                 value.name = value.name.removeprefix(SHORT_ENUMS.get(f"{proto.package}.{enum.name}", ""))
@@ -75,7 +67,7 @@ def methods() -> list[Method]:
         Method(
             name=f"{service.full_name}/{method.name}",
             streams=method.client_streaming or method.server_streaming,
-            nulls=tuple(sorted(_nulls(method.output_type, set()))),
+            output=method.output_type.full_name,
             routes=tuple(_routes(method)),
         )
         for service in _services()
@@ -97,12 +89,11 @@ def _routes(method: MethodDescriptor) -> Iterator[tuple[str, str]]:
             yield verb.upper(), getattr(binding, verb)
 
 
-def _nulls(message: Descriptor, seen: set[str]) -> set[str]:
-    if message.full_name in seen:
-        return set()
-    seen.add(message.full_name)
-    below = (_nulls(field.message_type, seen) for field in message.fields if field.message_type is not None)
-    return set(NULLABLE.get(message.full_name, ())).union(*below)
+def _snake_case(message: descriptor_pb2.DescriptorProto) -> None:
+    for field in message.field:
+        field.json_name = field.name
+    for nested in message.nested_type:
+        _snake_case(nested)
 
 
 def _with_dependencies(files: Iterable[FileDescriptor]) -> Iterator[FileDescriptor]:
