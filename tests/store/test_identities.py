@@ -1,0 +1,91 @@
+"""Workspaces and signing keys, in every store."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from support.samples import NOW, SECOND
+
+from openmcp_chain.domain.workspace import Secret, SigningKey, Workspace
+from openmcp_chain.store.base import Store
+
+Connect = Callable[[], Awaitable[Store]]
+
+WORKSPACE = Workspace(
+    id="ws-1234",
+    plan="standard",
+    worker_types=frozenset(),
+    disabled=False,
+    secrets=(Secret("0123abcd", b"\0salt", bytes(32), NOW), Secret("89abcdef", b"", b"\xff", NOW + SECOND)),
+    created_at=NOW,
+    version=1,
+)
+KEY = SigningKey("kid-1", b"-----BEGIN\0\xff", {"kty": "EC", "crv": "P-256", "x": "…", "y": "…"}, NOW)
+
+
+async def test_a_workspace_comes_back_as_it_was_put(store: Store) -> None:
+    """Every field, the order of its secrets, and what makes it an operator."""
+    operator = replace(WORKSPACE, id="operator", worker_types=frozenset({"a", "b"}), disabled=True, secrets=())
+    assert await store.put_workspace(WORKSPACE)
+    assert await store.put_workspace(operator)
+    assert await store.get_workspace("ws-1234") == WORKSPACE
+    assert await store.get_workspace("operator") == operator
+    assert await store.get_workspace("ws-12") is None
+
+
+async def test_workspaces_are_listed_by_id(store: Store) -> None:
+    """However they were added."""
+    for name in ("c", "a", "b"):
+        await store.put_workspace(replace(WORKSPACE, id=name))
+    assert [workspace.id for workspace in await store.list_workspaces()] == ["a", "b", "c"]
+
+
+async def test_a_workspace_is_added_once(store: Store) -> None:
+    """The second of two that would make it is told so, and changes nothing; the same again counts as done."""
+    assert await store.put_workspace(WORKSPACE)
+    assert not await store.put_workspace(replace(WORKSPACE, plan="free"))
+    assert await store.put_workspace(WORKSPACE)
+    assert await store.get_workspace(WORKSPACE.id) == WORKSPACE
+
+
+async def test_a_workspace_is_replaced_only_by_its_next_version(store: Store) -> None:
+    """So of two rotations of a secret at once, neither undoes the other unawares."""
+    second, other = replace(WORKSPACE, version=2, plan="free"), replace(WORKSPACE, version=2, disabled=True)
+    assert not await store.put_workspace(second)
+    assert await store.get_workspace(WORKSPACE.id) is None
+    await store.put_workspace(WORKSPACE)
+    assert not await store.put_workspace(replace(WORKSPACE, version=3))
+    assert await store.put_workspace(second)
+    assert not await store.put_workspace(other)
+    assert not await store.put_workspace(replace(WORKSPACE, plan="other"))
+    assert await store.get_workspace(WORKSPACE.id) == second
+
+
+async def test_racing_changes_of_a_workspace_have_one_winner(connected: Connect) -> None:
+    """In two processes at once."""
+    stores = [await connected(), await connected()]
+    await stores[0].put_workspace(WORKSPACE)
+    changed = [replace(WORKSPACE, version=2, plan=f"plan-{n}") for n in range(10)]
+    won = await asyncio.gather(*(stores[n % 2].put_workspace(workspace) for n, workspace in enumerate(changed)))
+    assert sum(won) == 1
+    assert await stores[0].get_workspace(WORKSPACE.id) == changed[won.index(True)]
+
+
+async def test_keys_are_listed_by_when_they_sign(store: Store) -> None:
+    """Whatever order they were added in; each comes back as it was."""
+    later = replace(KEY, kid="kid-0", signs_from=NOW + SECOND)
+    await store.add_key(later)
+    await store.add_key(KEY)
+    assert await store.list_keys() == [KEY, later]
+
+
+async def test_a_key_that_is_there_stays_as_it_is(store: Store) -> None:
+    """Two processes that start at once may both add the first key; adding again is no error."""
+    await store.add_key(KEY)
+    await store.add_key(replace(KEY, private_pem=b"other"))
+    assert await store.list_keys() == [KEY]
+
+
+async def test_a_store_that_answers_says_so(store: Store) -> None:
+    """`ping` returns nothing: it returns."""
+    await store.ping()

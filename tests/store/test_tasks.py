@@ -1,0 +1,232 @@
+"""Tasks, in every store: what is written, by whom, and what is read."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from support.samples import NOW, RETENTION, SECOND, make_lease, make_task
+
+from openmcp_chain.domain import transitions
+from openmcp_chain.domain.task import Change, Failure, Key, Priority, Status, Task
+from openmcp_chain.store.base import Store
+
+Connect = Callable[[], Awaitable[Store]]
+
+
+def claimed(task: Task, token: str = "") -> Task:
+    return transitions.claim(task, make_lease(token), NOW)
+
+
+async def read(store: Store, task: Task) -> Task:
+    return (await store.get_tasks([task.key]))[task.key]
+
+
+async def test_a_new_task_is_added_and_the_very_task_given_comes_back(store: Store) -> None:
+    """The caller tells by identity that its task was added; what is read is equal to it in every field."""
+    task = make_task(
+        payload=b"\0\xff" * 50_000,
+        metadata={"a.b": "1", "$where": "2", "": "3", "zero\0byte": "\0", "é\u2028😀": "x" * 1000},
+        priority=Priority.HIGH,
+        fingerprint=bytes(range(32)),
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    )
+    (added,) = await store.insert_tasks([task])
+    assert added is task
+    assert await read(store, task) == task
+
+
+async def test_payload_and_result_of_a_mebibyte_come_back_byte_for_byte(store: Store) -> None:
+    """The largest payload and result that are allowed fit, at the end of a life of many attempts."""
+    task = make_task(payload=bytes(range(256)) * 4096)
+    await store.insert_tasks([task])
+    running = claimed(task, "token")
+    done = transitions.complete(running, "token", bytes(range(255, -1, -1)) * 4096, NOW + SECOND, RETENTION)
+    assert await store.update_tasks([Change(task, running)]) == [True]
+    assert await store.update_tasks([Change(running, done)]) == [True]
+    assert await read(store, task) == done
+
+
+async def test_an_empty_payload_result_and_fingerprint_are_not_absent(store: Store) -> None:
+    """Empty bytes and no bytes are two things."""
+    task = make_task(payload=b"", metadata={})
+    running = claimed(task, "token")
+    done = transitions.complete(running, "token", b"", NOW, RETENTION)
+    await store.insert_tasks([task])
+    await store.update_tasks([Change(task, running)])
+    await store.update_tasks([Change(running, done)])
+    assert (await read(store, task)).result == b""
+
+
+async def test_a_task_whose_key_is_taken_leaves_the_stored_one_as_it_is(store: Store) -> None:
+    """The second of two inserts loses, and is told what is there, in whatever state that is by now."""
+    first = make_task(payload=b"first")
+    await store.insert_tasks([first])
+    running = claimed(first)
+    await store.update_tasks([Change(first, running)])
+    (there,) = await store.insert_tasks([replace(first, payload=b"second")])
+    assert there == running
+    assert await read(store, first) == running
+
+
+async def test_one_that_loses_does_not_stop_the_others(store: Store) -> None:
+    """A batch is many inserts, not one."""
+    old = make_task()
+    await store.insert_tasks([old])
+    batch = [make_task(), replace(old, payload=b"other"), make_task()]
+    stored = await store.insert_tasks(batch)
+    assert stored[0] is batch[0]
+    assert stored[1] == old
+    assert stored[2] is batch[2]
+    assert await store.get_tasks([task.key for task in batch]) == {
+        batch[0].key: batch[0],
+        old.key: old,
+        batch[2].key: batch[2],
+    }
+
+
+async def test_of_two_with_the_same_key_in_a_batch_the_first_wins(store: Store) -> None:
+    """Whatever order the database takes the batch in."""
+    first = make_task(payload=b"first")
+    second = replace(first, payload=b"second")
+    stored = await store.insert_tasks([first, second, first])
+    assert all(task is first for task in stored)
+    assert await read(store, first) == first
+
+
+async def test_the_same_insert_again_counts_as_added(store: Store) -> None:
+    """So a caller that did not hear of the first try may simply repeat it."""
+    task = make_task()
+    await store.insert_tasks([task])
+    again = replace(task)
+    (added,) = await store.insert_tasks([again])
+    assert added is again
+
+
+async def test_racing_inserts_of_one_key_have_one_winner(connected: Connect) -> None:
+    """Everyone is told of the same task, and only its submitter that it is its own."""
+    stores = [await connected(), await connected()]
+    task_id = str(uuid.uuid4())
+    tasks = [make_task(task_id=task_id, payload=str(n).encode()) for n in range(20)]
+    answers = await asyncio.gather(*(stores[n % 2].insert_tasks([task]) for n, task in enumerate(tasks)))
+    winners = [task for task, (answer,) in zip(tasks, answers, strict=True) if answer is task]
+    assert len(winners) == 1
+    assert all(answer == winners[0] for (answer,) in answers)
+
+
+async def test_a_task_of_another_workspace_does_not_exist(store: Store) -> None:
+    """Two workspaces may even have tasks with the same id: neither sees, changes nor replaces the other's."""
+    ours = make_task(workspace="ws-1", payload=b"ours")
+    theirs = make_task(workspace="ws-2", task_id=ours.id, payload=b"theirs")
+    await store.insert_tasks([ours])
+    assert await store.get_tasks([theirs.key]) == {}
+    assert await store.update_tasks([Change(theirs, claimed(theirs))]) == [False]
+    (added,) = await store.insert_tasks([theirs])
+    assert added is theirs
+    assert await store.update_tasks([Change(theirs, claimed(theirs))]) == [True]
+    assert await read(store, ours) == ours
+
+
+async def test_no_id_reaches_into_another_workspace(store: Store) -> None:
+    """An id is any text that a client sends; none of it is taken for a part of the key's structure."""
+    task = make_task(workspace="ws-1")
+    await store.insert_tasks([task])
+    keys = [Key("ws", f"-1/{task.id}"), Key("", f"ws-1/{task.id}"), Key("ws-1", ""), Key("ws-1", f"{task.id}\0")]
+    assert await store.get_tasks(keys) == {}
+
+
+async def test_a_change_writes_state_and_event_together(store: Store) -> None:
+    """Through a whole life, what is read after each step is exactly what was decided."""
+    task = make_task(max_attempts=2)
+    await store.insert_tasks([task])
+    for step in (
+        lambda t: transitions.claim(t, make_lease("one"), NOW),
+        lambda t: transitions.extend(t, "one", NOW + 60 * SECOND),
+        lambda t: transitions.fail(
+            t, "one", Failure("E", "m"), retryable=True, now=NOW + SECOND, retention=RETENTION, jitter=0.5
+        ),
+        lambda t: transitions.claim(t, make_lease("two"), NOW + 2 * SECOND),
+        lambda t: transitions.expire(t, now=NOW + 30 * SECOND, retention=RETENTION, jitter=0.5),
+    ):
+        after = step(task)
+        assert await store.update_tasks([Change(task, after)]) == [True]
+        task = await read(store, task)
+        assert task == after
+    assert task.status is Status.FAILED
+
+
+async def test_a_change_decided_on_an_old_version_changes_nothing(store: Store) -> None:
+    """The guard is the version, even if the status is the same again."""
+    task = make_task()
+    await store.insert_tasks([task])
+    running = claimed(task, "token")
+    extended = transitions.extend(running, "token", NOW + 60 * SECOND)
+    await store.update_tasks([Change(task, running)])
+    await store.update_tasks([Change(running, extended)])
+    late = transitions.complete(running, "token", b"late", NOW, RETENTION)
+    assert await store.update_tasks([Change(running, late)]) == [False]
+    assert await read(store, task) == extended
+
+
+async def test_a_change_of_a_task_that_is_not_there_is_not_made(store: Store) -> None:
+    """A change never adds a task: retention may have deleted it."""
+    task = make_task()
+    assert await store.update_tasks([Change(task, claimed(task))]) == [False]
+    assert await store.get_tasks([task.key]) == {}
+
+
+async def test_the_same_change_again_counts_as_made(store: Store) -> None:
+    """So a caller that did not hear of the first try may repeat it; the event is not written twice."""
+    task = make_task()
+    running = claimed(task)
+    await store.insert_tasks([task])
+    assert await store.update_tasks([Change(task, running)]) == [True]
+    assert await store.update_tasks([Change(task, running)]) == [True]
+    assert await read(store, task) == running
+
+
+async def test_each_change_of_a_batch_has_its_own_outcome(store: Store) -> None:
+    """Winners win whatever happens to their neighbours."""
+    tasks = [make_task() for _ in range(6)]
+    await store.insert_tasks(tasks[:4])
+    taken = claimed(tasks[1], "earlier")
+    await store.update_tasks([Change(tasks[1], taken)])
+    changes = [Change(task, claimed(task)) for task in tasks]
+    assert await store.update_tasks(changes) == [True, False, True, True, False, False]
+    found = await store.get_tasks([task.key for task in tasks])
+    assert found == {
+        tasks[0].key: changes[0].after,
+        tasks[1].key: taken,
+        tasks[2].key: changes[2].after,
+        tasks[3].key: changes[3].after,
+    }
+
+
+async def test_racing_claims_have_one_winner(connected: Connect) -> None:
+    """Many workers, two processes, one batch of tasks: each task has one holder, who was told so."""
+    stores = [await connected(), await connected()]
+    tasks = [make_task() for _ in range(5)]
+    await stores[0].insert_tasks(tasks)
+    claims = [[claimed(task, f"worker-{n}") for task in tasks] for n in range(12)]
+    answers = await asyncio.gather(
+        *(stores[n % 2].update_tasks(list(map(Change, tasks, claim))) for n, claim in enumerate(claims))
+    )
+    stored = await stores[0].get_tasks([task.key for task in tasks])
+    for index, task in enumerate(tasks):
+        winners = [claim[index] for claim, won in zip(claims, answers, strict=True) if won[index]]
+        assert winners == [stored[task.key]]
+
+
+async def test_a_large_batch_comes_back_whole(store: Store) -> None:
+    """More than one message's worth of documents, in and out."""
+    tasks = [make_task(payload=bytes([n % 256]) * 300_000) for n in range(250)]
+    assert all(map(lambda a, b: a is b, await store.insert_tasks(tasks), tasks))
+    assert await store.get_tasks([task.key for task in tasks]) == {task.key: task for task in tasks}
+
+
+async def test_empty_batches_do_nothing(store: Store) -> None:
+    """Nothing in, nothing out, and no error of the database's."""
+    assert await store.insert_tasks([]) == []
+    assert await store.update_tasks([]) == []
+    assert await store.get_tasks([]) == {}
+    assert await store.ready_tasks([], None, NOW, 10) == []

@@ -1,0 +1,37 @@
+"""Domain values to test with."""
+
+import secrets
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from openmcp_chain.domain import transitions
+from openmcp_chain.domain.task import Lease, Priority, Task
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+RETENTION = timedelta(days=7)
+
+
+def make_task(**fields: Any) -> Task:
+    """A task as it is when just submitted, at NOW; the keywords of `transitions.submit` change it."""
+    return transitions.submit(
+        **{
+            "workspace": "ws-1",
+            "task_id": str(uuid.uuid4()),
+            "task_type": "data_pipeline",
+            "payload": b"payload",
+            "metadata": {"priority": "high"},
+            "priority": Priority.NORMAL,
+            "fingerprint": b"",
+            "traceparent": "",
+            "max_attempts": 3,
+            "now": NOW,
+            **fields,
+        }
+    )
+
+
+def make_lease(token: str = "", *, ends: datetime = NOW + 30 * SECOND) -> Lease:
+    """A lease with this token, or one of its own."""
+    return Lease(token or secrets.token_urlsafe(16), "worker-1", ends)
