@@ -1,7 +1,7 @@
 """`make check`: all that can be said of the code without running it. Every check runs; a line tells how each went."""
 
 import filecmp
-import importlib.resources
+import importlib.metadata
 import subprocess
 import sys
 import tempfile
@@ -38,7 +38,7 @@ def vendored() -> str:
     """Whether the googleapis files are those of the pinned googleapis-common-protos."""
     base = ROOT / "third_party/googleapis"
     names = [p.relative_to(base) for p in base.rglob("*.proto")]
-    package = Path(str(importlib.resources.files("google.api"))).parent.parent
+    package = Path(str(importlib.metadata.distribution("googleapis-common-protos").locate_file("")))
     stale = [str(n) for n in names if not _same(package / n, base / n)]
     return f"not those of googleapis-common-protos: {', '.join(stale)}" if stale or not names else ""
 
@@ -54,7 +54,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "import directions": lambda: run("lint-imports", "--no-cache"),
     "contract: lint": lambda: run("buf", "lint"),
     "contract: format": lambda: run("buf", "format", "--diff", "--exit-code", "proto"),
-    "contract: breaking": lambda: run("buf", "breaking", "--against", RELEASE),
+    "contract: breaking": lambda: run("buf", "breaking", "proto", "--against", RELEASE),
     "contract: generated code": generated,
     "contract: googleapis": vendored,
 }
