@@ -84,10 +84,10 @@ class Child:
         try:
             while not await probe():
                 if time.monotonic() > deadline:
-                    raise StackError(f"{self.name} is not ready after {timeout:g} s; its log is {self.log}")
+                    raise StackError(f"{self.name} is not ready after {timeout:g} s", self.log)
                 await asyncio.wait({death}, timeout=_PROBE_PAUSE)
                 if self._died.is_set():
-                    raise StackError(f"{self.name} {self._ending()} while it started; its log is {self.log}")
+                    raise StackError(f"{self.name} {self._ending()} while it started", self.log)
         finally:
             death.cancel()
         self._established = True

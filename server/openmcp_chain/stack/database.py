@@ -25,8 +25,8 @@ class Database:
 
     @property
     def address(self) -> str:
-        """`host:port`, of one of our own."""
-        return self.uri.removeprefix("mongodb://").partition("/")[0]
+        """`host:port`, without the credentials that a given URI may hold."""
+        return self.uri.partition("://")[2].partition("/")[0].rpartition("@")[2]
 
 
 def choose(given: str, folder: Path) -> Database:
@@ -36,25 +36,18 @@ def choose(given: str, folder: Path) -> Database:
     """
     if given:
         return Database("MongoDB", given, None)
-    (port,) = ports.free(1)
+    (port,) = ports.choose({"the database's port": 0})
     if mongod := find("mongod"):
         argv = [mongod, "--dbpath", str(folder), "--bind_ip", ports.HOST, "--port", str(port)]
         argv += ["--replSet", REPLICA_SET, "--unixSocketPrefix", str(folder)]
         uri = f"mongodb://{ports.HOST}:{port}/?directConnection=true"
         return Database("mongod", uri, Program("database", argv, cwd=folder, grace=10))
     if secantus := find("secantusd-py"):
-        # Without an explicit configuration it reads whatever secantusd.toml it finds in the working and home folders.
-        argv = [
-            secantus,
-            "--config",
-            os.devnull,
-            "--host",
-            ports.HOST,
-            "--port",
-            str(port),
-            "--storage-path",
-            str(folder),
-        ]
+        # Told of no configuration, it would read whatever secantusd.toml it finds in the working or home folder.
+        config = folder / "secantusd.toml"
+        config.touch()
+        argv = [secantus, "--config", str(config), "--host", ports.HOST, "--port", str(port)]
+        argv += ["--storage-path", str(folder)]
         # Without this setting, kill -9 loses acknowledged writes.
         env = {"WIREDTIGER_CONFIG": "transaction_sync=(enabled=true,method=none)"}
         # Its list of retryable writes makes every write slower than the one before.

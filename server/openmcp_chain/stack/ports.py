@@ -9,7 +9,7 @@ import contextlib
 import errno
 import random
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from openmcp_chain.stack.failure import StackError
 
@@ -18,26 +18,27 @@ _FREE = range(20_000, 32_768)
 _TRIES = 200
 
 
-def check(port: int, flag: str) -> None:
-    """Raises StackError, naming the flag that chose the port, if it can't be listened on."""
-    try:
-        _bind(port).close()
-    except OSError as error:
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
-        raise StackError(f"port {port} {why}; choose another with {flag}, or 0 for a free one") from None
+def choose(wanted: Mapping[str, int]) -> Sequence[int]:
+    """The ports to use, by the flags that ask for them; 0 asks for a free one.
+
+    Raises StackError, naming the flag, if one can't be listened on.
+    """
+    with contextlib.ExitStack() as held:  # all held until the end, so that no two are the same
+        chosen = []
+        for flag, port in wanted.items():
+            try:
+                listener = held.enter_context(_bind(port) if port else _bind_free())
+            except OSError as error:
+                why = "is in use" if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
+                raise StackError(f"port {port} {why}; choose another with {flag}, or 0 for a free one") from None
+            chosen.append(int(listener.getsockname()[1]))
+        return chosen
 
 
-def free(count: int) -> Sequence[int]:
-    """Distinct ports that nobody listens on at this moment."""
-    found: list[int] = []
-    with contextlib.ExitStack() as held:
-        for _ in range(_TRIES):
-            if len(found) == count:
-                return found
-            with contextlib.suppress(OSError):
-                port = random.choice(_FREE)  # noqa: S311 - spreads, hides nothing
-                held.enter_context(_bind(port))
-                found.append(port)
+def _bind_free() -> socket.socket:
+    for _ in range(_TRIES):
+        with contextlib.suppress(OSError):
+            return _bind(random.choice(_FREE))  # noqa: S311 - spreads, hides nothing
     raise StackError(f"found no free port between {_FREE.start} and {_FREE.stop - 1}")
 
 

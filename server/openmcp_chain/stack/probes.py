@@ -5,7 +5,6 @@ their way.
 """
 
 import asyncio
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
@@ -50,9 +49,7 @@ class DatabaseProbe:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._client is not None:
             await self._client.close()
 
@@ -73,7 +70,7 @@ class DatabaseProbe:
 
 async def serving(target: str) -> bool:
     """Does the gRPC server at `target` say that it serves?"""
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with grpc.aio.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=_TIMEOUT, wait_for_ready=False
@@ -83,13 +80,31 @@ async def serving(target: str) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def accepts_token(rest: httpx.AsyncClient, token: str) -> bool:
-    """Does a REST call with this token get through Envoy to the server? That there is no such task will do."""
-    try:
-        answer = await rest.get("/v1/tasks/none", headers={"authorization": f"Bearer {token}"}, timeout=_TIMEOUT)
-    except httpx.HTTPError:
-        return False
-    return answer.status_code == httpx.codes.NOT_FOUND
+class RestProbe:
+    """Does a REST call with a real token get through Envoy to the server? It asks for a task that isn't there."""
+
+    def __init__(self, rest_url: str, workspace_id: str, workspace_secret: str) -> None:
+        self._credentials = {"workspace_id": workspace_id, "workspace_secret": workspace_secret}
+        self._client = httpx.AsyncClient(base_url=rest_url, timeout=_TIMEOUT, trust_env=False)
+        self._token = ""
+
+    async def __call__(self) -> bool:
+        try:
+            if not self._token:
+                answer = await self._client.post("/v1/auth/token", json=self._credentials)
+                if answer.status_code != httpx.codes.OK:
+                    return False
+                self._token = answer.json()["access_token"]
+            answer = await self._client.get("/v1/tasks/none", headers={"authorization": f"Bearer {self._token}"})
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == httpx.codes.NOT_FOUND
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
 
 
 async def _accepts(address: str) -> bool:

@@ -1,0 +1,88 @@
+"""`openmcp dev`: the whole stack on this machine, as real processes, for one person."""
+
+import asyncio
+import logging
+import signal
+import time
+
+import openmcp_chain
+from openmcp_chain.stack import programs, site
+from openmcp_chain.stack.console import Console, print_failure
+from openmcp_chain.stack.failure import StackError
+from openmcp_chain.stack.parts import Parts
+from openmcp_chain.stack.site import Options, Site
+from openmcp_chain.stack.state import DataFolder, Info
+
+_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(options: Options) -> int:
+    """Runs the stack until a signal, or the sample's end, ends it. Returns the exit status."""
+    try:
+        with DataFolder(options.data_dir) as folder:
+            # What the driver or gRPC may have to say is no matter for the person at the terminal.
+            logging.basicConfig(filename=folder.logs / "dev.log", filemode="w", level=logging.WARNING, force=True)
+            return asyncio.run(_supervise(options, folder))
+    except StackError as error:
+        print_failure(error)
+        return 1
+
+
+async def _supervise(options: Options, folder: DataFolder) -> int:
+    """Runs the stack, and ends it whatever happens: a signal at any time, a failure, or the sample's end."""
+    console = Console()
+    parts = Parts(folder, console)
+    work = asyncio.create_task(_work(options, site.choose(options, folder), parts, console))
+    received: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        if received:  # somebody is in a hurry
+            parts.kill()
+        received.append(number)
+        work.cancel()
+
+    for number in _END:
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        # Ctrl-C is how the stack is meant to end; a sample that didn't come to its end has not succeeded.
+        return 128 + received[0] if options.once or not folder.dev_json.exists() else 0
+    finally:
+        console.note("\nEnding …" if received else "Ending …")
+        await parts.end()
+
+
+async def _work(options: Options, place: Site, parts: Parts, console: Console) -> int:
+    began = time.monotonic()
+    console.heading(f"OpenMCP Chain {openmcp_chain.__version__}")
+    if place.database.program:
+        await parts.spawn(place.database.program)
+    await parts.spawn(programs.server(place))
+    from openmcp_chain.stack import sample, startup  # noqa: PLC0415 - takes longer than those two need to start
+
+    info = await startup.finish(options, place, parts)
+    _greet(console, options, place, info, time.monotonic() - began)
+    succeeded = await sample.run(info, place.folder, console) if options.sample else None
+    if options.once:
+        return 0 if succeeded else 1
+    console.note("\nCtrl-C ends everything.")
+    await parts.lost()
+    return 1
+
+
+def _greet(console: Console, options: Options, place: Site, info: Info, seconds: float) -> None:
+    database = f"in {place.folder.database}" if place.database.program else "given"
+    console.row("REST, SSE", info.rest_url, "Envoy; gRPC and gRPC-Web too")
+    console.row("gRPC", info.grpc_target, "the server itself")
+    console.row("database", place.database.address, f"{place.database.kind}, {database}")
+    if options.worker:
+        console.row("worker", "data_pipeline")
+    console.row("logs", str(place.folder.logs))
+    console.good(f"  ready in {seconds:.1f} s; {place.folder.dev_json} says where everything is")
+    console.heading("Demo workspace")
+    console.row("workspace_id", info.workspace_id, f"plan {options.plan}")
+    console.row("workspace_secret", info.workspace_secret)
+    console.row("files", info.files_dir, "what its file:// may touch")

@@ -1,0 +1,55 @@
+"""Our own two programs: their command lines, environments and files."""
+
+import json
+import sys
+from collections.abc import Mapping
+
+from openmcp_chain.stack import demo, ports
+from openmcp_chain.stack.children import Program
+from openmcp_chain.stack.site import Site
+from openmcp_chain.stack.state import Memory, write_private
+
+DATABASE_NAME = "openmcp"
+DRAIN_SECONDS = 5
+"""How long calls under way get when the stack ends."""
+
+_OPENMCP = [sys.executable, "-P", "-m", "openmcp_chain.cli"]
+"""The same interpreter, and no module out of the working folder."""
+
+
+def server_environment(site: Site) -> Mapping[str, str]:
+    """The server's settings, as `openmcp_chain.config` reads them."""
+    return {
+        "OPENMCP_MONGODB_URI": site.database.uri,
+        "OPENMCP_MONGODB_DATABASE": DATABASE_NAME,
+        "OPENMCP_GRPC_LISTEN": site.grpc_target,
+        "OPENMCP_MASTER_KEY_FILE": str(site.folder.master_key),
+        "OPENMCP_DRAIN_SECONDS": str(DRAIN_SECONDS),
+    }
+
+
+def server(site: Site) -> Program:
+    return Program(
+        "server",
+        [*_OPENMCP, "server"],
+        env=server_environment(site),
+        cwd=site.folder.path,
+        grace=DRAIN_SECONDS + 3,
+    )
+
+
+def worker(site: Site, memory: Memory) -> Program:
+    """Writes what it reads, its secret and its policy, and returns how to run it."""
+    secret = site.folder.path / "worker.secret"
+    write_private(secret, memory.operator_secret + "\n")
+    policy = site.folder.path / "pipeline.toml"
+    files = json.dumps(str(site.folder.files), ensure_ascii=False)  # a JSON string is a TOML string too
+    write_private(policy, f'# Written by `openmcp dev`.\n[workspaces."{demo.WORKSPACE}"]\nfiles = [{files}]\n')
+    environment = {
+        "OPENMCP_SERVER": site.grpc_target,
+        "OPENMCP_WORKSPACE_ID": demo.OPERATOR,
+        "OPENMCP_WORKSPACE_SECRET_FILE": str(secret),
+        "OPENMCP_PIPELINE_POLICY": str(policy),
+        "no_grpc_proxy": ports.HOST,
+    }
+    return Program("worker", [*_OPENMCP, "worker"], env=environment, cwd=site.folder.path)

@@ -1,0 +1,113 @@
+"""What happens between the start of the database and the server, and the moment when all is ready.
+
+What is imported here takes longer than those two need to start, so `dev` imports this module when they are on
+their way.
+"""
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from openmcp_chain import config
+from openmcp_chain.config import Config, ConfigError
+from openmcp_chain.domain import errors
+from openmcp_chain.engine.identity import Identity
+from openmcp_chain.stack import administration, demo, envoy, ports, probes, programs
+from openmcp_chain.stack.children import Program
+from openmcp_chain.stack.failure import StackError
+from openmcp_chain.stack.parts import Parts
+from openmcp_chain.stack.site import Options, Site
+from openmcp_chain.stack.state import Info, Memory
+
+
+async def finish(options: Options, site: Site, parts: Parts) -> Info:
+    """Starts the other parts and returns when all are ready. Raises StackError if one of them doesn't get there."""
+    try:
+        settings = config.from_environment({**os.environ, **programs.server_environment(site)})
+    except ConfigError as error:
+        raise StackError(str(error)) from None
+    await parts.spawn(_envoy(site, settings))
+    memory = await _enrol(options, site, settings, parts)
+    if options.worker:
+        await parts.spawn(programs.worker(site, memory))
+    async with probes.RestProbe(site.rest_url, demo.WORKSPACE, memory.workspace_secret) as accepts_token:
+        await _all(
+            parts.until_ready("server", lambda: probes.serving(site.grpc_target)),
+            parts.until_ready("envoy", accepts_token),
+        )
+
+    def info() -> Info:
+        return Info(
+            rest_url=site.rest_url,
+            grpc_target=site.grpc_target,
+            envoy_grpc_target=site.envoy_target,
+            mongodb_uri=site.database.uri,
+            workspace_id=demo.WORKSPACE,
+            workspace_secret=memory.workspace_secret,
+            files_dir=str(site.folder.files),
+            pids=parts.pids,
+        )
+
+    parts.on_restart = lambda: site.folder.publish(info())
+    parts.on_restart()
+    return info()
+
+
+def _envoy(site: Site, settings: Config) -> Program:
+    path = envoy.write(
+        envoy.Settings(
+            listen=envoy.Address(ports.HOST, site.rest_port),
+            server=envoy.Address(ports.HOST, site.grpc_port),
+            plans=settings.plans,
+        ),
+        site.folder.envoy,
+    )
+    return Program("envoy", [site.envoy, *envoy.command(path)[1:]], cwd=site.folder.envoy)
+
+
+async def _enrol(options: Options, site: Site, settings: Config, parts: Parts) -> Memory:
+    """Waits for the database, and makes the demo workspace and the worker's operator in it."""
+    async with probes.DatabaseProbe(site.database) as takes_writes:
+        if site.database.program:
+            await parts.until_ready("database", takes_writes)
+    remembered = site.folder.recall()
+    try:
+        async with administration.opened(settings) as identity:
+            memory = await _credentials(identity, remembered, options.plan)
+    except errors.Unavailable:
+        raise StackError(f"no MongoDB takes writes at {site.database.address}") from None
+    except (errors.InvalidArgument, ValueError) as error:
+        raise StackError(str(error)) from None
+    site.folder.remember(memory)
+    return memory
+
+
+async def _credentials(identity: Identity, remembered: Memory, plan: str) -> Memory:
+    """Makes both if they aren't there. What is remembered and still valid stays; the workspace gets `plan`."""
+    try:
+        _, workspace_secret = await identity.create_workspace(plan, demo.WORKSPACE)
+    except errors.WorkspaceExists:
+        await identity.change_plan(demo.WORKSPACE, plan)
+        workspace_secret = await _keep(identity, demo.WORKSPACE, remembered.workspace_secret)
+    try:
+        _, operator_secret = await identity.create_operator([demo.TASK_TYPE], demo.OPERATOR)
+    except errors.WorkspaceExists:
+        operator_secret = await _keep(identity, demo.OPERATOR, remembered.operator_secret)
+    return replace(remembered, workspace_secret=workspace_secret, operator_secret=operator_secret)
+
+
+async def _keep(identity: Identity, workspace_id: str, secret: str) -> str:
+    """This secret if it is valid, else a new one."""
+    return secret if await identity.accepts(workspace_id, secret) else await identity.add_secret(workspace_id)
+
+
+async def _all(*steps: Coroutine[Any, Any, None]) -> None:
+    """Takes the steps side by side; the first failure stops the others and is raised as it is."""
+    tasks = [asyncio.create_task(step) for step in steps]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
