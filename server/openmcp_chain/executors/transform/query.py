@@ -6,11 +6,9 @@ import pathlib
 import duckdb
 
 from openmcp_chain.executors.codes import Code, Refused
-from openmcp_chain.executors.transform import reading, writing
+from openmcp_chain.executors.transform import guard, reading, writing
 from openmcp_chain.executors.transform.job import INPUT, OUTPUT, Done, Job
 
-# SQL can read the settings, and DuckDB makes paths among them absolute. By this name they say nothing of the machine.
-_HERE = "/proc/self/cwd" if pathlib.Path("/proc/self/cwd").exists() else "."
 _RESULT = "result"
 _LONGEST = 1000
 """Characters of DuckDB's message that are worth passing on."""
@@ -38,7 +36,7 @@ def run(job: Job) -> Done:
         _select(connection, job.sql)
         blame = Code.SQL_INVALID
     try:
-        rows, columns = writing.write(connection, _RESULT, f"{_HERE}/{OUTPUT}", job)
+        rows, columns = writing.write(connection, _RESULT, OUTPUT, job)
     except duckdb.IOException:
         if pathlib.Path(OUTPUT).exists() and pathlib.Path(OUTPUT).stat().st_size >= job.output_bytes:
             raise Refused(Code.OUTPUT_TOO_LARGE, f"has more than {job.output_bytes} bytes") from None
@@ -46,7 +44,8 @@ def run(job: Job) -> Done:
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        raise Refused(blame, said(error)) from None
+        # What follows quotes a statement of ours, not the tenant's.
+        raise Refused(blame, said(error).split("\n\nLINE ")[0]) from None
     return Done(rows_in or 0, rows, columns)
 
 
@@ -62,7 +61,7 @@ def _open(job: Job) -> duckdb.DuckDBPyConnection:
         config={
             "threads": job.threads,
             "memory_limit": f"{job.memory_bytes}B",
-            "temp_directory": f"{_HERE}/spill",
+            "temp_directory": "spill",
             "max_temp_directory_size": f"{job.spill_bytes}B",
             "autoload_known_extensions": False,
             "autoinstall_known_extensions": False,
@@ -78,26 +77,17 @@ def _open(job: Job) -> duckdb.DuckDBPyConnection:
 
 def _lock(connection: duckdb.DuckDBPyConnection) -> None:
     """From here on the connection reaches nothing but `output`, and no statement can change that."""
-    connection.execute(f"SET allowed_paths = ['{_HERE}/{OUTPUT}']")
+    connection.execute(f"SET allowed_paths = ['{OUTPUT}']")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
 
 def _select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Makes the view `result` from the tenant's SQL, which is parsed by itself: never pasted into ours."""
+    """Makes the view `result` from the tenant's SQL."""
     try:
-        statements = connection.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise Refused(Code.SQL_INVALID, f"must be one SELECT statement; it is {_describe(statements)}")
-        relation = connection.query(statements[0].query)
+        relation = connection.query(guard.check(connection, sql))
         relation.create_view(_RESULT, replace=True)
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
         raise Refused(Code.SQL_INVALID, said(error)) from None
-
-
-def _describe(statements: list[duckdb.Statement]) -> str:
-    if len(statements) == 1:
-        return f"of the kind {statements[0].type.name}"
-    return f"{len(statements)} statements" if statements else "empty"

@@ -1,10 +1,11 @@
 """Loading the input into the table `input`, so that no value changes on the way in.
 
 DuckDB's readers guess types, and a guess can lose something: `007` read as a number is 7, an upper-case UUID comes back
-in lower case, `2024-01-01T00:00:00Z` comes back as `2024-01-01 00:00:00+00`. So here a JSON string stays a string, and a
-CSV column gets a type only if every one of its values survives that type. `docs/data-pipeline.md` says what does not.
+in lower case, `2024-01-01T00:00:00Z` comes back as `2024-01-01 00:00:00+00`. So here a JSON string stays a string, and
+a CSV column gets a type only if every one of its values survives that type. `docs/data-pipeline.md` says what does not.
 """
 
+import csv
 import json
 import pathlib
 import re
@@ -19,6 +20,10 @@ _BOM = b"\xef\xbb\xbf"
 _LARGEST_OBJECT = 16 << 20
 """DuckDB's own default for one JSON object, in bytes; it reserves a multiple of it for each thread."""
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
+_CSV_FAULTS = {
+    "unterminated quote": "a quoted field does not end as it should",
+    "Invalid unicode": "not UTF-8",
+}
 _TOKEN = re.compile(r'"(?:[^"]|"")*"|\w+')
 
 
@@ -71,7 +76,7 @@ def _drop_bom(path: pathlib.Path) -> None:
 
 def _load_json(connection: duckdb.DuckDBPyConnection, path: pathlib.Path, job: Job) -> bool:
     # Without SQL, and with no types to fill, each value goes through as it is written: depth 1 keeps it as JSON.
-    as_written = job.sql is None and job.output_format in (Format.JSON, Format.NDJSON)
+    as_written = job.sql is None and job.output_format is not Format.PARQUET
     size = max(path.stat().st_size, 1)
     options = f"maximum_object_size = {min(size, _LARGEST_OBJECT)}"
     guess = (
@@ -98,27 +103,58 @@ def _without_fields(connection: duckdb.DuckDBPyConnection, options: str) -> bool
     ).fetchall()
     for number, kind in kinds:
         if kind != "OBJECT":
-            raise Refused(Code.INPUT_INVALID, f"record {number} is of type {kind.lower()}; each must be an object")
+            raise Refused(Code.INPUT_INVALID, f"record {number} is {_called(kind)}; each must be an object")
     if kinds:
         raise Refused(Code.INPUT_INVALID, "the records have no named fields")
     return False
+
+
+def _called(kind: str) -> str:
+    """JSON's own word for what DuckDB calls so."""
+    words = {"VARCHAR": "a string", "BOOLEAN": "a boolean", "NULL": "null", "ARRAY": "an array"}
+    return words.get(kind, "a number")
 
 
 def _load_csv(connection: duckdb.DuckDBPyConnection, path: pathlib.Path) -> bool:
     with path.open("rb") as file:
         if not file.read(4096).strip() and not file.read(1):
             return False
+    names = _header(path)
+    listed = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
     # One fixed dialect: a wrong guess would change the data without a word.
     connection.execute(
-        f"CREATE TEMP TABLE text AS FROM read_csv('{INPUT}', header = true, all_varchar = true, "
-        "delim = ',', quote = '\"', escape = '\"', allow_quoted_nulls = false, null_padding = false, "
-        "strict_mode = true, sample_size = -1)"
+        f"CREATE TEMP TABLE text AS FROM read_csv('{INPUT}', columns = {{{listed}}}, auto_detect = false, "
+        "header = true, delim = ',', quote = '\"', escape = '\"', comment = '', skip = 0, "
+        "allow_quoted_nulls = false, strict_mode = true)"
     )
-    names = list(columns(connection, "text"))
     typed = ", ".join(_typed(connection, name) for name in names)
     connection.execute(f'CREATE TABLE "{INPUT}" AS SELECT {typed} FROM text')
     connection.execute("DROP TABLE text")
     return True
+
+
+def _header(path: pathlib.Path) -> list[str]:
+    """The names in the first line, made distinct as DuckDB's own reader does it."""
+    try:
+        # A bad byte further down, in what the decoder reads ahead, is DuckDB's to find and to place.
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            first = next(csv.reader(file, strict=True))
+        "".join(first).encode()
+    except UnicodeEncodeError:
+        raise Refused(Code.INPUT_INVALID, "line 1: not UTF-8") from None
+    except csv.Error as error:
+        raise Refused(Code.INPUT_INVALID, f"line 1: {error}") from None
+    names: list[str] = []
+    taken: set[str] = set()
+    for position, text in enumerate(first):
+        name = base = text or f"column{position}"
+        suffix = 0
+        while name.lower() in taken:
+            suffix += 1
+            name = f"{base}_{suffix}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
 
 
 def _typed(connection: duckdb.DuckDBPyConnection, name: str) -> str:
@@ -148,10 +184,12 @@ def _explain(error: duckdb.Error, path: pathlib.Path, kind: Format) -> str:
         return found
     text = str(error)
     if line := re.search(r"CSV Error on Line: (\d+)", text):
-        cause = re.search(
-            r"^(Value with unterminated quote|Expected Number of Columns.*|Invalid unicode.*)", text, re.MULTILINE
-        )
-        return f"line {line[1]}: {cause[1] if cause else 'is no CSV row'}"
+        cause = next((say for mark, say in _CSV_FAULTS.items() if mark in text), "not a CSV row")
+        if count := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text):
+            cause = f"has {count[2]} fields where the header has {count[1]}"
+        return f"line {line[1]}: {cause}"
+    if "state machine reached an invalid state" in text:
+        return "line ends are mixed, or a row is not as RFC 4180 has it"
     first = text.strip().splitlines()[0]
     return re.sub(r" in file \"[^\"]*\"|file '[^']*' ?", "", first).removeprefix("Invalid Input Error: ")
 

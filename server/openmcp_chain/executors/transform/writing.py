@@ -54,6 +54,8 @@ def write_nothing(kind: Format) -> Done:
 def _expressible(name: str, kind: str, target: Format) -> str:
     """The column as an expression whose type the format can hold."""
     value = quoted(name)
+    if target is Format.CSV and kind == "JSON":
+        return f"{value} ->> '$' AS {value}"
     if target is Format.CSV and _NESTED.search(kind):
         return f"to_json({value}) AS {value}"
     if target is Format.PARQUET:
