@@ -7,6 +7,7 @@ from pathlib import Path
 
 from openmcp_chain import config
 from openmcp_chain.config import ConfigError
+from openmcp_chain.executors.data_pipeline import DataPipeline, Policy, PolicyError, S3Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class WorkerConfig:
     """OPENMCP_WORKER_CONCURRENCY: how many tasks at a time."""
     policy: Path | None
     """OPENMCP_PIPELINE_POLICY: what `data_pipeline` may touch for whom."""
+    workdir: Path
+    """OPENMCP_PIPELINE_WORKDIR: a folder for work in progress; by default one in the machine's temporary folder."""
     log_level: str
 
 
@@ -42,5 +45,53 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> WorkerConfi
         workspace_secret=config.secret(environment, "OPENMCP_WORKSPACE_SECRET"),
         concurrency=int(concurrency),
         policy=Path(policy) if policy else None,
+        workdir=Path(
+            environment.get("OPENMCP_PIPELINE_WORKDIR") or Path(tempfile.gettempdir(), f"openmcp-worker-{os.getuid()}")
+        ),
         log_level=config.log_level(environment),
     )
+
+
+def _pipeline(settings: WorkerConfig, environment: Mapping[str, str] = os.environ) -> DataPipeline:
+    """The shipped task type. Raises ConfigError for a policy that can't be used."""
+    try:
+        policy = Policy.load(settings.policy) if settings.policy else Policy({}, {})
+    except (OSError, PolicyError) as error:
+        raise ConfigError(f"OPENMCP_PIPELINE_POLICY: {error}") from None
+    return DataPipeline(policy, settings.workdir, s3=S3Settings.from_environment(environment))
+
+
+async def _work(settings: WorkerConfig, functions: Mapping[str, TaskFunction]) -> None:
+    """Runs a worker until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    logs.guard(loop)
+    worker = Worker(
+        Connection(settings.server, settings.workspace_id, settings.workspace_secret),
+        functions,
+        name=f"{socket.gethostname()[:100]}:{os.getpid()}",
+        version=__version__,
+        concurrency=settings.concurrency,
+    )
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, worker.stop)
+    await worker.run()
+
+
+def main() -> None:
+    """`openmcp worker`: exit status 0 after a signal, 1 with one line on standard error if it can't work."""
+    try:
+        settings = from_environment()
+        pipeline = _pipeline(settings)
+    except ConfigError as error:
+        sys.exit(f"openmcp worker: {error}")
+    logs.configure(settings.log_level)
+    telemetry.configure("openmcp-worker")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_work(settings, {"data_pipeline": pipeline}))
+    except grpc.aio.AioRpcError as error:
+        # The server will not have this worker at all; its words are safe to show, they are from the error table.
+        sys.exit(f"openmcp worker: {error.details()}")
+    finally:
+        pipeline.close()
+        telemetry.flush()
