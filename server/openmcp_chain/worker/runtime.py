@@ -1,13 +1,24 @@
 """`openmcp worker`: the process that runs the task types that ship with the product."""
 
+import asyncio
 import os
+import signal
+import socket
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from openmcp_chain import config
+import grpc
+import uvloop
+
+from openmcp_chain import __version__, config, logs, telemetry
 from openmcp_chain.config import ConfigError
 from openmcp_chain.executors.data_pipeline import DataPipeline, Policy, PolicyError, S3Settings
+from openmcp_chain.worker.connection import Connection
+from openmcp_chain.worker.task import TaskFunction
+from openmcp_chain.worker.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
