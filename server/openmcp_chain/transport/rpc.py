@@ -19,7 +19,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -148,8 +148,10 @@ class Rpc:
                 self._identify(path, metadata, current=False)
                 call = Call(metadata, await self._authorise(access, metadata), context)
                 requests = decode(data) if isinstance(data, bytes) else decode_all(data)
-                async for answer in behaviour(requests, call):
-                    yield answer.SerializeToString()
+                # Closed here and now, not when the garbage collector comes by: a stream holds subscriptions and leases.
+                async with aclosing(behaviour(requests, call)) as answers:
+                    async for answer in answers:
+                        yield answer.SerializeToString()
             except GeneratorExit:
                 raise
             except BaseException as error:  # noqa: BLE001 - as above

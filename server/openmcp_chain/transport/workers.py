@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -48,11 +49,15 @@ class WorkerService:
         """Holds one worker's conversation."""
         if self.draining:
             raise errors.ServerDraining
+        limit = self._identity.plan(call.caller).streams
+        if sum(stream.workspace == call.caller.workspace for stream in self._streams) >= limit:
+            raise errors.TooManyStreams(limit)
         stream = WorkerStream(self._leases, self._dispatcher, self._identity, self._clock, call.caller)
         self._streams.add(stream)
         try:
-            async for response in stream.run(requests):
-                yield response
+            async with aclosing(stream.run(requests)) as responses:
+                async for response in responses:
+                    yield response
         finally:
             self._streams.discard(stream)
             await stream.close()
@@ -81,7 +86,13 @@ class WorkerStream:
         self._reports: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def run(self, requests: AsyncIterator[workers_pb2.WorkRequest]) -> AsyncIterator[workers_pb2.WorkResponse]:
+    @property
+    def workspace(self) -> str:
+        return self._principal.workspace
+
+    async def run(
+        self, requests: AsyncIterator[workers_pb2.WorkRequest]
+    ) -> AsyncGenerator[workers_pb2.WorkResponse, None]:
         """Answers the worker until it hangs up, or the server drains. Raises what ends the stream with an error."""
         reader = asyncio.create_task(self._read(requests))
         try:
