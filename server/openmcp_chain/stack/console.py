@@ -8,7 +8,8 @@ from rich.text import Text
 
 from openmcp_chain.stack.failure import StackError, last_lines
 
-_LABEL = 18
+_LABEL = 19
+_VALUE = 24
 
 
 class Console:
@@ -25,7 +26,7 @@ class Console:
         """A label and its value, in columns; the note is an aside."""
         line = Text("  ")
         line.append(f"{label:<{_LABEL}}", "cyan")
-        line.append(value)
+        line.append(f"{value:<{_VALUE}}" if note else value)
         if note:
             line.append(f"  {note}", "dim")
         self._out.print(line)

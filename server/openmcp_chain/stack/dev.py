@@ -51,7 +51,7 @@ async def _supervise(options: Options, folder: DataFolder) -> int:
         # Ctrl-C is how the stack is meant to end; a sample that didn't come to its end has not succeeded.
         return 128 + received[0] if options.once or not folder.dev_json.exists() else 0
     finally:
-        console.note("\nEnding …" if received else "Ending …")
+        console.note("\nEnding …")
         await parts.end()
 
 

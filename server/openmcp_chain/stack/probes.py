@@ -5,6 +5,8 @@ their way.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -105,6 +107,15 @@ class RestProbe:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
+
+
+def exists(path: Path) -> Callable[[], Awaitable[bool]]:
+    """Is the file there?"""
+
+    async def probe() -> bool:
+        return path.exists()  # noqa: ASYNC240 - a look at the file's name
+
+    return probe
 
 
 async def _accepts(address: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from openmcp_chain.stack import demo, ports
 from openmcp_chain.stack.children import Program
@@ -38,6 +39,11 @@ def server(site: Site) -> Program:
     )
 
 
+def worker_ready_file(site: Site) -> Path:
+    """Is there while the worker is connected."""
+    return site.folder.path / "worker.ready"
+
+
 def worker(site: Site, memory: Memory) -> Program:
     """Writes what it reads, its secret and its policy, and returns how to run it."""
     secret = site.folder.path / "worker.secret"
@@ -50,6 +56,8 @@ def worker(site: Site, memory: Memory) -> Program:
         "OPENMCP_WORKSPACE_ID": demo.OPERATOR,
         "OPENMCP_WORKSPACE_SECRET_FILE": str(secret),
         "OPENMCP_PIPELINE_POLICY": str(policy),
+        "OPENMCP_PIPELINE_WORKDIR": str(site.folder.path / "work"),
+        "OPENMCP_WORKER_READY_FILE": str(worker_ready_file(site)),
         "no_grpc_proxy": ports.HOST,
     }
     return Program("worker", [*_OPENMCP, "worker"], env=environment, cwd=site.folder.path)

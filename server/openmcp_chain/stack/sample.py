@@ -69,7 +69,7 @@ async def run(info: Info, folder: DataFolder, console: Console) -> bool:
         except SampleError as error:
             console.warning(f"  the sample failed: {error}")
             return False
-        except (httpx.HTTPError, grpc.aio.AioRpcError, TimeoutError) as error:
+        except (httpx.HTTPError, grpc.aio.AioRpcError, OSError, ValueError, LookupError) as error:
             console.warning(f"  the sample failed: {type(error).__name__}; the logs in {folder.logs} say more")
             return False
     folder.remember(replace(folder.recall(), last_task=task_id))
@@ -96,12 +96,12 @@ async def _show_earlier(rest: httpx.AsyncClient, folder: DataFolder, console: Co
 
 
 async def _submit(rest: httpx.AsyncClient, info: Info, console: Console) -> str:
-    source = Path(info.files_dir) / "orders.csv"
+    source, target = Path(info.files_dir) / "orders.csv", Path(info.files_dir) / "revenue.json"
     source.write_text(_ORDERS, encoding="utf-8")
     task = {
         "workspace_id": info.workspace_id,
         "type": demo.TASK_TYPE,
-        "payload": {"input_uri": source.as_uri(), "sql": _SQL},
+        "payload": {"input_uri": source.as_uri(), "sql": _SQL, "output_uri": target.as_uri()},
         "metadata": {"priority": "high"},
     }
     console.heading("A sample task, submitted through REST")

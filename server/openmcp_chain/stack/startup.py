@@ -36,6 +36,7 @@ async def finish(options: Options, site: Site, parts: Parts) -> Info:
         await _all(
             parts.until_ready("server", lambda: probes.serving(site.grpc_target)),
             parts.until_ready("envoy", accepts_token),
+            *([parts.until_ready("worker", probes.exists(programs.worker_ready_file(site)))] if options.worker else []),
         )
 
     def info() -> Info:

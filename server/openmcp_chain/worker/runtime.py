@@ -37,6 +37,8 @@ class WorkerConfig:
     """OPENMCP_PIPELINE_POLICY: what `data_pipeline` may touch for whom."""
     workdir: Path
     """OPENMCP_PIPELINE_WORKDIR: a folder for work in progress; by default one in the machine's temporary folder."""
+    ready_file: Path | None
+    """OPENMCP_WORKER_READY_FILE: a file that is there while a server gives this worker tasks; for probes."""
     log_level: str
 
 
@@ -59,6 +61,9 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> WorkerConfi
         workdir=Path(
             environment.get("OPENMCP_PIPELINE_WORKDIR") or Path(tempfile.gettempdir(), f"openmcp-worker-{os.getuid()}")
         ),
+        ready_file=Path(environment["OPENMCP_WORKER_READY_FILE"])
+        if environment.get("OPENMCP_WORKER_READY_FILE")
+        else None,
         log_level=config.log_level(environment),
     )
 
@@ -82,10 +87,19 @@ async def _work(settings: WorkerConfig, functions: Mapping[str, TaskFunction]) -
         name=f"{socket.gethostname()[:100]}:{os.getpid()}",
         version=__version__,
         concurrency=settings.concurrency,
+        on_connection=lambda connected: _mark(settings.ready_file, connected),
     )
+    _mark(settings.ready_file, False)  # left by a worker that was killed
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, worker.stop)
     await worker.run()
+
+
+def _mark(ready_file: Path | None, ready: bool) -> None:
+    if ready_file and ready:
+        ready_file.touch()
+    elif ready_file:
+        ready_file.unlink(missing_ok=True)
 
 
 def main() -> None:

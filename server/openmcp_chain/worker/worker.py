@@ -8,7 +8,7 @@ stops the task when two thirds of the lease are over, before the server gives it
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -57,13 +57,18 @@ class Worker:
         name: str,
         version: str = "",
         concurrency: int = 4,
+        on_connection: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        """`functions` by task type. `name` appears in the events of each task that it runs."""
+        """`functions` by task type. `name` appears in the events of each task that it runs.
+
+        `on_connection` is told True when a server has taken the worker on, and False when the stream to it has ended.
+        """
         self._connection = connection
         self._functions = functions
         self._name = name
         self._version = version
         self._concurrency = concurrency
+        self._on_connection = on_connection
         self._held: dict[str, Held] = {}
         self._outbox: asyncio.Queue[Request | None] = asyncio.Queue()
         self._lease_seconds = 15.0
@@ -131,6 +136,7 @@ class Worker:
             async for response in stream:
                 self._take(response)
         finally:
+            self._on_connection(False)
             refresher.cancel()
             self._outbox.put_nowait(None)
             stream.cancel()
@@ -158,6 +164,7 @@ class Worker:
         kind = response.WhichOneof("message")
         if kind == "welcome":
             self._lease_seconds = response.welcome.lease_duration.ToTimedelta().total_seconds()
+            self._on_connection(True)
         elif kind == "task":
             held = Held(response.task, confirmed=asyncio.get_running_loop().time())
             self._held[response.task.lease.lease_token] = held
