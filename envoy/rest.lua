@@ -3,7 +3,7 @@
 -- The first filter in the list, so the last to see a response: the transcoder has already made it JSON.
 -- REPLIES, the table of Envoy's own replies, is put before this source when the configuration is rendered.
 
--- Set by local_reply_config on replies of Envoy's own: "<HTTP status> <response code details>".
+-- Set by local_reply_config on replies of Envoy's own: "<HTTP status> <HTTP method> <response code details>".
 local LOCAL_REPLY = "x-openmcp-local-reply"
 -- Set by the server on an event stream that will never have another event.
 local END_OF_STREAM = "x-openmcp-end-of-stream"
@@ -15,6 +15,7 @@ local NOT_FOR_REST = {
 }
 
 local BY_DETAILS = {
+  ["jwt_authn_access_denied"] = "TOKEN_INVALID",
   ["jwt_authn_access_denied{Jwt_is_missing}"] = "TOKEN_MISSING",
   ["jwt_authn_access_denied{Jwt_is_expired}"] = "TOKEN_EXPIRED",
   -- No fault of the token's: no server gave us the keys yet.
@@ -23,7 +24,6 @@ local BY_DETAILS = {
 
 local BY_HTTP_STATUS = {
   ["400"] = "MALFORMED_REQUEST",
-  ["401"] = "TOKEN_INVALID",
   ["404"] = "ROUTE_NOT_FOUND",
   ["405"] = "METHOD_NOT_ALLOWED",
   ["408"] = "REQUEST_TIMEOUT",
@@ -35,6 +35,13 @@ local BY_HTTP_STATUS = {
   ["504"] = "DEADLINE_EXCEEDED",
 }
 
+-- Refusals, by the first word of their details, whose words are of one field.
+local NAMES_FIELD = {
+  early_grpc_json_transcode_failure = true, -- path and query
+  grpc_json_transcode_failure = true, -- body
+  direct_response = true,
+}
+
 -- A gRPC status that came without our details was made by gRPC itself, whose words are not for clients.
 local BY_GRPC_STATUS = {
   ["4"] = "DEADLINE_EXCEEDED",
@@ -44,13 +51,12 @@ local BY_GRPC_STATUS = {
 }
 
 -- Which of Envoy's own replies fits what Envoy says of itself.
-local function local_reply(mark)
-  local status, details = mark:match("^(%d+) ?(.*)$")
-  local name = BY_DETAILS[details] or BY_HTTP_STATUS[status]
+local function local_reply(status, details)
+  local name = BY_DETAILS[details] or BY_DETAILS[details:match("^[%w_]*")] or BY_HTTP_STATUS[status]
   if not name then
     name = status:sub(1, 1) == "4" and "MALFORMED_REQUEST" or "INTERNAL"
   end
-  return name, details
+  return name
 end
 
 -- The position of the quote that ends the JSON string whose first quote is at `from`.
@@ -94,10 +100,14 @@ end
 
 -- The transcoder's refusal of a body, path or query that does not fit the contract: `field: what is wrong`, or without a
 -- field where it knows none. Further lines show the place in the JSON, which is the client's own data.
-local function refused_by_transcoder(words)
+local function refused_field(words)
   local said = words:match("[^\r\n]*"):gsub("^INVALID_ARGUMENT:", ""):gsub("^[%s:]+", ""):sub(1, 300)
   said = said:gsub("TYPE_(%u+)", string.lower)
   local field, wrong = said:match('^([%w_][%w_%.%[%]"]*): (.+)$')
+  local unknown = said:match('^Could not find field "([^"]*)"')
+  if unknown then
+    field, wrong = unknown, "this call has no such field"
+  end
   field, wrong = field or "request", wrong or said
   local known = { FIELD = escape(field), DESCRIPTION = escape(wrong) }
   return (REPLIES.INVALID_ARGUMENT.body:gsub("%f[%u]%u+%f[%U]", known))
@@ -122,55 +132,67 @@ local function set_body(handle, text)
   local length = handle:body(true):setBytes(text)
   local headers = handle:headers()
   headers:replace("content-length", tostring(length))
-  return headers
 end
 
-local function respond(handle, http, body, retry_after)
-  local headers = set_body(handle, body)
+local function add_headers(headers, reply)
+  if reply.retry_after and not headers:get("retry-after") then
+    headers:replace("retry-after", reply.retry_after)
+  end
+end
+
+local function respond(handle, http, body)
+  set_body(handle, body)
+  local headers = handle:headers()
   headers:replace(":status", http)
   headers:replace("content-type", "application/json")
-  if retry_after and not headers:get("retry-after") then
-    headers:replace("retry-after", retry_after)
-  end
+end
+
+-- An error that Envoy made.
+local function rest_refusal(handle, mark)
+  local status, method, details = mark:match("^(%d+) (%S+) (.*)$")
+  local headers = handle:headers()
+  local reply = REPLIES[local_reply(status, details)]
+  add_headers(headers, reply)
   -- Envoy would name the URL that was asked for.
   local challenge = headers:get("www-authenticate")
   if challenge then
     headers:replace("www-authenticate", (challenge:gsub('realm="[^"]*"', 'realm="openmcp-chain"')))
   end
+  if method == "HEAD" then -- must not have a body
+    headers:replace("content-type", "application/json")
+    headers:remove("content-length")
+  elseif NAMES_FIELD[details:match("^[%w_]*")] and status == "400" then
+    local body = handle:body(true)
+    respond(handle, status, refused_field(body:getBytes(0, body:length())))
+  else
+    respond(handle, reply.http, reply.body)
+  end
 end
 
-local function rest_error(handle, status, mark)
+-- An error that the server made.
+local function rest_error(handle, status)
   local body = handle:body(true)
   local text = body:getBytes(0, body:length())
-  local name, details
-  if mark then
-    name, details = local_reply(mark)
-    if details:find("^grpc_json_transcode_failure") and status == "400" then
-      respond(handle, status, refused_by_transcoder(text))
-      return
-    end
+  local code, json = server_error(text)
+  if code then
+    local known = REPLIES[code]
+    respond(handle, known and known.http or status, json)
   else
-    local code, json = server_error(text)
-    if json then
-      local known = REPLIES[code]
-      respond(handle, known and known.http or status, json)
-      return
-    end
-    name = BY_GRPC_STATUS[text:match('^{"code":(%d+),') or ""] or "INTERNAL"
+    local reply = REPLIES[BY_GRPC_STATUS[text:match('^{"code":(%d+),') or ""] or "INTERNAL"]
+    respond(handle, reply.http, reply.body)
+    add_headers(handle:headers(), reply)
   end
-  local reply = REPLIES[name]
-  respond(handle, reply.http, reply.body, reply.retry_after)
 end
 
-local function grpc_error(headers, mark)
-  local reply = REPLIES[local_reply(mark)]
+local function grpc_refusal(headers, mark)
+  local status, _, details = mark:match("^(%d+) (%S+) (.*)$")
+  local reply = REPLIES[local_reply(status, details)]
+  headers:replace(":status", "200")
   headers:replace("grpc-status", reply.grpc_status)
   headers:replace("grpc-message", reply.grpc_message)
   headers:replace("grpc-status-details-bin", reply.grpc_details)
   headers:remove("www-authenticate")
-  if reply.retry_after and not headers:get("retry-after") then
-    headers:replace("retry-after", reply.retry_after)
-  end
+  add_headers(headers, reply)
 end
 
 function envoy_on_response(handle)
@@ -179,7 +201,7 @@ function envoy_on_response(handle)
   headers:remove(LOCAL_REPLY)
   if (headers:get("content-type") or ""):find("^application/grpc") then
     if mark then
-      grpc_error(headers, mark)
+      grpc_refusal(headers, mark)
     end
     return
   end
@@ -188,13 +210,15 @@ function envoy_on_response(handle)
     headers:remove(name)
   end
   local status = headers:get(":status")
-  if headers:get(END_OF_STREAM) then
+  if mark then
+    rest_refusal(handle, mark)
+  elseif headers:get(END_OF_STREAM) then
     headers:remove(END_OF_STREAM)
     headers:remove("content-type")
     headers:remove("content-length")
     headers:replace(":status", "204")
   elseif tonumber(status) >= 400 then
-    rest_error(handle, status, mark)
+    rest_error(handle, status)
   elseif headers:get("content-type") == "text/event-stream" then
     headers:replace("cache-control", "no-cache")
   elseif handle:metadata():get("nulls") then

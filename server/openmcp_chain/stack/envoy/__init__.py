@@ -82,10 +82,11 @@ def write(settings: Settings, folder: Path) -> Path:
 def command(config: Path, *, concurrency: int = 1) -> list[str]:
     """The command line that runs Envoy with the configuration.
 
-    Hot restart is off: it needs shared memory by a number that two stacks on one machine would both use.
+    Hot restart is off: it needs shared memory by a number that two stacks on one machine would both use. jwt_authn warns
+    of each try to fetch the keys while no server is up; the access log has these too.
     """
-    options = ["--disable-hot-restart", "--concurrency", str(concurrency), "--log-level", "warn"]
-    return ["envoy", "-c", str(config), *options]
+    logs = ["--log-level", "warn", "--component-log-level", "jwt:error", "--file-flush-interval-msec", "1000"]
+    return ["envoy", "-c", str(config), "--disable-hot-restart", "--concurrency", str(concurrency), *logs]
 
 
 def render(settings: Settings) -> str:
@@ -157,7 +158,7 @@ def _access_log() -> list[dict[str, Any]]:
         "traceparent": "%REQ(TRACEPARENT)%",
         "workspace_id": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:payload:workspace_id)%",
         "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
-        "path": "%PATH(NQ:ORIG)%",
+        "path": "%PATH(NQ:ORIG_OR_PATH)%",
         "route": "%ROUTE_NAME%",
         "protocol": "%PROTOCOL%",
         "status": "%RESPONSE_CODE%",

@@ -23,7 +23,10 @@ OPEN = frozenset(
 """The methods that need no token. Not reflection: a token is no burden to whoever explores, and its streams stay closed to strangers."""
 
 _JSON = r"(?i)application/json\s*(;.*)?"
-_GRPC: Json = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+_GRPC: list[Json] = [
+    {"name": ":method", "string_match": {"exact": "POST"}},
+    {"name": "content-type", "string_match": {"prefix": "application/grpc"}},
+]
 _JWT = "envoy.filters.http.jwt_authn"
 _TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 _RATE_LIMIT = "envoy.filters.http.local_ratelimit"
@@ -40,7 +43,7 @@ def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
     grpc = [
         {
             "name": f"grpc:{method.name}",
-            "match": {"path": f"/{method.name}", "headers": [_GRPC]},
+            "match": {"path": f"/{method.name}", "headers": _GRPC},
             **_call(method, unary_seconds),
         }
         for method in (*methods, *foreign)
@@ -48,10 +51,10 @@ def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
     # The server has the right words for a method that does not exist.
     unknown = {
         "name": "grpc:unknown",
-        "match": {"prefix": "/", "headers": [_GRPC]},
+        "match": {"prefix": "/", "headers": _GRPC},
         **_call(Method("", streams=False), unary_seconds),
     }
-    return [*grpc, *_rest(methods, unary_seconds), unknown, _refusal("rest:unknown", {"prefix": "/"}, 404)]
+    return [*grpc, unknown, *_rest(methods, unary_seconds), _refusal("rest:unknown", {"prefix": "/"}, 404)]
 
 
 def pattern(template: str) -> str:
@@ -86,6 +89,11 @@ def _rest(methods: Iterable[Method], unary_seconds: float) -> list[Json]:
                 for header in (encoded, not_json):
                     match = regex | {"headers": [of_verb, header | {"invert_match": True}]}
                     routes.append(_refusal(f"rest:{verb} {template} (no JSON)", match, 415))
+            for field in re.findall(r"\{(\w+)", template):
+                # The transcoder would let the query's value win over the path's.
+                match = regex | {"query_parameters": [{"name": field, "present_match": True}]}
+                why = f"{field}: is named by the path, and cannot be in the query too"
+                routes.append(_refusal(f"rest:{verb} {template} ({field} twice)", match, 400, why))
             match = regex | {"headers": [of_verb]}
             routes.append({"name": f"rest:{verb} {template}", "match": match, **_call(method, unary_seconds)})
         allow = {"header": {"key": "allow", "value": ", ".join(sorted(paths[template]))}}
@@ -121,11 +129,12 @@ def _call(method: Method, unary_seconds: float) -> Json:
     return call
 
 
-def _refusal(name: str, match: Json, status: int) -> Json:
+def _refusal(name: str, match: Json, status: int, why: str = "refused") -> Json:
+    """Answers with the status. The words are for the Lua filter, which shows them with a 400 only."""
     return {
         "name": name,
         "match": match,
-        "direct_response": {"status": status},
+        "direct_response": {"status": status, "body": {"inline_string": why}},
         "typed_per_filter_config": _without(_JWT, _RATE_LIMIT, _TRANSCODER),
     }
 
