@@ -7,7 +7,7 @@ Error:
     ├── OUT_OF_RANGE        SequenceOutOfRange
     ├── UNAUTHENTICATED     TokenMissing · TokenInvalid · TokenExpired · CredentialsInvalid
     ├── PERMISSION_DENIED   WorkspaceMismatch · ScopeMissing · TypeNotAllowed
-    ├── NOT_FOUND           TaskNotFound · RouteNotFound
+    ├── NOT_FOUND           TaskNotFound · RouteNotFound · ServiceUnknown
     ├── ALREADY_EXISTS      RequestIdReused · WorkspaceExists
     ├── FAILED_PRECONDITION LeaseLost
     ├── RESOURCE_EXHAUSTED  RateLimited · TooManyStreams
@@ -267,6 +267,15 @@ class RouteNotFound(Error):
 
     def __init__(self) -> None:
         super().__init__("There is no such path.")
+
+
+class ServiceUnknown(Error):
+    code = "SERVICE_UNKNOWN"
+    status = Status.NOT_FOUND
+    when = "The health of a service is asked that this server does not have."
+
+    def __init__(self) -> None:
+        super().__init__("service: this server has no service of that name")
 
 
 class RequestIdReused(Error):

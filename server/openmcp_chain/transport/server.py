@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -14,6 +15,7 @@ from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.store.base import Store
 from openmcp_chain.transport import rpc, status
 from openmcp_chain.transport.auth import AuthService
+from openmcp_chain.transport.health import Health
 from openmcp_chain.transport.rest import RestService
 from openmcp_chain.transport.rpc import Access, Context, Handler, Rpc
 from openmcp_chain.transport.tasks import TaskService
@@ -73,18 +75,17 @@ class Server:
     ) -> None:
         self._store = store
         self._workers = workers
-        self._health = health.aio.HealthServicer()
-        served = {
+        served: dict[ServiceDescriptor, object] = {
             auth_pb2.DESCRIPTOR.services_by_name["AuthService"]: auth,
             tasks_pb2.DESCRIPTOR.services_by_name["TaskService"]: tasks,
             rest_pb2.DESCRIPTOR.services_by_name["RestService"]: rest,
             workers_pb2.DESCRIPTOR.services_by_name["WorkerService"]: workers,
         }
-        self._names = [service.full_name for service in served]
-        public = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        served[health_pb2.DESCRIPTOR.services_by_name["Health"]] = _Foreign(self._health)
-        served[reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]] = _Foreign(
-            reflection.ReflectionServicer(public)
+        names = [service.full_name for service in served]
+        self._health = Health(names)
+        served[health_pb2.DESCRIPTOR.services_by_name["Health"]] = self._health
+        served[reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]] = reflection.aio.ReflectionServicer(
+            (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         )
         handlers = {}
         for descriptor, servicer in served.items():
@@ -98,7 +99,7 @@ class Server:
             port = self._server.add_insecure_port(address)
         except RuntimeError:
             raise OSError(f"cannot listen on {address}: is the port in use?") from None
-        await self._set_health(serving=await self.database_answers())
+        await self._health.set(serving=await self._database_answers())
         await self._server.start()
         return port
 
@@ -106,9 +107,9 @@ class Server:
         """Tells by the health service whether calls can be served, until cancelled."""
         while True:
             await asyncio.sleep(HEALTH_SECONDS)
-            await self._set_health(serving=await self.database_answers())
+            await self._health.set(serving=await self._database_answers())
 
-    async def database_answers(self) -> bool:
+    async def _database_answers(self) -> bool:
         try:
             await self._store.ping()
         except errors.Unavailable:
@@ -117,27 +118,11 @@ class Server:
 
     async def announce_shutdown(self) -> None:
         """NOT_SERVING from here on, whatever the database says."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.shut_down()
 
     async def stop(self, grace: float) -> None:
         """Takes no new calls, and returns when those under way have ended, or after `grace` seconds."""
         await self._server.stop(grace)
-
-    async def _set_health(self, *, serving: bool) -> None:
-        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", *self._names):
-            await self._health.set(name, state)
-
-
-class _Foreign:
-    """Another package's servicer, called as ours are."""
-
-    def __init__(self, servicer: object) -> None:
-        self._servicer = servicer
-
-    def __getattr__(self, name: str) -> object:
-        method = getattr(self._servicer, name)
-        return lambda request, call: method(request, call.context)
 
 
 class _Methods(grpc.GenericRpcHandler):
