@@ -4,23 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from support.samples import NOW, SECOND
+from support.samples import KEY, NOW, SECOND, WORKSPACE
 
-from openmcp_chain.domain.workspace import Secret, SigningKey, Workspace
 from openmcp_chain.store.base import Store
 
 Connect = Callable[[], Awaitable[Store]]
-
-WORKSPACE = Workspace(
-    id="ws-1234",
-    plan="standard",
-    worker_types=frozenset(),
-    disabled=False,
-    secrets=(Secret("0123abcd", b"\0salt", bytes(32), NOW), Secret("89abcdef", b"", b"\xff", NOW + SECOND)),
-    created_at=NOW,
-    version=1,
-)
-KEY = SigningKey("kid-1", b"-----BEGIN\0\xff", {"kty": "EC", "crv": "P-256", "x": "…", "y": "…"}, NOW)
 
 
 async def test_a_workspace_comes_back_as_it_was_put(store: Store) -> None:

@@ -139,7 +139,7 @@ async def test_a_change_writes_state_and_event_together(store: Store) -> None:
     """Through a whole life, what is read after each step is exactly what was decided."""
     task = make_task(max_attempts=2)
     await store.insert_tasks([task])
-    for step in (
+    steps: list[Callable[[Task], Task]] = [
         lambda t: transitions.claim(t, make_lease("one"), NOW),
         lambda t: transitions.extend(t, "one", NOW + 60 * SECOND),
         lambda t: transitions.fail(
@@ -147,7 +147,8 @@ async def test_a_change_writes_state_and_event_together(store: Store) -> None:
         ),
         lambda t: transitions.claim(t, make_lease("two"), NOW + 2 * SECOND),
         lambda t: transitions.expire(t, now=NOW + 30 * SECOND, retention=RETENTION, jitter=0.5),
-    ):
+    ]
+    for step in steps:
         after = step(task)
         assert await store.update_tasks([Change(task, after)]) == [True]
         task = await read(store, task)

@@ -22,12 +22,13 @@ class Database:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = 0
+        self.port = 0
+        """Where it listens, once started."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
-        return f"mongodb://127.0.0.1:{self._port}"
+        return f"mongodb://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -40,7 +41,7 @@ class Database:
         self._process = subprocess.Popen(
             [
                 str(Path(sys.executable).with_name("secantusd-py")),
-                *("--host", "127.0.0.1", "--port", str(self._port)),
+                *("--host", "127.0.0.1", "--port", str(self.port)),
                 *("--storage-path", str(self._folder / "data")),
             ],
             cwd=self._folder,  # it reads ./secantusd.toml and ~/.secantus, if there are such
@@ -53,7 +54,7 @@ class Database:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        self._port = _announced_port(self._process)
+        self.port = _announced_port(self._process)
 
     def kill(self) -> None:
         """Ends it as a crash would (SIGKILL)."""
@@ -68,6 +69,7 @@ class Database:
     def frozen(self) -> Iterator[None]:
         """Stops it in its tracks for a while (SIGSTOP): connections stay open, nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)  # until each of its threads has stopped
         try:
             yield
         finally:

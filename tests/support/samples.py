@@ -7,10 +7,22 @@ from typing import Any
 
 from openmcp_chain.domain import transitions
 from openmcp_chain.domain.task import Lease, Priority, Task
+from openmcp_chain.domain.workspace import Secret, SigningKey, Workspace
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 RETENTION = timedelta(days=7)
+
+WORKSPACE = Workspace(
+    id="ws-1234",
+    plan="standard",
+    worker_types=frozenset(),
+    disabled=False,
+    secrets=(Secret("0123abcd", b"\0salt", bytes(32), NOW), Secret("89abcdef", b"", b"\xff", NOW + SECOND)),
+    created_at=NOW,
+    version=1,
+)
+KEY = SigningKey("kid-1", b"-----BEGIN\0\xff", {"kty": "EC", "crv": "P-256", "x": "…", "y": "…"}, NOW)
 
 
 def make_task(**fields: Any) -> Task:

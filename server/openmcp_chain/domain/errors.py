@@ -13,7 +13,7 @@ Error:
     ├── RESOURCE_EXHAUSTED  RateLimited · TooManyStreams
     ├── ABORTED             Aborted
     ├── DEADLINE_EXCEEDED   DeadlineExceeded
-    ├── UNIMPLEMENTED       MethodNotFound
+    ├── UNIMPLEMENTED       MethodNotFound · MethodNotAllowed
     ├── UNAVAILABLE         Unavailable · Overloaded · ServerDraining · UpstreamUnavailable
     └── INTERNAL            Internal
 
@@ -112,6 +112,11 @@ class Error(Exception):
 _table: dict[str, type[Error]] = {}
 TABLE: Mapping[str, type[Error]] = MappingProxyType(_table)
 """Every code, with the class that carries it."""
+
+
+def _shown(text: str) -> str:
+    """What a caller sent, fit for a message: short, and on one line."""
+    return text if len(text) <= 64 and text.isprintable() else text[:64].encode("unicode_escape").decode()
 
 
 class InvalidArgument(Error):
@@ -242,7 +247,7 @@ class TypeNotAllowed(Error):
     when = "An operator's worker asks for a task type that its credential does not cover."
 
     def __init__(self, task_type: str) -> None:
-        super().__init__(f"hello.task_types: this credential does not cover `{task_type}`.")
+        super().__init__(f"hello.task_types: this credential does not cover `{_shown(task_type)}`.")
         self.violations = (Violation("hello.task_types", "names a type that this credential does not cover"),)
 
 
@@ -252,9 +257,7 @@ class TaskNotFound(Error):
     when = "The workspace has no such task (one of another workspace does not exist either)."
 
     def __init__(self, task_id: str) -> None:
-        shown = (
-            task_id if len(task_id) <= 64 and task_id.isprintable() else task_id[:64].encode("unicode_escape").decode()
-        )
+        shown = _shown(task_id)
         super().__init__(f"Task {shown} does not exist")
         self.resource = ("openmcp.chain.v1.Task", shown)
 
@@ -294,7 +297,7 @@ class WorkspaceExists(Error):
     when = "A workspace is created under an id that is taken."
 
     def __init__(self, workspace_id: str) -> None:
-        super().__init__(f"workspace_id: {workspace_id} is taken.")
+        super().__init__(f"workspace_id: {_shown(workspace_id)} is taken.")
 
 
 class LeaseLost(Error):

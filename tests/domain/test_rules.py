@@ -1,0 +1,155 @@
+"""The small rules: when a task is tried again, what an id is, whose a secret is, what a plans file says."""
+
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.samples import NOW, WORKSPACE
+
+from openmcp_chain.domain import ids, plans, retry, workspace
+from openmcp_chain.domain.plans import Plan
+from openmcp_chain.domain.workspace import SECRET_PREFIX, Scope, Secret, Workspace
+
+JITTER = st.floats(min_value=0, max_value=1, exclude_max=True)
+PEPPER = b"pepper"
+
+
+@given(attempt=st.integers(1, 10_000), jitter=JITTER)
+def test_a_backoff_is_between_nothing_and_the_attempts_ceiling(attempt: int, jitter: float) -> None:
+    """In whole milliseconds, however many attempts there were."""
+    delay = retry.backoff(attempt, jitter)
+    assert timedelta() <= delay <= min(retry.INITIAL_INTERVAL * 2 ** min(attempt - 1, 20), retry.MAXIMUM_INTERVAL)
+    assert delay % timedelta(milliseconds=1) == timedelta()
+
+
+@given(attempt=st.integers(1, 100), jitter=JITTER)
+def test_a_backoff_does_not_shrink_with_attempts(attempt: int, jitter: float) -> None:
+    """For the same luck, the next wait is no shorter."""
+    assert retry.backoff(attempt, jitter) <= retry.backoff(attempt + 1, jitter)
+
+
+def test_backoffs_spread_over_the_whole_interval() -> None:
+    """Full jitter: twice the luck, twice the wait."""
+    waits = [retry.backoff(3, jitter) / timedelta(milliseconds=1) for jitter in (0, 0.25, 0.5, 0.75)]
+    assert waits == [0, 500, 1000, 1500]
+
+
+@given(st.uuids())
+def test_every_uuid_is_one(value: uuid.UUID) -> None:
+    """In lower case, in upper case; with anything around it, or in another notation, it is none."""
+    text = str(value)
+    assert ids.is_uuid(text)
+    assert ids.is_uuid(text.upper())
+    assert not any(map(ids.is_uuid, [value.hex, f"{{{text}}}", f"{text}\n", f" {text}", value.urn, text[:-1]]))
+
+
+@given(st.text())
+def test_what_is_taken_for_a_uuid_is_one(text: str) -> None:
+    """No text passes that Python's parser would refuse."""
+    if ids.is_uuid(text):
+        assert str(uuid.UUID(text)) == text.lower()
+
+
+@pytest.mark.parametrize("text", ["ws-1234", "a", "0", "a" * 64, str(uuid.UUID(int=0)), "a--b"])
+def test_workspace_ids(text: str) -> None:
+    """Those of the specification, and every lower-case UUID."""
+    assert ids.is_workspace_id(text)
+
+
+@pytest.mark.parametrize("text", ["", "A", "a" * 65, "-a", "a-", "a/b", "a.b", "a b", "a\n", "é", "٣", "a_b"])
+def test_no_workspace_ids(text: str) -> None:
+    """Above all none with a slash, which separates it from a task's id in storage."""
+    assert not ids.is_workspace_id(text)
+
+
+@given(st.uuids(), st.uuids())
+def test_a_request_id_makes_one_task_id_in_each_workspace(one: uuid.UUID, other: uuid.UUID) -> None:
+    """The same one every time, in whatever case it is written; another one for another request or workspace."""
+    made = ids.from_request_id("ws-1", str(one))
+    assert ids.is_uuid(made)
+    assert made == ids.from_request_id("ws-1", str(one).upper())
+    assert made != ids.from_request_id("ws-2", str(one))
+    assert (made == ids.from_request_id("ws-1", str(other))) is (one == other)
+
+
+def with_secret(number: int) -> tuple[str, Secret]:
+    """A secret as its owner has it, and as it is kept."""
+    shown = f"{SECRET_PREFIX}{number:08x}_{'s' * 42}{number}"
+    salt = bytes([number]) * 16
+    return shown, Secret(f"{number:08x}", salt, workspace.digest(PEPPER, salt, shown), NOW)
+
+
+FIRST, SECOND_ONE = with_secret(1), with_secret(2)
+TENANT = replace(WORKSPACE, secrets=(FIRST[1], SECOND_ONE[1]))
+
+
+def test_each_valid_secret_matches_and_says_which_it_is() -> None:
+    """Two are valid during a rotation."""
+    assert workspace.matches(TENANT, FIRST[0], PEPPER) == FIRST[1]
+    assert workspace.matches(TENANT, SECOND_ONE[0], PEPPER) == SECOND_ONE[1]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "presented", "pepper"),
+    [
+        (None, FIRST[0], PEPPER),
+        (replace(TENANT, disabled=True), FIRST[0], PEPPER),
+        (replace(TENANT, secrets=()), FIRST[0], PEPPER),
+        (replace(TENANT, secrets=(SECOND_ONE[1],)), FIRST[0], PEPPER),
+        (TENANT, FIRST[0], b"another pepper"),
+        (TENANT, FIRST[0][:-1] + "x", PEPPER),
+        (TENANT, FIRST[0].replace("00000001", "00000002"), PEPPER),
+        (TENANT, FIRST[0] + "\n", PEPPER),
+        (TENANT, FIRST[0].upper(), PEPPER),
+        (TENANT, "", PEPPER),
+        (TENANT, "x" * 100_000, PEPPER),
+        (TENANT, "é😀", PEPPER),
+    ],
+)
+def test_anything_else_does_not_match(tenant: Workspace | None, presented: str, pepper: bytes) -> None:
+    """Unknown, disabled, revoked, mistyped, shapeless: one and the same answer."""
+    assert workspace.matches(tenant, presented, pepper) is None
+
+
+@given(st.text())
+def test_no_text_breaks_the_comparison(presented: str) -> None:
+    """Whatever a client sends for a secret, the answer is an answer."""
+    assert workspace.matches(TENANT, presented, PEPPER) is None
+
+
+def test_an_operator_works_for_all_and_a_tenant_for_itself() -> None:
+    """An operator's token can neither submit nor read a tenant's tasks."""
+    operator = replace(WORKSPACE, worker_types=frozenset({"data_pipeline"}))
+    assert operator.is_operator
+    assert operator.scopes == {Scope.WORKER}
+    assert not WORKSPACE.is_operator
+    assert WORKSPACE.scopes == set(Scope)
+
+
+def test_plans_are_read_from_their_tables() -> None:
+    """Each by its name; 0 requests a second means no limit."""
+    free = {"requests_per_second": 5, "burst": 10, "streams": 2}
+    unlimited = {"requests_per_second": 0, "burst": 0, "streams": 1}
+    assert plans.parse({"free": free, "unlimited": unlimited}) == {
+        "free": Plan("free", 5, 10, 2),
+        "unlimited": Plan("unlimited", 0, 0, 1),
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"requests_per_second": 5, "burst": 10},
+        {"requests_per_second": 5, "burst": 10, "streams": 2, "other": 1},
+        {"requests_per_second": -1, "burst": 10, "streams": 2},
+        {"requests_per_second": 5, "burst": 4, "streams": 2},
+        {"requests_per_second": 5, "burst": 10, "streams": 0},
+    ],
+)
+def test_a_wrong_plan_is_named(wrong: dict[str, int]) -> None:
+    """So whoever wrote the file finds the line."""
+    with pytest.raises(ValueError, match="plan gold: "):
+        plans.parse({"gold": wrong})
