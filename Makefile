@@ -32,8 +32,9 @@ check: install ## lint, types, contract (lint, breaking, generated code), import
 fix: install ## mend what ruff and buf can mend
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet . ; $(BIN)/buf format --write proto
 
-generate: install ## write the generated code anew, after a change of the contract
+generate: install ## write generated code and docs anew, after a change of the contract or the error table
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf generate
+	@$(BIN)/python tools/docs.py
 
 lock: install ## choose the newest allowed dependencies and pin them with hashes
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

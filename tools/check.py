@@ -57,6 +57,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "contract: breaking": lambda: run("buf", "breaking", "proto", "--against", RELEASE),
     "contract: generated code": generated,
     "contract: googleapis": vendored,
+    "docs made from code": lambda: run(sys.executable, "tools/docs.py", "--check"),
 }
 
 
