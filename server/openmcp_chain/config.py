@@ -28,7 +28,7 @@ class Config:
     listen: str
     """OPENMCP_GRPC_LISTEN: the `host:port` to serve on; port 0 picks a free one."""
     mongodb_uri: str
-    """OPENMCP_MONGODB_URI. May hold a password: never logged."""
+    """OPENMCP_MONGODB_URI, or the file that OPENMCP_MONGODB_URI_FILE names. May hold a password: never logged."""
     mongodb_database: str
     """OPENMCP_MONGODB_DATABASE."""
     mongodb_driver: Driver
@@ -51,11 +51,11 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Config:
     """The settings. Raises ConfigError naming the variable at fault."""
     return Config(
         listen=_listen(environment.get("OPENMCP_GRPC_LISTEN", "127.0.0.1:50051")),
-        mongodb_uri=_required(environment, "OPENMCP_MONGODB_URI"),
+        mongodb_uri=secret(environment, "OPENMCP_MONGODB_URI"),
         mongodb_database=environment.get("OPENMCP_MONGODB_DATABASE", "openmcp"),
         mongodb_driver=_driver(environment.get("OPENMCP_MONGODB_DRIVER", "motor")),
         master=_master(environment),
-        plans=_plans(environment.get("OPENMCP_PLANS_FILE", "")),
+        plans=load_plans(environment),
         lease_duration=_seconds(environment, "OPENMCP_LEASE_DURATION", 15, least=0.5),
         retention=_seconds(environment, "OPENMCP_RETENTION", 7 * 24 * 3600, least=1),
         drain=_seconds(environment, "OPENMCP_DRAIN_SECONDS", 10, least=0).total_seconds(),
@@ -69,6 +69,16 @@ def log_level(environment: Mapping[str, str]) -> str:
     if level not in _LEVELS:
         raise ConfigError(f"OPENMCP_LOG_LEVEL must be one of {', '.join(_LEVELS)}")
     return level
+
+
+def load_plans(environment: Mapping[str, str]) -> Mapping[str, Plan]:
+    """OPENMCP_PLANS_FILE, which the server and Envoy's configuration are made from. Raises ConfigError."""
+    path = environment.get("OPENMCP_PLANS_FILE", "")
+    try:
+        text = Path(path).read_text() if path else (resources.files(__package__) / "plans.toml").read_text()
+        return plans.parse(tomllib.loads(text))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"OPENMCP_PLANS_FILE: {error}") from None
 
 
 def secret(environment: Mapping[str, str], name: str) -> str:
@@ -108,14 +118,6 @@ def _master(environment: Mapping[str, str]) -> MasterKey:
         return MasterKey.decode(secret(environment, "OPENMCP_MASTER_KEY"))
     except ValueError as error:
         raise ConfigError(f"OPENMCP_MASTER_KEY: {error}") from None
-
-
-def _plans(path: str) -> Mapping[str, Plan]:
-    try:
-        text = Path(path).read_text() if path else (resources.files(__package__) / "plans.toml").read_text()
-        return plans.parse(tomllib.loads(text))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"OPENMCP_PLANS_FILE: {error}") from None
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float, *, least: float) -> timedelta:

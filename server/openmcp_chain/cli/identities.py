@@ -137,11 +137,11 @@ def _with_identity(
     from openmcp_chain.stack import administration  # noqa: PLC0415
 
     environment = dict(os.environ) | {"OPENMCP_MONGODB_DATABASE": database}
+    if master_key_file:
+        environment |= {"OPENMCP_MASTER_KEY_FILE": master_key_file}
     if mongodb_uri:
-        environment |= {"OPENMCP_MONGODB_URI": mongodb_uri}
-        if master_key_file:
-            environment |= {"OPENMCP_MASTER_KEY_FILE": master_key_file}
-    else:
+        environment |= {"OPENMCP_MONGODB_URI": mongodb_uri, "OPENMCP_MONGODB_URI_FILE": ""}
+    elif not environment.get("OPENMCP_MONGODB_URI_FILE"):  # as a server's container has it
         environment |= _of_stack(data_dir)
 
     async def run() -> _T:

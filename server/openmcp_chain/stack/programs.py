@@ -22,6 +22,7 @@ def server_environment(site: Site) -> Mapping[str, str]:
     """The server's settings, as `openmcp_chain.config` reads them."""
     return {
         "OPENMCP_MONGODB_URI": site.database.uri,
+        "OPENMCP_MONGODB_URI_FILE": "",  # it would win
         "OPENMCP_MONGODB_DATABASE": DATABASE_NAME,
         "OPENMCP_GRPC_LISTEN": site.grpc_target,
         "OPENMCP_MASTER_KEY_FILE": str(site.folder.master_key),

@@ -1,0 +1,60 @@
+"""`openmcp envoy-config`: Envoy's configuration for a deployment, from the same source as `openmcp dev`'s."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+if TYPE_CHECKING:
+    from openmcp_chain.stack.envoy import Address
+
+
+def envoy_config(
+    *,
+    server: Annotated[
+        str, typer.Option(help="Where the gRPC servers are, as host:port. All addresses of a DNS name are used.")
+    ],
+    listen: Annotated[str, typer.Option(help="Where clients reach Envoy, as address:port.")] = "0.0.0.0:8080",
+    admin: Annotated[
+        str, typer.Option(help="Where Envoy's admin interface listens; it can stop Envoy. By default it is off.")
+    ] = "",
+    otlp: Annotated[
+        str,
+        typer.Option(
+            envvar="OTEL_EXPORTER_OTLP_ENDPOINT", help="The collector of spans, as http://host:port. By default none."
+        ),
+    ] = "",
+    output: Annotated[Path | None, typer.Option(help="The file to write; by default standard output.")] = None,
+) -> None:
+    """Write Envoy's configuration, for the plans that OPENMCP_PLANS_FILE names or the shipped ones."""
+    from openmcp_chain import config  # noqa: PLC0415 - see cli.main
+    from openmcp_chain.stack import envoy  # noqa: PLC0415
+
+    try:
+        settings = envoy.Settings(
+            listen=envoy.Address.parse(listen),
+            server=envoy.Address.parse(server),
+            plans=config.load_plans(os.environ),
+            admin=envoy.Address.parse(admin) if admin else None,
+            otlp=_collector(otlp) if otlp else None,
+        )
+        text = envoy.render(settings)
+        if output is None:
+            typer.echo(text)
+        else:
+            output.write_text(text)
+    except (config.ConfigError, ValueError, OSError) as error:
+        typer.echo(f"openmcp envoy-config: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _collector(endpoint: str) -> "Address":
+    """The address in a value of OTEL_EXPORTER_OTLP_ENDPOINT. Raises ValueError."""
+    from openmcp_chain.stack.envoy import Address  # noqa: PLC0415
+
+    url = urlsplit(endpoint)
+    if url.scheme != "http" or not url.hostname:
+        raise ValueError(f"--otlp must be http://host:port, not {endpoint!r}: Envoy sends spans in plain text")
+    return Address(url.hostname, url.port or 4317)
