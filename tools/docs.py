@@ -1,4 +1,4 @@
-"""Writes the parts of docs/ that follow from code: `docs.py` writes them, `docs.py --check` says which are out of date."""
+"""Writes the pages of docs/ that follow from code; with `--check`, says which of them are out of date."""
 
 import sys
 from pathlib import Path
@@ -11,9 +11,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 ERRORS = """\
 # Errors
 
-Every failed call carries a code. By gRPC it is in `status.details`, as `openmcp.chain.v1.Error{code, message}` and as the
-`reason` of a `google.rpc.ErrorInfo` of the domain `openmcp.chain`; `BadRequest` names fields, `RetryInfo` says when to
-try again. REST shows the same as
+Every failed call carries a code. By gRPC it is in `status.details`, as `openmcp.chain.v1.Error{code, message}` and as
+the `reason` of a `google.rpc.ErrorInfo` of the domain `openmcp.chain`; `BadRequest` names fields, `RetryInfo` says when
+to try again. REST shows the same as
 
 ```json
 {"error": {"code": "TASK_NOT_FOUND", "message": "Task task-1f7f does not exist", "details": []}}
@@ -36,7 +36,7 @@ stateDiagram-v2
 STATES = """\
 ```
 
-Made from the one table in `server/openmcp_chain/domain/transitions.py` by `make generate`. Each arrow is one guarded
+Made from the table in `server/openmcp_chain/domain/transitions.py` by `make generate`. Each arrow is one guarded
 write of one document, which changes the state and appends the event.
 
 | status | who moves a task out of it | what a crash does |
@@ -66,8 +66,8 @@ def lifecycle_page() -> str:
     attempts = (
         f"A failed attempt is tried again after {retry.INITIAL_INTERVAL.total_seconds():g} s, then "
         f"{retry.BACKOFF_COEFFICIENT:g} times that, and so on up to {retry.MAXIMUM_INTERVAL.total_seconds():g} s, each "
-        f"multiplied by a random number below 1 (full jitter); {retry.MAXIMUM_ATTEMPTS} attempts in all. A worker that says "
-        "that its failure is not retryable ends the task at once.\n"
+        f"multiplied by a random number below 1 (full jitter); {retry.MAXIMUM_ATTEMPTS} attempts in all. A worker that "
+        "says that its failure is not retryable ends the task at once.\n"
     )
     return LIFECYCLE + "\n".join(arrows) + "\n" + STATES + attempts
 
