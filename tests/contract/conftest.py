@@ -1,0 +1,61 @@
+"""One stack for all of the contract's tests: real Envoy, server, database and worker, as `openmcp dev` runs them."""
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from support import workspaces
+from support.echo import running_echo
+from support.rest import Rest
+from support.stack import StackInfo, running_stack
+from support.workspaces import Credentials
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
+    """The stack. When all tests are done, its logs tell of no fault of ours, and of no secret."""
+    folder = tmp_path_factory.mktemp("stack")
+    with running_stack(folder / "data", "--no-sample", "--plan", "unlimited") as running:
+        pids = dict(running.pids)
+        yield running
+        assert running.pids == pids, f"a part died and was started again:\n{running.output}"
+    for log in (folder / "data" / "logs").iterdir():
+        text = log.read_text(errors="replace")
+        assert "unforeseen" not in text, f"{log.name}:\n{text}"
+        assert "Traceback" not in text, f"{log.name}:\n{text}"
+        assert running.workspace_secret not in text, log.name
+
+
+@pytest.fixture(scope="session")
+def demo(stack: StackInfo) -> Iterator[Rest]:
+    """The demo workspace, whose files the stack's worker may touch."""
+    with Rest(stack.rest_url, Credentials(stack.workspace_id, stack.workspace_secret)) as rest:
+        yield rest
+
+
+@pytest.fixture(scope="session")
+def credentials(stack: StackInfo) -> Credentials:
+    """The specification's own workspace."""
+    return workspaces.create(stack, workspace_id="ws-1234")
+
+
+@pytest.fixture(scope="session")
+def rest(stack: StackInfo, credentials: Credentials) -> Iterator[Rest]:
+    """The specification's workspace over REST, with a worker that takes its `echo`, `fail` and `hold` tasks."""
+    with running_echo(stack, credentials), Rest(stack.rest_url, credentials) as client:
+        yield client
+
+
+@pytest.fixture(scope="session", params=["direct", "envoy"])
+def channel(stack: StackInfo, request: pytest.FixtureRequest) -> Iterator[grpc.Channel]:
+    """gRPC, to the server itself and through Envoy."""
+    target = stack.grpc_target if request.param == "direct" else stack.envoy_grpc_target
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(target, options) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def bearer(rest: Rest) -> tuple[tuple[str, str], ...]:
+    """The workspace's token, as gRPC metadata."""
+    return (("authorization", f"Bearer {rest.token}"),)

@@ -1,0 +1,71 @@
+"""What every error looks like, whoever made it: the one shape, a code of the one table, a status that fits it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from openmcp.chain.v1 import errors_pb2
+from openmcp_chain.domain import errors
+
+ALSO_SENT_AS = {"REQUEST_TOO_LARGE": {431}, "DEADLINE_EXCEEDED": {408}}
+"""HTTP statuses that a code has besides its own: for headers that are too large, and for a client that is too slow."""
+
+
+def rest_error(status: int, content_type: str, body: bytes) -> Mapping[str, Any]:
+    """The error in a REST response of status >= 400, proved to have the one shape."""
+    assert content_type == "application/json", content_type
+    document = json.loads(body)
+    assert list(document) == ["error"], document
+    error: Mapping[str, Any] = document["error"]
+    assert list(error)[:2] == ["code", "message"], document
+    assert set(error) == {"code", "message", "details"}, document
+    known = errors.TABLE[error["code"]]
+    assert status == known.http or status in ALSO_SENT_AS.get(known.code, ()), f"{status}: {error}"
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    (info,) = [detail for detail in error["details"] if detail["@type"].endswith("google.rpc.ErrorInfo")]
+    assert (info["reason"], info["domain"]) == (error["code"], "openmcp.chain")
+    return error
+
+
+def fields_named(error: Mapping[str, Any]) -> list[str]:
+    """The fields that the error's BadRequest detail names."""
+    return [
+        violation["field"]
+        for detail in error["details"]
+        if detail["@type"].endswith("google.rpc.BadRequest")
+        for violation in detail["field_violations"]
+    ]
+
+
+def grpc_error(error: grpc.RpcError) -> errors_pb2.Error:
+    """The `Error` in the details of a failed call, proved to have the one shape."""
+    assert isinstance(error, grpc.Call)
+    status: status_pb2.Status | None = rpc_status.from_call(error)
+    assert status is not None, f"no details: {error}"
+    assert status.details
+    first = errors_pb2.Error()
+    assert status.details[0].Unpack(first), status
+    assert first.message == status.message
+    assert errors.TABLE[first.code].status.value == status.code
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[1].Unpack(info), status
+    assert (info.reason, info.domain) == (first.code, "openmcp.chain")
+    return first
+
+
+def grpc_fields_named(error: grpc.RpcError) -> list[str]:
+    """The fields that the failed call's BadRequest detail names."""
+    assert isinstance(error, grpc.Call)
+    status = rpc_status.from_call(error)
+    bad = error_details_pb2.BadRequest()
+    return [
+        violation.field
+        for detail in (status.details if status else ())
+        if detail.Unpack(bad)
+        for violation in bad.field_violations
+    ]
