@@ -16,9 +16,16 @@ from openmcp_chain.transport.rpc import Call
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
+LIVENESS = "liveness"
+"""A name that says no more than that this process answers. Who restarts dead processes asks it: to restart every server
+because the database is away would only make things worse."""
+
 
 class Health:
-    """The health of the server as a whole (the name "") and of each service: always the same, there is one database."""
+    """The health of the server as a whole (the name "") and of each service: always the same, there is one database.
+
+    LIVENESS alone does not hang on the database.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = ("", *names)
@@ -28,6 +35,7 @@ class Health:
         """Says whether calls can be served; nothing after `shut_down`."""
         for name in self._names:
             await self._servicer.set(name, _SERVING if serving else _NOT_SERVING)
+        await self._servicer.set(LIVENESS, _SERVING)
 
     async def shut_down(self) -> None:
         """NOT_SERVING from here on."""
@@ -41,7 +49,7 @@ class Health:
     async def List(self, _: health_pb2.HealthListRequest, call: Call) -> health_pb2.HealthListResponse:
         """The health of all."""
         answer = health_pb2.HealthListResponse()
-        for name in self._names:
+        for name in (*self._names, LIVENESS):
             answer.statuses[name].CopyFrom(await self.Check(health_pb2.HealthCheckRequest(service=name), call))
         return answer
 

@@ -59,10 +59,6 @@ OPTIONS: Sequence[tuple[str, int]] = (
 HEALTH_SECONDS = 1.0
 """How often the database is asked."""
 
-LIVENESS = "liveness"
-"""A name for the health service to say no more of than that this process answers: a supervisor that restarted every
-server because the database is away would only make things worse."""
-
 
 class Server:
     """The services, served."""
