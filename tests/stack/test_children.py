@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from openmcp_chain.stack import children
 from openmcp_chain.stack.children import Child, Program
 from openmcp_chain.stack.failure import StackError

@@ -68,9 +68,7 @@ def running_stack(data_dir: Path, *arguments: str, environment: Mapping[str, str
         end(process)
 
 
-def start(
-    data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None
-) -> "subprocess.Popen[bytes]":
+def start(data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
     """Starts `openmcp dev` without waiting for it. What it prints goes to `output` in the folder beside the data."""
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     command = [str(Path(sys.executable).with_name("openmcp")), "dev", "--data-dir", str(data_dir)]
@@ -84,7 +82,7 @@ def start(
 
 
 def end(process: "subprocess.Popen[bytes]") -> int:
-    """Ends it as a service manager would, and returns its status. Its children die with it even if it must be killed."""
+    """Ends it as a service manager would, and returns its status. Its children die with it, even if it is killed."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:

@@ -39,7 +39,7 @@ def choose(given: str, folder: Path) -> Database:
     (port,) = ports.choose({"the database's port": 0})
     if mongod := find("mongod"):
         argv = [mongod, "--dbpath", str(folder), "--bind_ip", ports.HOST, "--port", str(port)]
-        argv += ["--replSet", REPLICA_SET, "--unixSocketPrefix", str(folder)]
+        argv += ["--replSet", REPLICA_SET, "--nounixsocket"]
         uri = f"mongodb://{ports.HOST}:{port}/?directConnection=true"
         return Database("mongod", uri, Program("database", argv, cwd=folder, grace=10))
     if secantus := find("secantusd-py"):

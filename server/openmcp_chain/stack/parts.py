@@ -7,8 +7,8 @@ from openmcp_chain.stack.children import Child, Program
 from openmcp_chain.stack.console import Console
 from openmcp_chain.stack.state import DataFolder
 
-READY_SECONDS = 30.0
-"""How long a part may take until it is ready."""
+READY_SECONDS = 60.0
+"""How long a part may take until it is ready. They take three seconds together, on two idle cores."""
 END_ORDER = ("worker", "server", "envoy", "database")
 """The worker gives its tasks back while the server can still note it; the server ends its streams while Envoy still
 carries them."""

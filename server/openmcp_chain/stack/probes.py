@@ -1,18 +1,14 @@
-"""Whether each part is ready, found out by using it.
-
-What is imported here takes longer than the children need to start, so `dev` imports this module when they are on
-their way.
-"""
+"""Whether each part is ready, found out by using it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import grpc
-import grpc.aio
-import httpx
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
@@ -70,43 +66,43 @@ class DatabaseProbe:
             await client.admin.command("replSetReconfig", config, force=True)
 
 
-async def serving(target: str) -> bool:
-    """Does the gRPC server at `target` say that it serves?"""
-    async with grpc.aio.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+def accepts(address: str) -> Callable[[], Awaitable[bool]]:
+    """Does anybody take connections at `host:port`?"""
+    return lambda: _accepts(address)
+
+
+def accepts_token(rest_url: str, workspace_id: str, workspace_secret: str) -> Callable[[], Awaitable[bool]]:
+    """Does a REST call with a real token get through Envoy and the server to the database?
+
+    It asks for a task that isn't there: only the database can know that.
+    """
+    # Not by httpx, which takes as long to import as Envoy to start; and by no proxy, whatever the environment says.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    credentials = json.dumps({"workspace_id": workspace_id, "workspace_secret": workspace_secret}).encode()
+    token = ""
+
+    def call(path: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, Any]:
+        request = urllib.request.Request(rest_url + path, body, dict(headers))  # noqa: S310 - http, to our own Envoy
         try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=_TIMEOUT, wait_for_ready=False
-            )
-        except grpc.aio.AioRpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+            with opener.open(request, timeout=_TIMEOUT) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, json.load(refusal)
 
-
-class RestProbe:
-    """Does a REST call with a real token get through Envoy to the server? It asks for a task that isn't there."""
-
-    def __init__(self, rest_url: str, workspace_id: str, workspace_secret: str) -> None:
-        self._credentials = {"workspace_id": workspace_id, "workspace_secret": workspace_secret}
-        self._client = httpx.AsyncClient(base_url=rest_url, timeout=_TIMEOUT, trust_env=False)
-        self._token = ""
-
-    async def __call__(self) -> bool:
+    def ask() -> bool:
+        nonlocal token
         try:
-            if not self._token:
-                answer = await self._client.post("/v1/auth/token", json=self._credentials)
-                if answer.status_code != httpx.codes.OK:
+            if not token:
+                status, body = call("/v1/auth/token", {"content-type": "application/json"}, credentials)
+                if status != http.HTTPStatus.OK:
                     return False
-                self._token = answer.json()["access_token"]
-            answer = await self._client.get("/v1/tasks/none", headers={"authorization": f"Bearer {self._token}"})
-        except httpx.HTTPError:
+                token = body["access_token"]
+            return call("/v1/tasks/none", {"authorization": f"Bearer {token}"})[0] == http.HTTPStatus.NOT_FOUND
+        except (OSError, ValueError, http.client.HTTPException):
             return False
-        return answer.status_code == httpx.codes.NOT_FOUND
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+    return lambda: asyncio.to_thread(ask)
 
 
 def exists(path: Path) -> Callable[[], Awaitable[bool]]:

@@ -135,8 +135,8 @@ def _show_result(detail: dict[str, Any], console: Console) -> None:
         raise SampleError(f"the task ended {detail['status']}: {detail['error']}")
     result = detail["result"]
     console.heading("Its result")
-    for name, value in result.items():
-        console.row(name, _plain(value))
+    for name in ("artifact_uri", "checksum", *sorted(result.keys() - {"artifact_uri", "checksum"})):
+        console.row(name, _plain(result[name]))
     artifact = Path(unquote(urlsplit(result["artifact_uri"]).path)).read_bytes()
     if result["checksum"] != f"sha256:{hashlib.sha256(artifact).hexdigest()}":
         raise SampleError("the artifact's checksum is not that of the result")
@@ -157,7 +157,7 @@ async def _show_by_grpc(target: str, token: str, detail: dict[str, Any], console
     if MessageToDict(task.result) != detail["result"]:
         raise SampleError("gRPC shows another result than REST")
     console.heading("The same task by gRPC")
-    console.row("TaskService/GetTask", tasks_pb2.TaskStatus.Name(task.status), f"{task.task_id}, the same result")
+    console.row("GetTask", tasks_pb2.TaskStatus.Name(task.status), f"{task.task_id}, the same result")
 
 
 def _show_commands(info: Info, task_id: str, console: Console) -> None:

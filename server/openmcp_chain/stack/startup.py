@@ -14,7 +14,7 @@ from openmcp_chain import config
 from openmcp_chain.config import Config, ConfigError
 from openmcp_chain.domain import errors
 from openmcp_chain.engine.identity import Identity
-from openmcp_chain.stack import administration, demo, envoy, ports, probes, programs
+from openmcp_chain.stack import administration, demo, ports, probes, programs
 from openmcp_chain.stack.children import Program
 from openmcp_chain.stack.failure import StackError
 from openmcp_chain.stack.parts import Parts
@@ -28,16 +28,17 @@ async def finish(options: Options, site: Site, parts: Parts) -> Info:
         settings = config.from_environment({**os.environ, **programs.server_environment(site)})
     except ConfigError as error:
         raise StackError(str(error)) from None
-    await parts.spawn(_envoy(site, settings))
     memory = await _enrol(options, site, settings, parts)
-    if options.worker:
+    if options.worker:  # before Envoy: it takes longer
         await parts.spawn(programs.worker(site, memory))
-    async with probes.RestProbe(site.rest_url, demo.WORKSPACE, memory.workspace_secret) as accepts_token:
-        await _all(
-            parts.until_ready("server", lambda: probes.serving(site.grpc_target)),
-            parts.until_ready("envoy", accepts_token),
-            *([parts.until_ready("worker", probes.exists(programs.worker_ready_file(site)))] if options.worker else []),
-        )
+    await parts.spawn(_envoy(site, settings))
+    steps = [
+        parts.until_ready("server", probes.accepts(site.grpc_target)),
+        parts.until_ready("envoy", probes.accepts_token(site.rest_url, demo.WORKSPACE, memory.workspace_secret)),
+    ]
+    if options.worker:
+        steps.append(parts.until_ready("worker", probes.exists(programs.worker_ready_file(site))))
+    await _all(*steps)
 
     def info() -> Info:
         return Info(
@@ -57,6 +58,9 @@ async def finish(options: Options, site: Site, parts: Parts) -> Info:
 
 
 def _envoy(site: Site, settings: Config) -> Program:
+    """Renders its configuration, and returns how to run it."""
+    from openmcp_chain.stack import envoy  # noqa: PLC0415 - the worker starts while this is imported
+
     path = envoy.write(
         envoy.Settings(
             listen=envoy.Address(ports.HOST, site.rest_port),
