@@ -3,8 +3,10 @@
 -- The first filter in the list, so the last to see a response: the transcoder has already made it JSON.
 -- REPLIES, the table of Envoy's own replies, is put before this source when the configuration is rendered.
 
--- Set by local_reply_config on replies of Envoy's own: "<HTTP status> <HTTP method> <response code details>".
+-- Set by local_reply_config on replies of Envoy's own: "<HTTP status> <HTTP method> <response code details>". There is no
+-- method in a request that could not even be parsed.
 local LOCAL_REPLY = "x-openmcp-local-reply"
+local MARK = "^(%d+) (%S*) ?(.*)$"
 -- Set by the server on an event stream that will never have another event.
 local END_OF_STREAM = "x-openmcp-end-of-stream"
 
@@ -98,15 +100,45 @@ local function server_error(json)
   return code, '{"error":{"code":"' .. code .. '","message":' .. message .. details .. "}}"
 end
 
+-- The name of the top-level member of the JSON object `json` in which position `to` is, or nil.
+local function member_at(json, to)
+  local depth, name, at = 0, nil, 1
+  while true do
+    local found = json:find('["{}%[%]]', at)
+    if not found or found > to then
+      return name
+    end
+    local c = json:sub(found, found)
+    if c == '"' then
+      local last = string_end(json, found)
+      if not last or last >= to then
+        return name
+      end
+      if depth == 1 and json:find("^%s*:", last + 1) then
+        name = json:sub(found + 1, last - 1)
+      end
+      found = last
+    else
+      depth = depth + ((c == "{" or c == "[") and 1 or -1)
+    end
+    at = found + 1
+  end
+end
+
 -- The transcoder's refusal of a body, path or query that does not fit the contract: `field: what is wrong`, or without a
--- field where it knows none. Further lines show the place in the JSON, which is the client's own data.
-local function refused_field(words)
+-- field where it knows none. Then, for a body, the characters around the place, and in a third line a ^ under it.
+local function refused_field(words, request)
   local said = words:match("[^\r\n]*"):gsub("^INVALID_ARGUMENT:", ""):gsub("^[%s:]+", ""):sub(1, 300)
   said = said:gsub("TYPE_(%u+)", string.lower)
   local field, wrong = said:match('^([%w_][%w_%.%[%]"]*): (.+)$')
   local unknown = said:match('^Could not find field "([^"]*)"')
   if unknown then
     field, wrong = unknown, "this call has no such field"
+  end
+  local around, arrow = words:match("\n(.*)\n( *)%^$")
+  local from = around and request and request:find(around, 1, true)
+  if from then
+    field, wrong = member_at(request, from + #arrow), said
   end
   field, wrong = field or "request", wrong or said
   local known = { FIELD = escape(field), DESCRIPTION = escape(wrong) }
@@ -149,7 +181,7 @@ end
 
 -- An error that Envoy made.
 local function rest_refusal(handle, mark)
-  local status, method, details = mark:match("^(%d+) (%S+) (.*)$")
+  local status, method, details = mark:match(MARK)
   local headers = handle:headers()
   local reply = REPLIES[local_reply(status, details)]
   add_headers(headers, reply)
@@ -163,7 +195,8 @@ local function rest_refusal(handle, mark)
     headers:remove("content-length")
   elseif NAMES_FIELD[details:match("^[%w_]*")] and status == "400" then
     local body = handle:body(true)
-    respond(handle, status, refused_field(body:getBytes(0, body:length())))
+    local kept = handle:streamInfo():dynamicMetadata():get("openmcp")
+    respond(handle, status, refused_field(body:getBytes(0, body:length()), kept and kept.body))
   else
     respond(handle, reply.http, reply.body)
   end
@@ -185,7 +218,7 @@ local function rest_error(handle, status)
 end
 
 local function grpc_refusal(headers, mark)
-  local status, _, details = mark:match("^(%d+) (%S+) (.*)$")
+  local status, _, details = mark:match(MARK)
   local reply = REPLIES[local_reply(status, details)]
   headers:replace(":status", "200")
   headers:replace("grpc-status", reply.grpc_status)

@@ -102,6 +102,7 @@ def render(settings: Settings) -> str:
         "INTERNAL": replies.body(errors.Internal()).replace("%", "%%"),
         "ISSUER": settings.issuer,
         "JWKS_REFRESH": f"{settings.jwks_seconds}s",
+        "KEEP_BODY": _source("keep_body.lua"),
         "LISTEN_HOST": settings.listen.host,
         "LISTEN_PORT": settings.listen.port,
         "LUA": lua(settings),

@@ -124,8 +124,13 @@ def _call(method: Method, unary_seconds: float) -> Json:
     call: Json = {"route": action}
     if method.name in OPEN:
         call["typed_per_filter_config"] = _without(_JWT, _RATE_LIMIT)
+    told = {}
+    if method.input == "openmcp.chain.v1.SubmitTaskRequest":
+        told["keep_body"] = {"keep_body": True}
     if method.output == "openmcp.chain.v1.TaskDetail":
-        call["metadata"] = {"filter_metadata": {"envoy.filters.http.lua": {"nulls": True}}}
+        told["envoy.filters.http.lua"] = {"nulls": True}
+    if told:
+        call["metadata"] = {"filter_metadata": told}
     return call
 
 

@@ -35,6 +35,8 @@ class Method:
     """As gRPC has it in the path: `openmcp.chain.v1.TaskService/GetTask`."""
     streams: bool
     """Whether either side sends more than one message."""
+    input: str = ""
+    """The full name of its request's message."""
     output: str = ""
     """The full name of its answer's message."""
     routes: tuple[tuple[str, str], ...] = ()
@@ -67,6 +69,7 @@ def methods() -> list[Method]:
         Method(
             name=f"{service.full_name}/{method.name}",
             streams=method.client_streaming or method.server_streaming,
+            input=method.input_type.full_name,
             output=method.output_type.full_name,
             routes=tuple(_routes(method)),
         )

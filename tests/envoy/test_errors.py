@@ -1,0 +1,201 @@
+"""Every failure has one shape, whoever made it, and says nothing of what is inside."""
+
+from typing import Any
+
+import httpx
+import pytest
+from openmcp_chain.domain import errors
+from support.gateway import Gateway
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    """The answer's error, once its shape is what the contract says."""
+    assert answer.headers["content-type"] == "application/json"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    body = answer.json()
+    assert set(body) == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"code", "message", "details"}
+    assert error["code"] in errors.TABLE
+    reasons = [d for d in error["details"] if d["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"]
+    assert [(d["reason"], d["domain"]) for d in reasons] == [(error["code"], "openmcp.chain")]
+    return error
+
+
+def fields_of(error: dict[str, Any]) -> list[str]:
+    return [v["field"] for detail in error["details"] for v in detail.get("field_violations", ())]
+
+
+async def test_a_servers_error_is_shown(gateway: Gateway) -> None:
+    """Code, message and details are the server's; its own Error is not repeated among the details."""
+    answer = await gateway.rest.get("/v1/tasks/missing")
+    error = error_of(answer)
+    assert (answer.status_code, error["code"]) == (404, "TASK_NOT_FOUND")
+    assert error["message"] == 'Task quote " brace } and \\ does not exist'
+    assert [d["@type"].rpartition(".")[2] for d in error["details"]] == ["ErrorInfo", "ResourceInfo"]
+    assert error["details"][1]["resource_name"] == 'quote " brace } and \\'
+
+
+async def test_retry_after_reaches_rest(gateway: Gateway) -> None:
+    """What the server says about when to come back is a header, in whole seconds."""
+    answer = await gateway.rest.get("/v1/tasks/busy")
+    assert (answer.status_code, error_of(answer)["code"]) == (429, "TOO_MANY_STREAMS")
+    assert answer.headers["retry-after"] == "5"
+
+
+async def test_the_table_knows_the_http_status(gateway: Gateway) -> None:
+    """A code with an HTTP status of its own has it when the server sends it too."""
+    answer = await gateway.rest.get("/v1/tasks/large")
+    assert (answer.status_code, error_of(answer)["code"]) == (413, "REQUEST_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("grpc_status", "http", "code"),
+    [
+        (2, 500, "INTERNAL"),
+        (4, 504, "DEADLINE_EXCEEDED"),
+        (8, 413, "REQUEST_TOO_LARGE"),
+        (12, 501, "METHOD_NOT_FOUND"),
+        (13, 500, "INTERNAL"),
+        (14, 503, "UPSTREAM_UNAVAILABLE"),
+    ],
+)
+async def test_a_bare_status_gets_our_words(gateway: Gateway, grpc_status: int, http: int, code: str) -> None:
+    """A status without our details came out of gRPC itself: its text, which may hold anything, is not passed on."""
+    answer = await gateway.rest.get(f"/v1/tasks/bare_{grpc_status}")
+    assert (answer.status_code, error_of(answer)["code"]) == (http, code)
+    assert "S3CRET" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/tasks/", "/v1/tasks/x/y", "/v2/tasks", "/stats", "/quitquitquit"])
+async def test_no_such_path(gateway: Gateway, path: str) -> None:
+    """An unknown path is 404, with or without a token; Envoy's admin paths are among them."""
+    for client in (gateway.rest, gateway.anonymous):
+        answer = await client.get(path)
+        assert (answer.status_code, error_of(answer)["code"]) == (404, "ROUTE_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [("GET", "/v1/tasks", "POST"), ("DELETE", "/v1/tasks/x", "GET"), ("OPTIONS", "/v1/auth/token", "POST")],
+)
+async def test_no_such_method(gateway: Gateway, method: str, path: str, allow: str) -> None:
+    """A path with another method is 405, and says which it takes."""
+    answer = await gateway.anonymous.request(method, path)
+    assert (answer.status_code, error_of(answer)["code"]) == (405, "METHOD_NOT_ALLOWED")
+    assert answer.headers["allow"] == allow
+
+
+async def test_head_has_no_body(gateway: Gateway) -> None:
+    """A refused HEAD has no body, which would be read as the beginning of the next answer on the connection."""
+    for path in ("/v1/tasks/x", "/nowhere"):
+        answer = await gateway.anonymous.head(path)
+        assert answer.status_code in (404, 405)
+        assert answer.content == b""
+        assert (await gateway.anonymous.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "text/plain"},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "application/jsonp"},
+        {"content-encoding": "gzip"},
+    ],
+)
+async def test_not_json(gateway: Gateway, headers: dict[str, str]) -> None:
+    """A body that doesn't call itself plain JSON is refused before anything reads it."""
+    answer = await gateway.rest.post("/v1/tasks", content=b"{}", headers=headers)
+    assert (answer.status_code, error_of(answer)["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", None])
+async def test_json_by_its_names(gateway: Gateway, content_type: str | None) -> None:
+    """JSON may call itself what the standards let it, or nothing."""
+    headers = {"content-type": content_type} if content_type else {}
+    assert (await gateway.rest.post("/v1/tasks", content=b"{}", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ("{", "request"),
+        ("[]", "request"),
+        ("nonsense", "request"),
+        ('{"type":5}', "type"),
+        ('{"type":["a"]}', "request"),
+        ('{"metadata":{"a":1}}', "metadata[0].value"),
+        ('{"metadata":{"a":"1","a":"2"}}', "metadata[0]"),
+        ('{"type":"a","payload":{"a":1e999}}', "payload"),
+        ('{"type":"a","payload":{"a":[{"}":"]"},-1e999]},"metadata":{}}', "payload"),
+        ('{"type":"a","payload":{"a":NaN},"metadata":{}}', "payload"),
+        ('{"type":"a","payload":{"a":-Infinity}}', "payload"),
+        ('{"payload":{"a":"\\ud800"}}', "payload"),
+        ('{"payload":{"\\ud800":1}}', "payload"),
+        ('{"payload":{"a":{}}, "metadata":{"a":"\\ud800"}}', "metadata"),
+        ('{"type":"\\ud800"}', "type"),
+        ('{"type":"a","payload":{"a":"' + "b" * 70_000 + '","c":NaN}}', "request"),
+        ('{"payload":' + '{"a":' * 300 + "1" + "}" * 301, "request"),
+    ],
+)
+async def test_bad_json(gateway: Gateway, body: str, field: str) -> None:
+    """JSON that does not fit is 400; the error names the field where Envoy knows it, and is one line."""
+    answer = await gateway.rest.post("/v1/tasks", content=body)
+    error = error_of(answer)
+    assert (answer.status_code, error["code"]) == (400, "INVALID_ARGUMENT")
+    assert fields_of(error) == [field]
+    assert error["message"].startswith(f"{field}: ")
+    assert error["message"].isprintable()
+    assert "TYPE_" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/tasks/x?nope=1", "nope"),
+        ("/v1/tasks/x?task_id=y", "task_id"),
+        ("/v1/tasks/x/events?after_sequence=abc", "after_sequence"),
+        ("/v1/tasks/x/events?after_sequence=99999999999", "after_sequence"),
+    ],
+)
+async def test_bad_query(gateway: Gateway, path: str, field: str) -> None:
+    """A query that does not fit is 400 and names the field; none is ignored, and none wins over the path."""
+    answer = await gateway.rest.get(path)
+    error = error_of(answer)
+    assert (answer.status_code, error["code"]) == (400, "INVALID_ARGUMENT")
+    assert fields_of(error) == [field]
+
+
+async def test_too_large(gateway: Gateway) -> None:
+    """A body over the limit is 413, and says which field makes it so and what the limit is."""
+    answer = await gateway.rest.post("/v1/tasks", json={"payload": {"a": "b" * 300_000}})
+    error = error_of(answer)
+    assert (answer.status_code, error["code"]) == (413, "REQUEST_TOO_LARGE")
+    assert fields_of(error) == ["payload"]
+    assert "300000 bytes" in error["message"]
+
+
+async def test_headers_too_large(gateway: Gateway) -> None:
+    """Headers over the limit are 431."""
+    answer = await gateway.rest.get("/v1/tasks/x", headers={"x-large": "a" * 9000})
+    assert (answer.status_code, error_of(answer)["code"]) == (431, "REQUEST_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/v1/tasks/x", {"x_workspace_id": "other"}),
+        ("/v1/tasks/a%2Fb", {}),
+        ("/v1/tasks/a%5Cb", {}),
+        ("/v1/tasks/%00", {}),
+        ("/v1/tasks/x", {"connection": "upgrade", "upgrade": "websocket"}),
+    ],
+)
+async def test_malformed(gateway: Gateway, path: str, headers: dict[str, str]) -> None:
+    """What a proxy and a server could read differently is refused outright."""
+    url = httpx.URL(str(gateway.rest.base_url), raw_path=path.encode())
+    answer = await gateway.rest.get(url, headers=headers)
+    assert (answer.status_code, error_of(answer)["code"]) == (400, "MALFORMED_REQUEST")

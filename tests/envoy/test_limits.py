@@ -1,0 +1,77 @@
+"""Rate limits: a bucket for each workspace, of its plan's size."""
+
+import asyncio
+
+import grpc
+import httpx
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from support.gateway import Gateway
+
+from openmcp.chain.v1 import errors_pb2, tasks_pb2, tasks_pb2_grpc
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def at_once(gateway: Gateway, token: str, calls: int = 8) -> list[httpx.Response]:
+    return await asyncio.gather(*(gateway.get(token) for _ in range(calls)))
+
+
+async def test_too_many_calls(gateway: Gateway) -> None:
+    """Calls beyond the plan are 429 with Retry-After and what is left; the details say the same."""
+    answers = await at_once(gateway, gateway.upstream.key.token("ws-many", "once"))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert refused[0].headers["retry-after"] == "1"
+    assert refused[0].headers["x-ratelimit-limit"] == "1"
+    assert refused[0].headers["x-ratelimit-remaining"] == "0"
+    error = refused[0].json()["error"]
+    assert error["code"] == "RATE_LIMITED"
+    assert {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "1s"} in error["details"]
+
+
+async def test_grpc_is_told_in_its_way(gateway: Gateway) -> None:
+    """A gRPC caller gets RESOURCE_EXHAUSTED with Error, ErrorInfo and RetryInfo."""
+    token = gateway.upstream.key.token("ws-grpc", "once")
+    stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)
+    request = tasks_pb2.GetTaskRequest(task_id="pending")
+    calls = [stub.GetTask(request, metadata=(("authorization", f"Bearer {token}"),)) for _ in range(8)]
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    refused = next(end for end in ends if isinstance(end, grpc.aio.AioRpcError))
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    details = dict(refused.trailing_metadata() or ())["grpc-status-details-bin"]
+    status = status_pb2.Status.FromString(details)
+    ours, retry = errors_pb2.Error(), error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(ours)
+    assert ours.code == "RATE_LIMITED"
+    assert ours.message == status.message == refused.details()
+    assert status.details[2].Unpack(retry)
+    assert retry.retry_delay.seconds == 1
+
+
+async def test_neighbours_have_their_own(gateway: Gateway) -> None:
+    """A workspace's calls neither use up another's bucket, nor, however many workspaces call, refill its own."""
+    tired = gateway.upstream.key.token("ws-tired", "thirty")
+    answers = await at_once(gateway, tired, 40)
+    assert any(answer.status_code == 429 for answer in answers)
+    for number in range(30):  # more than the 20 that Envoy tells apart by default
+        fresh = await gateway.get(gateway.upstream.key.token(f"ws-fresh-{number}", "thirty"))
+        assert fresh.headers["x-ratelimit-remaining"] == "29"
+    again = await gateway.get(tired)
+    assert int(again.headers["x-ratelimit-remaining"]) < 29
+
+
+async def test_no_limit(gateway: Gateway) -> None:
+    """A plan without a limit has none, and no headers that say one."""
+    answers = await at_once(gateway, gateway.upstream.key.token("ws-free", "unlimited"), 50)
+    assert {answer.status_code for answer in answers} == {200}
+    assert not any("x-ratelimit-limit" in answer.headers for answer in answers)
+
+
+async def test_signing_in_is_not_limited_by_the_plan(gateway: Gateway) -> None:
+    """A workspace that has used up its calls can still refresh its token."""
+    token = gateway.upstream.key.token("ws-refresh", "once")
+    assert any(answer.status_code == 429 for answer in await at_once(gateway, token))
+    headers = {"authorization": f"Bearer {token}"}
+    for _ in range(5):
+        assert (await gateway.anonymous.post("/v1/auth/token", json={}, headers=headers)).status_code == 200

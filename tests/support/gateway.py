@@ -1,0 +1,99 @@
+"""A real Envoy, on the configuration that is shipped, before a real gRPC server."""
+
+import asyncio
+import subprocess
+import tomllib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+from openmcp_chain.domain import plans
+from openmcp_chain.domain.plans import Plan
+from openmcp_chain.stack import envoy, ports
+from openmcp_chain.stack.envoy import Address, Settings
+from support.upstream import Upstream
+
+READY_SECONDS = 20.0
+PLANS: Mapping[str, Plan] = plans.parse(
+    tomllib.loads(resources.files("openmcp_chain").joinpath("plans.toml").read_text())
+) | {
+    "once": Plan("once", requests_per_second=1, burst=1, streams=1),
+    "thirty": Plan("thirty", requests_per_second=1, burst=30, streams=1),
+}
+
+
+@dataclass
+class Gateway:
+    """Envoy, what is behind it, and clients to it."""
+
+    upstream: Upstream
+    rest: httpx.AsyncClient
+    """Sends a token of an unlimited workspace."""
+    anonymous: httpx.AsyncClient
+    channel: grpc.aio.Channel
+    log: Path
+
+    @property
+    def bearer(self) -> tuple[tuple[str, str], ...]:
+        """Metadata with a token, for gRPC."""
+        return (("authorization", f"Bearer {self.upstream.key.token()}"),)
+
+    async def get(self, token: str, path: str = "/v1/tasks/pending") -> httpx.Response:
+        return await self.anonymous.get(path, headers={"authorization": f"Bearer {token}"})
+
+    async def until(self, path: str, status: int) -> None:
+        """Waits until the path answers with the status."""
+        async with asyncio.timeout(READY_SECONDS):
+            while (await self.rest.get(path)).status_code != status:
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(folder: Path, **changed: Any) -> AsyncIterator[Gateway]:
+    """An Envoy with the shipped configuration, but with short times and small limits."""
+    upstream = Upstream()
+    await upstream.start()
+    listen = Address("127.0.0.1", ports.choose({"envoy": 0})[0])
+    settings = Settings(
+        listen=listen,
+        server=Address("127.0.0.1", upstream.port),
+        plans=PLANS,
+        jwks_seconds=1,
+        unary_seconds=1.0,
+        body_limit=300_000,
+        **changed,
+    )
+    url = f"http://127.0.0.1:{listen.port}"
+    bearer = {"authorization": f"Bearer {upstream.key.token()}"}
+    log = folder / "envoy.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(envoy.command(envoy.write(settings, folder)), stdout=out, stderr=out)
+        try:
+            async with (
+                httpx.AsyncClient(base_url=url, headers=bearer, timeout=10) as rest,
+                httpx.AsyncClient(base_url=url, timeout=10) as anonymous,
+                grpc.aio.insecure_channel(f"127.0.0.1:{listen.port}") as channel,
+            ):
+                await _ready(rest, process, log)
+                yield Gateway(upstream, rest, anonymous, channel, log)
+        finally:
+            process.terminate()
+            process.wait(10)
+            await upstream.stop()
+
+
+async def _ready(rest: httpx.AsyncClient, process: subprocess.Popen[bytes], log: Path) -> None:
+    async with asyncio.timeout(READY_SECONDS):
+        while True:
+            assert process.poll() is None, log.read_text()[-4000:]
+            try:
+                if (await rest.get("/v1/tasks/pending")).status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.05)
