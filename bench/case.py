@@ -1,0 +1,54 @@
+"""What a case is, and what is made of several: tables, with the ratios that matter in them."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from bench.lab import Lab
+from bench.sample import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is done in a run. The same for every case, so that collections have the same size."""
+
+    calls: int
+    """Measured."""
+    warm_up: int
+    """Before, unmeasured."""
+    callers: int
+    """At a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that is measured, each time in a lab of its own."""
+
+    name: str
+    """Short, for the command line."""
+    title: str
+    """For the tables."""
+    run: Callable[[Lab, Size], Awaitable[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One case's figure as a multiple of another's, taken within each round."""
+
+    title: str
+    of: Case
+    to: Case
+    figure: Callable[[Sample], float]
+    at_least: float | None = None
+    at_most: float | None = None
+    """What we want to reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cases that are shown side by side."""
+
+    name: str
+    """Its files' name."""
+    title: str
+    cases: Sequence[Case]
+    ratios: Sequence[Ratio] = ()

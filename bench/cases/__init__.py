@@ -1,0 +1,45 @@
+"""Everything that is measured. A new case is a file here and a line in a table below."""
+
+from bench.case import Ratio, Table
+from bench.cases import echo_submit, fastapi_submit, openmcp_drain, openmcp_get, openmcp_submit
+from bench.sample import Sample
+
+
+def rate(sample: Sample) -> float:
+    """Operations a second."""
+    return sample.rate
+
+
+def server(sample: Sample) -> float:
+    """The server's CPU time an operation."""
+    return sample.cpu_ms("server")
+
+
+def behind(sample: Sample) -> float:
+    """The CPU time of server and database an operation."""
+    return sample.cpu_ms("server", "database")
+
+
+ECHO, FASTAPI, SUBMIT = echo_submit.CASE, fastapi_submit.CASE, openmcp_submit.CASE
+GET, DRAIN = openmcp_get.CASE, openmcp_drain.CASE
+
+TABLES = (
+    Table(
+        "submit",
+        "SubmitTask, one task a call",
+        (ECHO, SUBMIT, FASTAPI),
+        (
+            Ratio("throughput, beside the echo", SUBMIT, ECHO, rate, at_least=0.55),
+            Ratio("server CPU a call, beside the echo", SUBMIT, ECHO, server, at_most=1.5),
+            Ratio("throughput, beside FastAPI + motor", SUBMIT, FASTAPI, rate, at_least=1.8),
+            Ratio("CPU of server and database a call, beside FastAPI + motor", SUBMIT, FASTAPI, behind, at_most=0.55),
+        ),
+    ),
+    Table(
+        "get",
+        "GetTask",
+        (ECHO, GET),
+        (Ratio("server CPU a call, beside the echo", GET, ECHO, server, at_most=2.0),),
+    ),
+    Table("drain", "Queued tasks that do nothing, done by one Python worker", (DRAIN,)),
+)

@@ -1,0 +1,125 @@
+"""Where one run happens: a folder and processes of its own, gone when it is over."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from bench.meter import Meter
+from bench.sample import Sample
+from openmcp_chain.stack import database, ports, tether
+from openmcp_chain.stack.probes import DatabaseProbe
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 30.0
+RUN_SECONDS = 300.0
+"""No measured stretch takes longer."""
+
+
+class Lab:
+    """Starts what a case needs; measures the stretch in which its load generator works."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str], **pipes: int) -> subprocess.Popen[bytes]:
+        """Starts a process whose CPU time is counted as `name`. It dies with us."""
+        with self._log(name).open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *argv],
+                cwd=ROOT,
+                env={**os.environ, "no_grpc_proxy": ports.HOST, **env},
+                stdout=pipes.get("stdout", log),
+                stdin=pipes.get("stdin", subprocess.DEVNULL),
+                stderr=log,
+            )
+        self._processes[name] = process
+        return process
+
+    async def start_module(self, name: str, module: str, *arguments: str) -> None:
+        """Starts `python -m module` and returns when it has said, by a line on its output, that it is ready."""
+        process = self.start(name, [sys.executable, "-m", module, *arguments], {}, stdout=subprocess.PIPE)
+        await self._line(name, process.stdout, START_SECONDS)
+
+    async def start_database(self) -> str:
+        """Starts the stack's own database on an empty folder; returns its URI when it takes writes."""
+        folder = self.folder / "database"
+        folder.mkdir()
+        chosen = database.choose("", folder)
+        assert chosen.program, "a database is chosen that is not ours to start"
+        self.start("database", chosen.program.argv, chosen.program.env)
+        async with DatabaseProbe(chosen) as probe:
+            await self.until("database", probe)
+        return chosen.uri
+
+    async def until(self, name: str, probe: Callable[[], Awaitable[bool]]) -> None:
+        """Returns when `probe` says yes. Raises RuntimeError, with the log's end, if the process fails to get there."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while not await probe():
+                    if self._processes[name].poll() is not None:
+                        raise self._failure(name)
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise self._failure(name) from None
+
+    async def measure(self, module: str, plan: Mapping[str, Any]) -> Sample:
+        """Runs the load generator `module` as its plan says; see `bench.load.protocol`."""
+        argv = [sys.executable, "-m", module]
+        load = self.start("load", argv, {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert load.stdin, "opened above"
+        load.stdin.write(json.dumps(plan).encode() + b"\n")
+        load.stdin.flush()
+        await self._line("load", load.stdout, RUN_SECONDS)
+        meter = Meter({name: process.pid for name, process in self._processes.items()})
+        meter.start()
+        load.stdin.write(b"go\n")
+        load.stdin.flush()
+        result = json.loads(await self._line("load", load.stdout, RUN_SECONDS))
+        return Sample(usage=meter.stop(), **result)
+
+    def close(self) -> None:
+        """Ends every process, the last one first."""
+        for process in reversed(self._processes.values()):
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
+
+    async def _line(self, name: str, pipe: IO[bytes] | None, seconds: float) -> bytes:
+        assert pipe, "the process was started without a pipe"
+        try:
+            line = await asyncio.wait_for(asyncio.to_thread(pipe.readline), seconds)
+        except TimeoutError:
+            self._processes[name].kill()  # which ends the thread's read
+            line = b""
+        if not line:
+            raise self._failure(name)
+        return line
+
+    def _failure(self, name: str) -> RuntimeError:
+        return RuntimeError(f"{name} failed:\n{self._log(name).read_text(errors='replace')[-2000:]}")
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Lab]:
+    """A lab for one run."""
+    folder = Path(tempfile.mkdtemp(prefix="openmcp-bench-"))
+    lab = Lab(folder)
+    try:
+        yield lab
+    finally:
+        lab.close()
+        shutil.rmtree(folder)

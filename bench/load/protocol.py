@@ -1,0 +1,77 @@
+"""How a load generator talks to the bench, and what it does with a plan.
+
+It reads its plan, one line of JSON, from its input; makes ready, warms up, and prints `ready`; waits for the line `go`;
+does the measured part, and prints what came of it as one line of JSON. It ends when it is ended.
+"""
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvloop
+
+Call = Callable[[int], Awaitable[None]]
+"""Makes the n-th call and returns when it is answered. Raises if it failed: a benchmark has no failed calls."""
+
+
+def plan() -> dict[str, Any]:
+    """What to do."""
+    read: dict[str, Any] = json.loads(sys.stdin.readline())
+    return read
+
+
+async def wait_for_go() -> None:
+    """Says that all is ready, and returns on the word."""
+    # What was made until here is not looked through again while we measure.
+    gc.collect()
+    gc.freeze()
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+
+
+async def drive(call: Call, *, calls: int, callers: int, warm_up: int) -> None:
+    """Makes `calls` calls, `callers` of them at any time, and tells what came of it."""
+    await _make(call, range(warm_up), callers)
+    await wait_for_go()
+    began = time.perf_counter()
+    latencies = sorted(await _make(call, range(warm_up, warm_up + calls), callers))
+    seconds = time.perf_counter() - began
+    tell(calls, seconds, p50_ms=latencies[calls // 2] * 1000, p99_ms=latencies[calls * 99 // 100] * 1000)
+
+
+def tell(operations: int, seconds: float, **more: float) -> None:
+    """Reports the measured part; the names are those of `bench.sample.Sample`."""
+    print(json.dumps({"operations": operations, "seconds": seconds, **more}), flush=True)
+
+
+def run(main: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """A load generator's whole life."""
+
+    async def live() -> None:
+        await main(plan())
+        # Still there when its CPU time is read.
+        await asyncio.to_thread(sys.stdin.readline)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(live())
+
+
+async def _make(call: Call, numbers: range, callers: int) -> list[float]:
+    """Seconds that each call took."""
+    left = iter(numbers)
+    latencies: list[float] = []
+
+    async def caller() -> None:
+        for number in left:
+            began = time.perf_counter()
+            await call(number)
+            latencies.append(time.perf_counter() - began)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(caller())
+    return latencies

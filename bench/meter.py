@@ -1,0 +1,54 @@
+"""CPU time of each process over a stretch of time, and what everything else on the machine used meanwhile."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psutil
+
+OTHERS_CORES = 0.3
+"""A run in which other programs used more than this is not believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was used between `start` and `stop`."""
+
+    cpu: Mapping[str, float]
+    """CPU seconds, user and system, by the process's name."""
+    others: float
+    """Cores kept busy, on average, by programs that are not ours, or taken by other guests of the same host."""
+
+
+class Meter:
+    """Reads the clocks of named processes. Ours counts as well, so that it isn't taken for somebody else's."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+        self._self = psutil.Process()
+        self._before: tuple[float, float, float, dict[str, float]] | None = None
+
+    def start(self) -> None:
+        self._before = self._read()
+
+    def stop(self) -> Usage:
+        """What was used since `start`. Raises psutil.NoSuchProcess if a process has died."""
+        assert self._before, "not started"
+        began, machine_before, self_before, before = self._before
+        ended, machine, own, after = self._read()
+        cpu = {name: after[name] - before[name] for name in after}
+        others = machine - machine_before - (own - self_before) - sum(cpu.values())
+        # The machine's clocks are coarser than the processes' own, so an idle machine may come out below zero.
+        return Usage(cpu, max(0.0, others / (ended - began)))
+
+    def _read(self) -> tuple[float, float, float, dict[str, float]]:
+        machine = psutil.cpu_times()
+        # Absent outside Linux. Time in soft interrupts is left out: it is the loopback's, which is ours.
+        taken = machine.user + getattr(machine, "nice", 0.0) + machine.system + getattr(machine, "steal", 0.0)
+        used = {name: _seconds(process) for name, process in self._processes.items()}
+        return time.perf_counter(), taken, _seconds(self._self), used
+
+
+def _seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
