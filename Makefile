@@ -44,6 +44,8 @@ lock: install ## choose the newest allowed dependencies and pin them with hashes
 		--extra pipeline --extra stack --extra dev pyproject.toml -o $(LOCK)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra pipeline -c $(LOCK) pyproject.toml -o requirements/runtime.lock
+	@echo hatchling | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		-c $(LOCK) - -o requirements/build.lock
 
 clean: ## remove the environment and the development data
 	@rm -rf .venv .openmcp
