@@ -1,18 +1,16 @@
 """What a request's fields must be like. Each check adds to a list, so that the caller is told of all faults at once."""
 
 import asyncio
-import math
 import re
 from collections.abc import Mapping
 
-from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.struct_pb2 import Struct
 
+from openmcp_chain import structs
 from openmcp_chain.domain import errors, ids
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.task import Priority
 
-STRUCT_BYTES = 1024 * 1024
-STRUCT_LEVELS = 32
 METADATA_ENTRIES = 64
 METADATA_KEY_CHARACTERS = 128
 METADATA_VALUE_CHARACTERS = 1024
@@ -80,35 +78,7 @@ class Checks:
 
     async def struct(self, field: str, value: Struct) -> None:
         """Checks that a Struct can be kept and read back exactly, by gRPC and as JSON."""
-        size = value.ByteSize()
-        if size > STRUCT_BYTES:
-            self.refuse(field, f"has {size} bytes; at most {STRUCT_BYTES} are allowed. Send larger data by URI.")
-            return
-        fault = await asyncio.to_thread(_fault, field, value) if size > BIG_STRUCT_BYTES else _fault(field, value)
+        big = BIG_STRUCT_BYTES < value.ByteSize() <= structs.BYTES
+        fault = await asyncio.to_thread(structs.fault, field, value) if big else structs.fault(field, value)
         if fault is not None:
             self._violations.append(fault)
-
-
-def _fault(field: str, struct: Struct) -> Violation | None:
-    """The first thing in the Struct that JSON can't hold, or None. An own stack: depth comes from the caller."""
-    stack: list[tuple[str, int, Struct | ListValue | Value]] = [(field, 1, struct)]
-    while stack:
-        path, level, item = stack.pop()
-        if isinstance(item, Value):
-            kind = item.WhichOneof("kind")
-            if kind == "number_value":
-                if not math.isfinite(item.number_value):
-                    return Violation(path, "is not a finite number, which JSON can't hold")
-            elif kind == "struct_value":
-                stack.append((path, level + 1, item.struct_value))
-            elif kind == "list_value":
-                stack.append((path, level + 1, item.list_value))
-            elif kind is None:
-                return Violation(path, "has no value; null is a value too")
-        elif level > STRUCT_LEVELS:
-            return Violation(field, f"is nested deeper than {STRUCT_LEVELS} levels")
-        elif isinstance(item, Struct):
-            stack.extend((f"{path}.{key}", level, value) for key, value in item.fields.items())
-        else:
-            stack.extend((f"{path}[{index}]", level, value) for index, value in enumerate(item.values))
-    return None

@@ -6,20 +6,20 @@ stops the task when two thirds of the lease are over, before the server gives it
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 import grpc
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
-from google.protobuf.struct_pb2 import Struct
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from openmcp.chain.v1 import workers_pb2
+from openmcp_chain.worker import outcome
 from openmcp_chain.worker.connection import Connection
-from openmcp_chain.worker.task import Task, TaskFailed, TaskFunction
+from openmcp_chain.worker.task import TaskFunction
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,11 @@ class Held:
     """When the lease was last known to be ours, by the loop's clock."""
     report: Request | None = None
     """How it ended, until the server has acknowledged it."""
+    unanswered: int = 0
+    """What was said of it on this stream and has no answer yet. An answer does not tell what it answers: the report
+    counts as acknowledged when nothing is unanswered, lest the answer to an earlier heartbeat be taken for its own."""
+    repeat: bool = False
+    """Whether one of the answers was that it could not be done now."""
 
 
 class Worker:
@@ -72,9 +77,11 @@ class Worker:
         self._held: dict[str, Held] = {}
         self._outbox: asyncio.Queue[Request | None] = asyncio.Queue()
         self._lease_seconds = 15.0
+        self._greeted = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._welcome = False
+        """Whether there is a stream on which tasks may come."""
+        self._failures = 0
 
     async def run(self) -> None:
         """Works until `stop`; then ends what is running, for DRAIN_SECONDS at most."""
@@ -86,9 +93,10 @@ class Worker:
             for ended in done:
                 ended.result()
         finally:
-            for task in (keeper, stopper, talker, *(held.running for held in self._held.values() if held.running)):
+            running = [held.running for held in self._held.values() if held.running is not None]
+            for task in (keeper, stopper, talker, *running):
                 task.cancel()
-            await asyncio.gather(keeper, stopper, talker, return_exceptions=True)
+            await asyncio.gather(keeper, stopper, talker, *running, return_exceptions=True)
             await self._connection.close()
 
     def stop(self) -> None:
@@ -96,46 +104,59 @@ class Worker:
         self._stopping.set()
 
     async def _drain(self) -> None:
+        """After `stop`: ends the run, at the latest after DRAIN_SECONDS; `_talk_for_ever` usually does so before."""
         await self._stopping.wait()
+        if not self._held and not self._welcome:
+            return
         self._outbox.put_nowait(Request(drain=workers_pb2.Drain()))
-        try:
-            async with asyncio.timeout(DRAIN_SECONDS):
-                await self._idle.wait()
-        except TimeoutError:
-            log.warning("stopped before all tasks had ended", extra={"tasks": len(self._held)})
+        self._hang_up_if_done()
+        await asyncio.sleep(DRAIN_SECONDS)
+        log.warning("stopped before all tasks had ended", extra={"tasks": len(self._held)})
+
+    def _hang_up_if_done(self) -> None:
+        """Half-closes the stream once a worker that stops holds nothing.
+
+        What the server had sent by then still comes before its end, and is not lost: it runs as well.
+        """
+        if self._stopping.is_set() and not self._held:
+            self._outbox.put_nowait(None)
 
     async def _talk_for_ever(self) -> None:
-        failures = 0
+        """One stream after another; returns when the worker stops and holds nothing more."""
         while True:
             try:
                 await self._talk()
-                failures = 0
+                self._failures = 0
             except grpc.aio.AioRpcError as error:
-                failures += 1
+                self._failures += 1
                 # The status alone: details may come from anywhere.
                 log.warning("connection lost", extra={"status": error.code().name})
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     self._connection.forget_token()
                 elif error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
                     raise
+            if self._stopping.is_set() and not self._held:
+                return
             # Full jitter, so that a thousand workers don't come back at once.
-            ceiling = min(BACKOFF_SECONDS * 2.0**failures, BACKOFF_MAXIMUM_SECONDS)
+            ceiling = min(BACKOFF_SECONDS * 2.0**self._failures, BACKOFF_MAXIMUM_SECONDS)
             await asyncio.sleep(random.random() * ceiling)  # noqa: S311 - no secret hangs on it
 
     async def _talk(self) -> None:
         """One stream, from hello to its end."""
         self._outbox = asyncio.Queue()
         for held in self._held.values():
+            held.unanswered = 0
             if held.report is not None:
-                self._outbox.put_nowait(held.report)
+                self._say(held, held.report)
         if self._stopping.is_set():
             self._outbox.put_nowait(Request(drain=workers_pb2.Drain()))
-        refresher = asyncio.create_task(self._refresh_token())
         stream = await self._connection.work(self._requests(self._outbox))
+        refresher = asyncio.create_task(self._refresh_token())
         try:
             async for response in stream:
                 self._take(response)
         finally:
+            self._welcome = False
             self._on_connection(False)
             refresher.cancel()
             self._outbox.put_nowait(None)
@@ -147,7 +168,8 @@ class Worker:
                 worker_name=self._name,
                 worker_version=self._version,
                 task_types=sorted(self._functions),
-                max_concurrency=self._concurrency,
+                # One that stops only comes to report.
+                max_concurrency=max(1, len(self._held)) if self._stopping.is_set() else self._concurrency,
                 held=[held.leased.lease for held in self._held.values()],
             )
         )
@@ -157,18 +179,24 @@ class Worker:
     async def _refresh_token(self) -> None:
         while True:
             await self._connection.until_stale()
-            token = await self._connection.token()
+            try:
+                token = await self._connection.token()
+            except grpc.aio.AioRpcError as error:
+                log.warning("token not refreshed", extra={"status": error.code().name})
+                continue
             self._outbox.put_nowait(Request(refresh=workers_pb2.Refresh(token=token)))
 
     def _take(self, response: workers_pb2.WorkResponse) -> None:
         kind = response.WhichOneof("message")
         if kind == "welcome":
             self._lease_seconds = response.welcome.lease_duration.ToTimedelta().total_seconds()
+            self._greeted.set()
+            self._failures = 0
+            self._welcome = True
             self._on_connection(True)
         elif kind == "task":
             held = Held(response.task, confirmed=asyncio.get_running_loop().time())
             self._held[response.task.lease.lease_token] = held
-            self._idle.clear()
             held.running = asyncio.create_task(self._run(held))
         elif kind == "ack":
             self._acknowledged(response.ack)
@@ -180,24 +208,37 @@ class Worker:
         held = self._held.get(ack.lease.lease_token)
         if held is None:
             return
+        held.unanswered -= 1
         if ack.error_code in ("UNAVAILABLE", "ABORTED"):
-            # Not refused, only not done: say it again a little later.
-            if held.report is not None:
-                asyncio.get_running_loop().call_later(BACKOFF_SECONDS, self._outbox.put_nowait, held.report)
+            held.repeat = True
         elif ack.error_code:
             log.warning("report refused", extra={"task_id": ack.lease.task_id, "code": ack.error_code})
             self._let_go(held)
+            return
         elif held.report is None:
             held.confirmed = asyncio.get_running_loop().time()
-        else:
-            self._let_go(held)
+        if held.report is not None and held.unanswered == 0:
+            if held.repeat:
+                # Not refused, only not done: say it again a little later.
+                held.repeat = False
+                asyncio.get_running_loop().call_later(BACKOFF_SECONDS, self._repeat, held, held.report, self._outbox)
+            else:
+                self._let_go(held)
+
+    def _repeat(self, held: Held, report: Request, outbox: asyncio.Queue[Request | None]) -> None:
+        """Says the report again, unless it was said on a new stream meanwhile."""
+        if outbox is self._outbox:
+            self._say(held, report)
+
+    def _say(self, held: Held, request: Request) -> None:
+        held.unanswered += 1
+        self._outbox.put_nowait(request)
 
     def _let_go(self, held: Held) -> None:
         self._held.pop(held.leased.lease.lease_token, None)
         if held.running is not None and held.running is not asyncio.current_task():
             held.running.cancel()
-        if not self._held:
-            self._idle.set()
+        self._hang_up_if_done()
 
     async def _run(self, held: Held) -> None:
         leased = held.leased
@@ -210,46 +251,26 @@ class Worker:
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
-            report = await self._outcome(leased)
+            report = await outcome.attempt(self._functions, leased)
             if report.HasField("fail"):
                 span.set_status(trace.StatusCode.ERROR, report.fail.code)
-        held.report = report
-        self._outbox.put_nowait(report)
-
-    async def _outcome(self, leased: workers_pb2.LeasedTask) -> Request:
-        task = Task(
-            workspace_id=leased.lease.workspace_id,
-            task_id=leased.lease.task_id,
-            type=leased.type,
-            payload=MessageToDict(leased.payload),
-            metadata=dict(leased.metadata),
-            attempt=leased.attempt,
-        )
-        try:
-            result = await self._functions[leased.type](task)
-            complete = workers_pb2.Complete(lease=leased.lease, result=ParseDict(dict(result), Struct()))
-            return Request(complete=complete)
-        except TaskFailed as failure:
-            return _failed(leased, failure.code, failure.message, retryable=failure.retryable)
-        except (ParseError, RecursionError):
-            return _failed(leased, "RESULT_INVALID", "the task returned what is not JSON", retryable=False)
-        except Exception:
-            log.exception("task function failed", extra={"task_id": task.task_id, "task_type": task.type})
-            return _failed(leased, "WORKER_ERROR", "the worker made an error; its log says more", retryable=True)
+        if leased.lease.lease_token in self._held:  # else its function ran on after it was stopped
+            held.report, held.repeat = report, False
+            self._say(held, report)
 
     async def _keep_leases(self) -> None:
         """Sends heartbeats; stops tasks whose lease could not be kept."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._lease_seconds / 6)
+            with contextlib.suppress(TimeoutError):
+                # A welcome may tell of a shorter lease than the one by which this wait was measured.
+                async with asyncio.timeout(self._lease_seconds / 6):
+                    await self._greeted.wait()
+            self._greeted.clear()
             for held in list(self._held.values()):
                 age = loop.time() - held.confirmed
                 if held.running is not None and not held.running.done() and age > self._lease_seconds * 2 / 3:
                     log.warning("lease could not be kept", extra={"task_id": held.leased.lease.task_id})
                     self._let_go(held)
                 elif held.report is None and age >= self._lease_seconds / 3:
-                    self._outbox.put_nowait(Request(heartbeat=workers_pb2.Heartbeat(lease=held.leased.lease)))
-
-
-def _failed(leased: workers_pb2.LeasedTask, code: str, message: str, *, retryable: bool) -> Request:
-    return Request(fail=workers_pb2.Fail(lease=leased.lease, code=code, message=message, retryable=retryable))
+                    self._say(held, Request(heartbeat=workers_pb2.Heartbeat(lease=held.leased.lease)))
