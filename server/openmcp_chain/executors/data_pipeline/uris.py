@@ -59,7 +59,10 @@ def parse(text: str) -> Uri:
     if scheme == "file":
         if authority not in ("", "localhost"):
             raise ValueError("must not name a host: write file:///folder/name")
-        path = "/" + urllib.parse.unquote(path, errors="strict")
+        try:
+            path = "/" + urllib.parse.unquote(path, errors="strict")
+        except UnicodeDecodeError:
+            raise ValueError("must be UTF-8 behind its percent signs") from None
         _check_parts(path[1:])
         return Uri(scheme, "", path, text)
     if not _BUCKET.fullmatch(authority):
@@ -69,12 +72,15 @@ def parse(text: str) -> Uri:
 
 
 def _web(scheme: str, text: str) -> Uri:
-    parts = urllib.parse.urlsplit(text)
+    try:
+        parts = urllib.parse.urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("must have a host, and a port from 0 to 65535 if any") from None
     if "@" in parts.netloc:
         raise ValueError("must not carry a user name or password")
     if not parts.hostname:
         raise ValueError("must name a host")
-    _ = parts.port  # raises ValueError, with its own words, if it is none
     return Uri(scheme, parts.hostname.lower(), parts.path, text)
 
 

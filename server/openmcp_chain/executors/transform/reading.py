@@ -190,8 +190,10 @@ def _explain(error: duckdb.Error, path: pathlib.Path, kind: Format) -> str:
         return f"line {line[1]}: {cause}"
     if "state machine reached an invalid state" in text:
         return "line ends are mixed, or a row is not as RFC 4180 has it"
-    first = text.strip().splitlines()[0]
-    return re.sub(r" in file \"[^\"]*\"|file '[^']*' ?", "", first).removeprefix("Invalid Input Error: ")
+    # DuckDB names its file, which is ours and not the tenant's.
+    first = re.sub(r"(?i)( in)? file ['\"][^'\"]*['\"]", "", " " + text.splitlines()[0]).strip()
+    first = first.removeprefix("Invalid Input Error: ")
+    return f"not a Parquet file, or a damaged one: {first}" if kind is Format.PARQUET else first
 
 
 def _json_fault(path: pathlib.Path) -> str | None:

@@ -1,0 +1,368 @@
+"""Reading, SQL and writing, without the process around them (`test_process` has that)."""
+
+import hashlib
+import io
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from openmcp_chain.executors.codes import Code, Refused
+from openmcp_chain.executors.transform import guard, query
+from openmcp_chain.executors.transform.job import Done, Format, Job
+
+Transform = Callable[..., tuple[Done, bytes]]
+
+
+@pytest.fixture
+def transform(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Transform:
+    monkeypatch.chdir(tmp_path)
+
+    def run(
+        data: bytes | str, source: str = "json", target: str = "json", sql: str | None = None, **limits: int
+    ) -> tuple[Done, bytes]:
+        pathlib.Path("input").write_bytes(data if isinstance(data, bytes) else data.encode())
+        settings: dict[str, Any] = {
+            "memory_bytes": 256 << 20,
+            "spill_bytes": 64 << 20,
+            "output_bytes": 16 << 20,
+            "output_rows": 1000,
+            "threads": 2,
+        } | limits
+        done = query.run(Job(input_format=Format(source), output_format=Format(target), sql=sql, **settings))
+        return done, pathlib.Path("output").read_bytes()
+
+    return run
+
+
+def parquet(**columns: Any) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+ROWS: list[dict[str, Any]] = [
+    {"id": 1, "name": 'Zoë, "Z"', "score": 1.5, "ok": True},
+    {"id": 2, "name": None, "score": -0.25, "ok": False},
+]
+AS_INPUT: dict[str, bytes] = {
+    "json": json.dumps(ROWS, indent=1).encode(),
+    "ndjson": "".join(json.dumps(row) + "\n" for row in ROWS).encode(),
+    "csv": 'id,name,score,ok\n1,"Zoë, ""Z""",1.5,true\n2,,-0.25,false\n'.encode(),
+    "parquet": parquet(**{key: [row[key] for row in ROWS] for key in ROWS[0]}),
+}
+READ_BACK: dict[str, Callable[[bytes], object]] = {
+    "json": json.loads,
+    "ndjson": lambda data: [json.loads(line) for line in data.splitlines()],
+    "csv": lambda data: data,
+    "parquet": lambda data: pq.read_table(io.BytesIO(data)).to_pylist(),
+}
+
+
+@pytest.mark.parametrize("sql", [None, "SELECT * FROM input"])
+@pytest.mark.parametrize("target", list(Format))
+@pytest.mark.parametrize("source", list(Format))
+def test_every_pair_of_formats(transform: Transform, source: str, target: str, sql: str | None) -> None:
+    """Rows keep their values and their order from each format into each, with SQL and without."""
+    done, output = transform(AS_INPUT[source], source, target, sql)
+    assert done == Done(rows_in=2, rows=2, columns=4)
+    assert READ_BACK[target](output) == (AS_INPUT["csv"] if target == "csv" else ROWS)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        9007199254740993,
+        -9223372036854775808,
+        18446744073709551615,
+        0.1,
+        5e-324,
+        "2024-01-01",
+        "2024-01-01T00:00:00Z",
+        "550E8400-E29B-41D4-A716-446655440000",
+        "007",
+        "",
+        "a\u0000b\n\u2028\U0001f600",
+        [],
+        [1, "two", None, {"x": []}],
+        {"A": {"b": [1.5]}},
+    ],
+)
+@pytest.mark.parametrize("sql", [None, "SELECT v FROM input"])
+def test_a_json_value_survives(transform: Transform, value: object, sql: str | None) -> None:
+    """Large integers, doubles, strings that look like something else, and nested values come out as they went in."""
+    _, output = transform(json.dumps([{"v": value}]), sql=sql)
+    assert json.loads(output) == [{"v": value}]
+
+
+def test_without_sql_json_is_carried_as_it_is(transform: Transform) -> None:
+    """What DuckDB has no type for goes through untouched: large integers, keys that differ by case, absent keys."""
+    text = '{"v":123456789012345678901234567890,"n":{"a":1,"A":2}}\n{"n":{"b":1},"w":[{"x":1},{"y":2}]}'
+    rows = json.loads(transform(text)[1])
+    assert rows == [
+        {"v": 123456789012345678901234567890, "n": {"a": 1, "A": 2}, "w": None},
+        {"v": None, "n": {"b": 1}, "w": [{"x": 1}, {"y": 2}]},
+    ]
+
+
+def test_nested_values_in_csv_are_json(transform: Transform) -> None:
+    """CSV has no nesting: lists and objects are written as JSON, with SQL and without."""
+    data = '[{"n":{"a":[1,null]},"t":"x","u":null}]'
+    expected = b'n,t,u\n"{""a"":[1,null]}",x,\n'
+    assert transform(data, target="csv")[1] == expected
+    assert transform(data, target="csv", sql="FROM input")[1] == expected
+
+
+def test_nested_values_become_native_in_parquet(transform: Transform) -> None:
+    """Parquet gets structs and lists, not text."""
+    _, output = transform('[{"n":{"a":[1,2]}}]', target="parquet")
+    assert pq.read_table(io.BytesIO(output)).to_pylist() == [{"n": {"a": [1, 2]}}]
+
+
+def test_large_integers_stay_exact_in_parquet(transform: Transform) -> None:
+    """128-bit integers, such as every `sum`, are written as decimals and not as doubles."""
+    _, output = transform('[{"i":9007199254740993}]', target="parquet", sql="SELECT sum(i) s, [sum(i)] l FROM input")
+    (row,) = pq.read_table(io.BytesIO(output)).to_pylist()
+    assert int(row["s"]) == 9007199254740993
+    assert [int(item) for item in row["l"]] == [9007199254740993]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        (["007", "12"], ["007", "12"]),
+        (["7", "-12"], [7, -12]),
+        (["7", "1.50"], [7.0, 1.5]),
+        (["1", "9223372036854775808"], ["1", "9223372036854775808"]),
+        (["0.12345678901234567890"], ["0.12345678901234567890"]),
+        (["1e400"], ["1e400"]),
+        (["true", "false"], [True, False]),
+        (["TRUE"], ["TRUE"]),
+        (["2024-02-29"], ["2024-02-29"]),
+        (["2024-01-01T00:00:00Z"], ["2024-01-01T00:00:00Z"]),
+        (["nan"], ["nan"]),
+        ([" 1"], [" 1"]),
+        (["1", ""], [1, None]),
+        (['""', "x"], ["", "x"]),
+    ],
+)
+def test_a_csv_column_gets_a_type_only_if_nothing_is_lost(
+    transform: Transform, column: list[str], values: list[object]
+) -> None:
+    """Leading zeros, spaces, digits past a double's and dates in other shapes stay text; an empty field is null."""
+    lines = "".join(f"{text},\n" for text in column)
+    rows = json.loads(transform(f"v,w\n{lines}", "csv")[1])
+    assert [row["v"] for row in rows] == values
+
+
+def test_csv_names_are_made_distinct(transform: Transform) -> None:
+    """Names that are repeated, also in another case, or missing get a suffix or a number."""
+    assert json.loads(transform("a,A,a,\n1,2,3,4\n", "csv")[1]) == [{"a": 1, "A_1": 2, "a_2": 3, "column3": 4}]
+
+
+@pytest.mark.parametrize("source", ["json", "csv"])
+def test_a_byte_order_mark_is_not_data(transform: Transform, source: str) -> None:
+    """A UTF-8 byte order mark before the first character is dropped."""
+    text = {"json": '[{"a":1}]', "csv": "a\n1\n"}[source]
+    assert json.loads(transform("\ufeff" + text, source)[1]) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("data", "source", "target", "expected"),
+    [
+        ("", "json", "json", b"[]"),
+        ("[]", "json", "csv", b""),
+        (" \n", "ndjson", "ndjson", b""),
+        ("", "csv", "json", b"[]"),
+        ("a,b\n", "csv", "csv", b"a,b\n"),
+        ("a,b\n", "csv", "json", b"[\n\t\n]"),
+        (parquet(a=pa.array([], pa.int64())), "parquet", "csv", b"a\n"),
+    ],
+)
+def test_an_input_without_rows(
+    transform: Transform, data: bytes | str, source: str, target: str, expected: bytes
+) -> None:
+    """No rows in, no rows out, in the form that the target has for it."""
+    done, output = transform(data, source, target)
+    assert (done.rows_in, done.rows) == (0, 0)
+    assert output.strip() == expected.strip()
+
+
+def test_sql_over_an_input_without_columns(transform: Transform) -> None:
+    """SQL that names no column of an empty input still runs."""
+    assert json.loads(transform("[]", sql="SELECT count(*) AS n FROM input")[1]) == [{"n": 0}]
+
+
+def refusal(transform: Transform, *arguments: Any, **options: Any) -> tuple[Code, str]:
+    with pytest.raises(Refused) as caught:
+        transform(*arguments, **options)
+    return caught.value.code, caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("data", "source", "message"),
+    [
+        ('[{"a":1},\n {"a":}]', "json", "line 2, column 7: Expecting value"),
+        ('{"a":1}\n{"a":x}\n', "ndjson", "line 2, column 6: Expecting value"),
+        ('[{"a":1}', "json", "line 1, column 9: Expecting ',' delimiter"),
+        ('[{"a":1}] x', "json", "line 1, column 11: Expecting value"),
+        (b'{"a":"\n\xe9"}', "json", "line 2, byte 1: not UTF-8"),
+        ("[1]", "json", "record 1 is a number; each must be an object"),
+        ('[{"a":1},"x"]', "json", "record 2 is a string; each must be an object"),
+        ("null", "json", "record 1 is null; each must be an object"),
+        ("[{}]", "json", "the records have no named fields"),
+        ("a,b\n1,2\n1,2,3\n", "csv", "line 3: has 3 fields where the header has 2"),
+        ("a,b\n1\n", "csv", "line 2: has 1 fields where the header has 2"),
+        ('a,b\n1,"2\n', "csv", "line 2: a quoted field does not end as it should"),
+        (b"a,b\n1,\xe9\n", "csv", "line 2: not UTF-8"),
+        (b"\xe9\n1\n", "csv", "line 1: not UTF-8"),
+        ("a,b\r\n1,2\n3,4\n", "csv", "line ends are mixed, or a row is not as RFC 4180 has it"),
+        ("not parquet", "parquet", "too small to be a Parquet file"),
+        (b"PAR1" + b"x" * 40 + b"PAR1", "parquet", "not a Parquet file, or a damaged one"),
+    ],
+)
+def test_a_bad_input_is_told_with_its_place(transform: Transform, data: bytes | str, source: str, message: str) -> None:
+    """What is wrong is said with line and column, line, or record, and without any name of ours."""
+    code, text = refusal(transform, data, source)
+    assert code is Code.INPUT_INVALID
+    assert message in text
+    assert "input'" not in text
+    assert str(pathlib.Path.cwd()) not in text
+
+
+@pytest.mark.parametrize("data", ['[{"a":' + "[" * 300 + "]" * 300 + "}]", '{"a":1,"a":2}', '[{"a":"\\ud800"}]'])
+def test_json_that_duckdb_cannot_hold_is_refused(transform: Transform, data: str) -> None:
+    """Too deep, a key twice in one object, half a surrogate pair: an error, and not something else than was meant."""
+    assert refusal(transform, data)[0] is Code.INPUT_INVALID
+
+
+@pytest.mark.parametrize("value", ["'nan'::DOUBLE", "['-inf'::DOUBLE]"])
+def test_what_json_cannot_express_is_refused(transform: Transform, value: str) -> None:
+    """NaN and infinities are told with their row; the same words inside a text are no fault."""
+    sql = f"SELECT 'NaN, Infinity' t, 1.0::DOUBLE v UNION ALL SELECT 'x', {value.strip('[]')}"
+    code, text = refusal(transform, "[]", sql=sql)
+    assert code is Code.OUTPUT_INVALID
+    assert text.startswith("row 2: JSON has no ")
+
+
+def test_parquet_needs_a_column(transform: Transform) -> None:
+    """An input without columns has no Parquet form."""
+    assert refusal(transform, "[]", target="parquet")[0] is Code.OUTPUT_INVALID
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT a FROM input;",
+        "SELECT a FROM input; -- done;",
+        "SELECT a /* ; */ FROM input ;;",
+        "WITH x AS (SELECT a FROM input) SELECT * FROM X",
+        "FROM input",
+        "SELECT unnest([1]) AS a FROM input",
+        "SELECT range AS a FROM range(1, 2)",
+        "SELECT value::INT AS a FROM json_each('[1]')",
+        "(SELECT 1 AS a) UNION (SELECT a FROM input)",
+    ],
+)
+def test_sql_that_is_one_select(transform: Transform, sql: str) -> None:
+    """Comments and semicolons at the end, CTEs, FROM-first, and functions that make rows are all fine."""
+    assert json.loads(transform('[{"a":1}]', sql=sql)[1]) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("", "is empty"),
+        ("-- nothing", "is empty"),
+        ("SELECT 1; SELECT 2", "2 statements"),
+        ("SELECT 1) TO '/dev/null' --", "syntax error"),
+        ("SELEC 1", "syntax error"),
+        ("SELECT nope FROM input", "nope"),
+        ("SELECT a FROM other", "there is no table `other`"),
+        ("SELECT * FROM main.input", "without a schema"),
+        ("SELECT a::DATE FROM input", "cast"),
+        ("SELECT 'x'::INT FROM input", "Could not convert"),
+        ("SELECT $1", "parameter"),
+        ("COPY input TO 'stolen.csv'", "of the kind COPY"),
+        ("ATTACH 'stolen.db'", "of the kind ATTACH"),
+        ("INSTALL httpfs", "of the kind LOAD"),
+        ("LOAD httpfs", "of the kind LOAD"),
+        ("PRAGMA database_list", "of the kind"),
+        ("SET enable_external_access = true", "of the kind"),
+        ("CREATE TABLE t AS SELECT 1", "of the kind CREATE"),
+        ("INSERT INTO input VALUES (2)", "of the kind INSERT"),
+        ("DROP TABLE input", "of the kind DROP"),
+        ("EXPORT DATABASE 'stolen'", "of the kind EXPORT"),
+        ("WITH x AS (INSERT INTO input VALUES (2) RETURNING *) SELECT * FROM x", "must not change anything"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "`read_csv` may not be called"),
+        ("SELECT * FROM read_text('/etc/passwd')", "`read_text` may not be called"),
+        ("SELECT * FROM '/etc/passwd'", "there is no table"),
+        ("SELECT (SELECT content FROM read_text('/etc/passwd'))", "`read_text` may not be called"),
+        ("SELECT * FROM glob('/*')", "`glob` may not be called"),
+        ("SELECT * FROM sniff_csv('/etc/passwd')", "`sniff_csv` may not be called"),
+        ("SELECT * FROM read_json('https://example.com/')", "`read_json` may not be called"),
+        ("SELECT * FROM query('SELECT 1')", "`query` may not be called"),
+        ("SELECT * FROM arrow_scan(1, 2, 3)", "`arrow_scan` may not be called"),
+        ("SELECT * FROM duckdb_settings()", "`duckdb_settings` may not be called"),
+        ("WITH pg_settings AS (FROM pg_settings) FROM pg_settings", "there is no table `pg_settings`"),
+        ("SELECT current_setting('temp_directory')", "`current_setting` is not allowed"),
+        ("SELECT list_transform([1], lambda x: current_setting('temp_directory'))", "`current_setting` is not allowed"),
+        ("SHOW TABLES", "SHOW is not allowed"),
+        ("SELECT * FROM connection", "there is no table `connection`"),
+        ("SELECT getenv('HOME')", "`getenv` is not allowed"),
+    ],
+)
+def test_sql_that_is_refused(transform: Transform, sql: str, message: str) -> None:
+    """Whatever is not one SELECT over the input is refused with the reason, and leaves no file behind."""
+    code, text = refusal(transform, '[{"a":1}]', sql=sql)
+    assert code is Code.SQL_INVALID
+    assert message in text
+    assert str(pathlib.Path.cwd()) not in text
+    assert not list(pathlib.Path.cwd().glob("stolen*"))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM read_text('input')",
+        "COPY input TO 'stolen.csv'",
+        "ATTACH 'stolen.db'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "SET allowed_directories = ['/']",
+        "SET lock_configuration = false",
+        "PRAGMA threads = 9",
+        "EXPORT DATABASE 'stolen'",
+        "SELECT * FROM enable_logging('QueryLog', storage = 'file', storage_path = 'stolen')",
+    ],
+)
+def test_the_lock_holds_without_the_guard(transform: Transform, monkeypatch: pytest.MonkeyPatch, attack: str) -> None:
+    """DuckDB's own configuration stops each attack by itself, should the check of the parse tree ever miss one."""
+    monkeypatch.setattr(guard, "check", lambda connection, sql: connection.execute(sql) and sql)
+    assert refusal(transform, '[{"a":1}]', sql=attack)[0] is Code.SQL_INVALID
+    assert not list(pathlib.Path.cwd().glob("stolen*"))
+
+
+def test_too_many_rows(transform: Transform) -> None:
+    """A result past the row limit is refused."""
+    code, text = refusal(transform, "[]", sql="SELECT range FROM range(1001)")
+    assert (code, text) == (Code.OUTPUT_TOO_LARGE, "has more than 1000 rows")
+
+
+def test_too_many_bytes(transform: Transform) -> None:
+    """A result past the byte limit is refused."""
+    code, text = refusal(transform, "[]", sql="SELECT repeat('x', 1000) FROM range(10)", output_bytes=9000)
+    assert (code, text) == (Code.OUTPUT_TOO_LARGE, "has more than 9000 bytes")
+
+
+def test_the_same_input_gives_the_same_bytes(transform: Transform) -> None:
+    """Repeating a transformation gives the same checksum: another attempt is another try at the same artifact."""
+    for target in Format:
+        first, second = (transform(AS_INPUT["json"], target=target)[1] for _ in range(2))
+        assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
