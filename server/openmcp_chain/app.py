@@ -8,7 +8,6 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable
 
 import uvloop
 
@@ -34,6 +33,9 @@ from openmcp_chain.transport.tasks import TaskService
 from openmcp_chain.transport.workers import WorkerService
 
 log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 0.2
+"""How long to wait before the database is tried again."""
 
 
 class App:
@@ -92,7 +94,10 @@ async def serve(settings: Config) -> None:
     stopping = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
-    app = App(settings, await _connected(settings, stopping.is_set))
+    store = await _connected(settings, stopping)
+    if store is None:
+        return
+    app = App(settings, store)
     try:
         port = await app.start()
         log.info("serving", extra={"port": port})
@@ -103,16 +108,17 @@ async def serve(settings: Config) -> None:
     log.info("stopped")
 
 
-async def _connected(settings: Config, given_up: Callable[[], bool]) -> Store:
-    """The store, once its database answers. A server may well start before its database does."""
-    while True:
+async def _connected(settings: Config, stopping: asyncio.Event) -> Store | None:
+    """The store, once its database answers, since a server may well start before it does; None if told to stop first."""
+    while not stopping.is_set():
         try:
             return await connect(settings.mongodb_uri, settings.mongodb_database, settings.mongodb_driver)
         except errors.Unavailable:
-            if given_up():
-                raise
             log.warning("waiting for the database")
-            await asyncio.sleep(0.2)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await stopping.wait()
+    return None
 
 
 def main() -> None:
@@ -124,10 +130,10 @@ def main() -> None:
     logs.configure(settings.log_level)
     telemetry.configure("openmcp-server")
     try:
-        with contextlib.suppress(errors.Unavailable), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
-    except (OSError, ValueError) as error:
-        # Ours: no port, or another master key. A driver's errors don't leave the store.
+    except (OSError, ValueError, errors.Unavailable) as error:
+        # Ours: no port, another master key, a database that went away again. A driver's errors don't leave the store.
         sys.exit(f"openmcp server: {error}")
     finally:
         telemetry.flush()
