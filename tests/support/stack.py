@@ -42,6 +42,15 @@ class StackInfo:
         """All that the supervisor has printed so far."""
         return _output(self.data_dir).read_text()
 
+    def until_shown(self, text: str, seconds: float = 60.0) -> str:
+        """Waits until the supervisor has printed this, and returns all that it has printed."""
+        end = time.monotonic() + seconds
+        while text not in self.output:
+            assert self.process.poll() is None, f"openmcp dev ended:\n{self.output}"
+            assert time.monotonic() < end, f"not shown: {text}\n{self.output}"
+            time.sleep(_PAUSE)
+        return self.output
+
     def until_restarted(self, name: str, pid: int, seconds: float = 30.0) -> int:
         """Waits until a child runs under another pid than this one, and returns it."""
         end = time.monotonic() + seconds

