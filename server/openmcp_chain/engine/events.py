@@ -9,7 +9,7 @@ A change made by another server process is seen by a read every `poll` seconds.
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -23,8 +23,11 @@ POLL_SECONDS = 2.0
 class Subscription:
     """One subscriber's place in one task's history; made by `EventHub.subscribe`, used as an async context manager."""
 
-    def __init__(self, hub: "EventHub", key: Key, after: int, limit: int) -> None:
+    def __init__(
+        self, hub: "EventHub", key: Key, after: int, limit: int, allowed: Callable[[], Awaitable[None]]
+    ) -> None:
         self._hub = hub
+        self._allowed = allowed
         self._key = key
         self._limit = limit
         self._after = after
@@ -46,6 +49,10 @@ class Subscription:
         self._hub.remove(self, self._key)
 
     @property
+    def task_id(self) -> str:
+        return self._key.id
+
+    @property
     def ended(self) -> bool:
         """Whether the terminal event has been given out: nothing will follow."""
         task = self._task
@@ -54,7 +61,7 @@ class Subscription:
     async def next(self, wait: float) -> Sequence[Event]:
         """The events that are new since the last call, waiting up to `wait` seconds for the first: may be none.
 
-        Raises ServerDraining when the server shuts down and everything known has been given out.
+        Raises what `allowed` does; ServerDraining when the server shuts down and everything known has been given out.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
@@ -68,6 +75,7 @@ class Subscription:
                 async with asyncio.timeout(min(remaining, self._hub.poll)):
                     await self._news.wait()
             except TimeoutError:
+                await self._allowed()
                 self._accept(await self._hub.read(self._key))
             self._news.clear()
         return events
@@ -108,13 +116,13 @@ class EventHub:
         for follower in self._followers.get(task.key, ()):
             follower.wake(task)
 
-    def subscribe(self, key: Key, after: int, limit: int) -> Subscription:
-        """Follows the task's events after sequence number `after`.
+    def subscribe(self, key: Key, after: int, limit: int, allowed: Callable[[], Awaitable[None]]) -> Subscription:
+        """Follows the task's events after sequence number `after`, until `allowed`, asked every `poll` seconds, raises.
 
         Entering it raises TaskNotFound; SequenceOutOfRange if the task has no event `after`; TooManyStreams if the
         workspace has `limit` of them open in this process; ServerDraining.
         """
-        return Subscription(self, key, after, limit)
+        return Subscription(self, key, after, limit, allowed)
 
     def drain(self) -> None:
         """Ends every subscription once it has given out what is known, and takes no new ones."""

@@ -44,7 +44,7 @@ class Identity:
         known, matched = await self._match(workspace_id, secret)
         if known is None or matched is None:
             raise errors.CredentialsInvalid
-        return self._tokens.issue(known, matched.id)
+        return await self._tokens.issue(known, matched.id)
 
     async def accepts(self, workspace_id: str, secret: str) -> bool:
         """Whether the workspace could sign in with this secret."""
@@ -57,12 +57,16 @@ class Identity:
         with.
         """
         principal = await self._tokens.check(token)
-        known = await self._recall(principal.workspace)
-        if known is None or known.disabled or all(s.id != principal.secret_id for s in known.secrets):
-            raise errors.TokenInvalid
+        await self.recheck(principal)
         if scope is not None and scope not in principal.scopes:
             raise errors.ScopeMissing(scope)
         return principal
+
+    async def recheck(self, principal: Principal) -> None:
+        """Raises TokenInvalid if the principal's workspace or secret was taken back; for what outlives one check."""
+        known = await self._recall(principal.workspace)
+        if known is None or known.disabled or all(s.id != principal.secret_id for s in known.secrets):
+            raise errors.TokenInvalid
 
     def plan(self, principal: Principal) -> Plan:
         """The plan of a principal; the smallest of all if its own is not in the file any more."""

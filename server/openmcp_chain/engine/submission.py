@@ -112,7 +112,9 @@ class Submission:
 
     async def get(self, principal: Principal, task_id: str) -> Task:
         """The task as it is now. Raises TaskNotFound."""
-        task = await self._ledger.get(Key(principal.workspace, task_id)) if ids.is_uuid(task_id) else None
+        # UUIDs are the same in either case (RFC 9562, 4).
+        key = Key(principal.workspace, task_id.lower())
+        task = await self._ledger.get(key) if ids.is_uuid(task_id) else None
         if task is None:
             raise errors.TaskNotFound(task_id)
         return task

@@ -4,7 +4,7 @@ import asyncio
 import json
 import uuid
 from collections import OrderedDict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,7 +31,7 @@ CLOCK_SKEW = timedelta(seconds=30)
 TOKEN_CHARACTERS = 4096
 CACHED_TOKENS = 10_000
 KEYS_EVERY_SECONDS = 1.0
-"""An unknown key id makes us look for new keys, at most this often."""
+"""The keys known here may be this old."""
 
 
 class Tokens:
@@ -53,8 +53,9 @@ class Tokens:
             await self._store.add_key(self._new_key())
         await self._refresh()
 
-    def issue(self, workspace: Workspace, secret_id: str) -> tuple[str, datetime]:
+    async def issue(self, workspace: Workspace, secret_id: str) -> tuple[str, datetime]:
         """A token for the workspace, got with this secret, and when it expires."""
+        await self._follow()
         if self._signer is None:
             raise RuntimeError("no signing key loaded")
         kid, key = self._signer
@@ -91,8 +92,9 @@ class Tokens:
             raise errors.TokenExpired
         return principal
 
-    def key_set(self) -> bytes:
+    async def key_set(self) -> bytes:
         """The public keys as a JSON Web Key Set (RFC 7517)."""
+        await self._follow()
         return json.dumps({"keys": [key.public_jwk for key in self._keys.values()]}).encode()
 
     async def _verify(self, token: str) -> Principal:
@@ -106,20 +108,22 @@ class Tokens:
                 algorithms=[ALGORITHM],
                 audience=AUDIENCE,
                 issuer=ISSUER,
-                # Expiry is checked at each use, by our clock.
+                # Times are checked by our clock: expiry at each use, and below that it was not issued in the future.
                 options={
                     "require": ["iss", "aud", "sub", "exp", "iat", "jti", "sid", "scope", "plan", "workspace_id"],
                     "verify_exp": False,
+                    "verify_iat": False,
                 },
-                leeway=CLOCK_SKEW,
             )
+            if datetime.fromtimestamp(claims["iat"], UTC) > self._clock() + CLOCK_SKEW:
+                raise errors.TokenInvalid
             return Principal(
                 workspace=str(claims["workspace_id"]),
                 plan=str(claims["plan"]),
                 scopes=frozenset(Scope(scope) for scope in claims["scope"].split()),
                 worker_types=frozenset(claims.get("types", ())),
                 secret_id=str(claims["sid"]),
-                expires_at=datetime.fromtimestamp(claims["exp"], self._clock().tzinfo),
+                expires_at=datetime.fromtimestamp(claims["exp"], UTC),
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
             raise errors.TokenInvalid from None
@@ -127,11 +131,19 @@ class Tokens:
     async def _key(self, kid: object) -> ec.EllipticCurvePublicKey:
         """The key with exactly this id; another process may have added it just now."""
         if isinstance(kid, str):
-            if kid not in self._public and asyncio.get_running_loop().time() - self._refreshed > KEYS_EVERY_SECONDS:
-                await self._refresh()
+            if kid not in self._public:
+                await self._follow()
             if kid in self._public:
                 return self._public[kid]
         raise errors.TokenInvalid
+
+    async def _follow(self) -> None:
+        """Reads the keys again if that was not done just now: another process may have added one, or one's time come.
+
+        Each process must publish, soon, what each other signs with: whichever it is that Envoy asks.
+        """
+        if asyncio.get_running_loop().time() - self._refreshed > KEYS_EVERY_SECONDS:
+            await self._refresh()
 
     async def _refresh(self) -> None:
         self._refreshed = asyncio.get_running_loop().time()
@@ -141,8 +153,10 @@ class Tokens:
             loaded = ECAlgorithm.from_jwk(dict(key.public_jwk))
             if isinstance(loaded, ec.EllipticCurvePublicKey):
                 public[kid] = loaded
+        # The first key signs at once, even where the clock is behind that of the process which made it.
+        first = min(keys.values(), key=lambda key: key.signs_from)
         signing = [key for key in keys.values() if key.signs_from <= self._clock()]
-        newest = max(signing, key=lambda key: key.signs_from)
+        newest = max(signing, key=lambda key: key.signs_from, default=first)
         private = load_pem_private_key(self._master.open(newest.private_pem, newest.kid), password=None)
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             raise TypeError(f"signing key {newest.kid} is not an elliptic-curve key")

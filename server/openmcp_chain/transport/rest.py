@@ -25,41 +25,43 @@ NOTHING_FOLLOWS = (("x-openmcp-end-of-stream", "1"),)
 class RestService:
     """See `rest.proto`."""
 
-    def __init__(self, events: EventHub, identity: Identity, tokens: Tokens, ping: float = PING_SECONDS) -> None:
+    def __init__(self, events: EventHub, identity: Identity, tokens: Tokens) -> None:
         self._events = events
         self._identity = identity
         self._tokens = tokens
-        self._ping = ping
 
     async def ServeTaskEvents(self, request: rest_pb2.ServeTaskEventsRequest, call: Call) -> AsyncIterator[HttpBody]:
         """Sends a task's events as Server-Sent Events."""
-        after = _last_event_id(call) or request.after_sequence
+        resumed = _last_event_id(call)
+        after = request.after_sequence if resumed is None else resumed
         async with follow(self._events, self._identity, call.caller, request.task_id, after) as events:
             if events.ended:
                 await call.context.send_initial_metadata(NOTHING_FOLLOWS)
                 return
             content_type, preface = "text/event-stream", f"retry: {RETRY_MILLISECONDS}\n\n".encode()
+            # The first message comes at once, since the response's headers come with it: to an EventSource it is open.
+            wait = 0.0
             while not events.ended:
                 try:
-                    steps = await events.next(self._ping)
+                    steps = await events.next(wait)
                 except errors.ServerDraining:
                     # The response began with 200, so an error can't be told; an EventSource comes back by itself.
                     return
-                data = b"".join(codec.server_sent_event(request.task_id, step) for step in steps) or b": ping\n\n"
+                data = b"".join(codec.server_sent_event(events.task_id, step) for step in steps) or b": ping\n\n"
                 # Only the first message names the media type (Envoy issue #10673).
                 yield HttpBody(content_type=content_type, data=preface + data)
-                content_type, preface = "", b""
+                content_type, preface, wait = "", b"", PING_SECONDS
 
     async def ServeJsonWebKeySet(self, _: rest_pb2.ServeJsonWebKeySetRequest, __: Call) -> HttpBody:
         """The public keys."""
-        return HttpBody(content_type="application/json", data=self._tokens.key_set())
+        return HttpBody(content_type="application/json", data=await self._tokens.key_set())
 
 
-def _last_event_id(call: Call) -> int:
-    """The sequence that an EventSource resumes after; 0 if it doesn't."""
+def _last_event_id(call: Call) -> int | None:
+    """The sequence that an EventSource resumes after; None if it doesn't."""
     text = call.metadata.get("last-event-id", "")
     if not text:
-        return 0
+        return None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise errors.InvalidArgument(Violation("Last-Event-ID", "must be the id of an event of this stream"))
     return int(text)

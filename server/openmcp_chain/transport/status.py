@@ -13,17 +13,19 @@ from openmcp_chain.domain import errors
 DOMAIN = "openmcp.chain"
 """The `domain` of every ErrorInfo."""
 
-# Status and details travel in HTTP/2 headers, of which a client takes 8 KiB: these bounds keep us far below.
-MESSAGE_CHARACTERS = 512
+# Status and details travel in HTTP/2 headers, of which a client takes 8 KiB: a larger error would reach it as
+# RESOURCE_EXHAUSTED. The message goes three times: percent-encoded (up to three bytes for one), and in two details.
+MESSAGE_BYTES = 400
 VIOLATIONS = 8
-VIOLATION_CHARACTERS = 160
+FIELD_BYTES = 120
+DESCRIPTION_BYTES = 160
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def encode(error: errors.Error) -> status_pb2.Status:
     """The error as `google.rpc.Status`: our `Error` and an ErrorInfo always, other details where they apply."""
-    message = _cut(error.message, MESSAGE_CHARACTERS)
+    message = _cut(error.message, MESSAGE_BYTES)
     status = status_pb2.Status(code=error.status.value, message=message)
     details: list[Message] = [
         errors_pb2.Error(code=error.code, message=message),
@@ -33,8 +35,8 @@ def encode(error: errors.Error) -> status_pb2.Status:
         bad = error_details_pb2.BadRequest()
         for violation in error.violations[:VIOLATIONS]:
             bad.field_violations.add(
-                field=_cut(violation.field, VIOLATION_CHARACTERS),
-                description=_cut(violation.description, VIOLATION_CHARACTERS),
+                field=_cut(violation.field, FIELD_BYTES),
+                description=_cut(violation.description, DESCRIPTION_BYTES),
             )
         details.append(bad)
     if error.retry_after is not None:
@@ -59,5 +61,7 @@ async def abort(context: "grpc.aio.ServicerContext[bytes, bytes]", error: errors
     await context.abort(_CODES[status.code], status.message, tuple(metadata))
 
 
-def _cut(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters - 1] + "…"
+def _cut(text: str, size: int) -> str:
+    """At most `size` bytes of UTF-8, never half a character."""
+    data = text.encode()
+    return text if len(data) <= size else data[: size - 3].decode(errors="ignore") + "…"

@@ -61,7 +61,7 @@ class TaskService:
         async with follow(self._events, self._identity, call.caller, request.task_id, request.after_sequence) as events:
             while not events.ended:
                 for step in await events.next(LONG_WAIT_SECONDS):
-                    yield codec.event(request.task_id, step)
+                    yield codec.event(events.task_id, step)
 
 
 def follow(hub: EventHub, identity: Identity, caller: Principal, task_id: str, after: int) -> Subscription:
@@ -72,4 +72,5 @@ def follow(hub: EventHub, identity: Identity, caller: Principal, task_id: str, a
     checks.done()
     if not ids.is_uuid(task_id):
         raise errors.TaskNotFound(task_id)
-    return hub.subscribe(Key(caller.workspace, task_id.lower()), after, identity.plan(caller).streams)
+    key = Key(caller.workspace, task_id.lower())
+    return hub.subscribe(key, after, identity.plan(caller).streams, lambda: identity.recheck(caller))

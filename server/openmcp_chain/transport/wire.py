@@ -9,6 +9,9 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+FIELDS = 1000
+"""How many fields are looked at. Four mebibytes of empty ones would take seconds, in which nobody else is served."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -16,7 +19,9 @@ def blame(request: type[Message], data: bytes) -> str:
     """The name of the first field that can't be decoded, or `request` if the bytes are no sequence of fields."""
     position = 0
     try:
-        while position < len(data):
+        for _ in range(FIELDS):
+            if position >= len(data):
+                break
             tag, position = _varint(data, position)
             kind = tag & 7
             field = request.DESCRIPTOR.fields_by_number.get(tag >> 3)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
+from typing import TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -29,7 +30,10 @@ REPORTS = 1024
 """Reports of a stream that are not answered on the wire yet; past it, the server reads no more from the worker."""
 FAILURE_CODE_CHARACTERS = 64
 FAILURE_MESSAGE_CHARACTERS = 2048
-EXPIRY_CHECK_SECONDS = 5.0
+RECHECK_SECONDS = 2.0
+"""How often the stream's token is looked at again."""
+
+_Report: TypeAlias = workers_pb2.Heartbeat | workers_pb2.Complete | workers_pb2.Fail
 
 
 class WorkerService:
@@ -95,15 +99,10 @@ class WorkerStream:
     ) -> AsyncGenerator[workers_pb2.WorkResponse, None]:
         """Answers the worker until it hangs up, or the server drains. Raises what ends the stream with an error."""
         reader = asyncio.create_task(self._read(requests))
+        guard = asyncio.create_task(self._recheck())
         try:
             while True:
-                try:
-                    async with asyncio.timeout(EXPIRY_CHECK_SECONDS):
-                        message = await self._outbox.get()
-                except TimeoutError:
-                    if self._clock() > self._principal.expires_at + CLOCK_SKEW:
-                        raise errors.TokenExpired from None
-                    continue
+                message = await self._outbox.get()
                 if message is None:
                     return
                 if isinstance(message, errors.Error):
@@ -115,6 +114,7 @@ class WorkerStream:
                     self._slots.release()
         finally:
             reader.cancel()
+            guard.cancel()
 
     async def close(self) -> None:
         """Takes the worker out of dispatch, and gives back what did not reach it."""
@@ -132,6 +132,20 @@ class WorkerStream:
             self._dispatcher.leave(self._session)
         self._outbox.put_nowait(workers_pb2.WorkResponse(drain=workers_pb2.Drain()))
         self._spawn(self._finish())
+
+    async def _recheck(self) -> None:
+        """Ends the stream when its token ends: by its time, with its workspace, or with its secret."""
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS)
+            try:
+                if self._clock() > self._principal.expires_at + CLOCK_SKEW:
+                    raise errors.TokenExpired
+                await self._identity.recheck(self._principal)
+            except errors.Unavailable:
+                continue  # not known for the moment
+            except errors.Error as error:
+                self._outbox.put_nowait(error)
+                return
 
     async def _finish(self) -> None:
         others = self._reports - {asyncio.current_task()}
@@ -159,13 +173,9 @@ class WorkerStream:
             self._hello(request.hello)
         elif self._session is None:
             raise errors.InvalidArgument(Violation("hello", "must be the first message of a stream"))
-        elif kind == "heartbeat":
-            ref = codec.lease_ref(request.heartbeat.lease)
-            await self._report(request.heartbeat.lease, self._leases.heartbeat(self._principal, self._session, ref))
-        elif kind == "complete":
-            await self._report(request.complete.lease, self._complete(self._session, request.complete))
-        elif kind == "fail":
-            await self._report(request.fail.lease, self._fail(self._session, request.fail))
+        elif kind in ("heartbeat", "complete", "fail"):
+            await self._slots.acquire()
+            self._spawn(self._answer(self._session, getattr(request, kind)))
         elif kind == "refresh":
             await self._refresh(request.refresh.token)
         elif kind == "drain":
@@ -231,24 +241,24 @@ class WorkerStream:
             raise errors.InvalidArgument(Violation("refresh.token", "belongs to another identity than the stream's"))
         self._principal = principal
 
-    async def _report(self, lease: workers_pb2.LeaseRef, doing: Awaitable[None]) -> None:
-        """Carries out a report beside others, so that they share their writes, and answers it."""
-        await self._slots.acquire()
-
-        async def answer() -> None:
-            ack = workers_pb2.Ack(lease=lease)
-            try:
-                await doing
-            except errors.Error as error:
-                ack.error_code = error.code
-                ack.error_message = error.message
-            except Exception:
-                log.exception("unforeseen")
-                self._outbox.put_nowait(errors.Internal())
-                return
-            self._outbox.put_nowait(workers_pb2.WorkResponse(ack=ack))
-
-        self._spawn(answer())
+    async def _answer(self, session: Session, report: _Report) -> None:
+        """Carries out a report, beside others so that they share their writes, and answers it."""
+        ack = workers_pb2.Ack(lease=report.lease)
+        try:
+            if isinstance(report, workers_pb2.Complete):
+                await self._complete(session, report)
+            elif isinstance(report, workers_pb2.Fail):
+                await self._fail(session, report)
+            else:
+                await self._leases.heartbeat(self._principal, session, codec.lease_ref(report.lease))
+        except errors.Error as error:
+            ack.error_code = error.code
+            ack.error_message = error.message
+        except Exception:
+            log.exception("unforeseen")
+            self._outbox.put_nowait(errors.Internal())
+            return
+        self._outbox.put_nowait(workers_pb2.WorkResponse(ack=ack))
 
     def _deliver(self, task: Task) -> None:
         if self._closed:
