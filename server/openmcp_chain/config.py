@@ -1,6 +1,7 @@
 """A server process's settings: one frozen tree, read from the environment and checked once, before anything starts."""
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Config:
     return Config(
         listen=_listen(environment.get("OPENMCP_GRPC_LISTEN", "127.0.0.1:50051")),
         mongodb_uri=secret(environment, "OPENMCP_MONGODB_URI"),
-        mongodb_database=environment.get("OPENMCP_MONGODB_DATABASE", "openmcp"),
+        mongodb_database=_database(environment.get("OPENMCP_MONGODB_DATABASE", "openmcp")),
         mongodb_driver=_driver(environment.get("OPENMCP_MONGODB_DRIVER", "motor")),
         master=_master(environment),
         plans=load_plans(environment),
@@ -85,9 +86,12 @@ def secret(environment: Mapping[str, str], name: str) -> str:
     """The variable `name`, or the contents of the file that `name`_FILE names. Raises ConfigError."""
     if path := environment.get(f"{name}_FILE"):
         try:
-            return Path(path).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{name}_FILE: cannot read {path}: {type(error).__name__}") from None
+            value = Path(path).read_text().strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{name}_FILE: cannot read {path!r}: {type(error).__name__}") from None
+        if not value:
+            raise ConfigError(f"{name}_FILE: {path} is empty")
+        return value
     return _required(environment, name)
 
 
@@ -100,8 +104,15 @@ def _required(environment: Mapping[str, str], name: str) -> str:
 
 def _listen(value: str) -> str:
     host, _, port = value.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not host or re.fullmatch("[0-9]{1,5}", port) is None or int(port) > 65535:
         raise ConfigError(f"OPENMCP_GRPC_LISTEN must be host:port, not {value!r}")
+    return value
+
+
+def _database(value: str) -> str:
+    # What MongoDB allows on every system (Naming Restrictions), and short enough for it.
+    if re.fullmatch("[A-Za-z0-9_-]{1,63}", value) is None:
+        raise ConfigError(f"OPENMCP_MONGODB_DATABASE must be 1 to 63 of A-Z a-z 0-9 _ -, not {value!r}")
     return value
 
 

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import sys
+import threading
 import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -67,9 +68,13 @@ def configure(level: str) -> None:
     """Sends all logs of this process to standard error, as JSON; fatal exceptions as well."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # The level is that of our own logs. Others' debug logs hold what ours never do: a database driver's, each document.
+    logging.basicConfig(level=max(logging.INFO, logging.getLevelNamesMapping()[level]), handlers=[handler], force=True)
+    logging.getLogger(__package__).setLevel(level)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_fatal
+    sys.unraisablehook = _log_unraisable
+    threading.excepthook = _log_thread
 
 
 def guard(loop: asyncio.AbstractEventLoop) -> None:
@@ -79,6 +84,14 @@ def guard(loop: asyncio.AbstractEventLoop) -> None:
 
 def _log_fatal(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
     logging.getLogger(__name__).critical("stopped by an exception", exc_info=error)
+
+
+def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    logging.getLogger(__name__).error("unforeseen, in a finaliser", exc_info=unraisable.exc_value)
+
+
+def _log_thread(ended: threading.ExceptHookArgs) -> None:
+    logging.getLogger(__name__).error("unforeseen, in a thread", exc_info=ended.exc_value)
 
 
 def _log_forgotten(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

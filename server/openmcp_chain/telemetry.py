@@ -12,7 +12,10 @@ from opentelemetry import metrics, trace
 
 def configure(service: str, environment: Mapping[str, str] = os.environ) -> None:
     """Sends this process's telemetry under the name `service`, if there is somewhere to send it."""
-    if not any(environment.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
+    everything = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    traces = everything or environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    measures = everything or environment.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+    if not traces and not measures:
         return
     # Loaded only where it is used: it is a third of the server's start.
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
@@ -24,12 +27,13 @@ def configure(service: str, environment: Mapping[str, str] = os.environ) -> None
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
     resource = Resource.create({SERVICE_NAME: environment.get("OTEL_SERVICE_NAME", service)})
-    tracer = TracerProvider(resource=resource)
-    tracer.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(tracer)
-    metrics.set_meter_provider(
-        MeterProvider(metric_readers=[PeriodicExportingMetricReader(OTLPMetricExporter())], resource=resource)
-    )
+    if traces:
+        tracer = TracerProvider(resource=resource)
+        tracer.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        trace.set_tracer_provider(tracer)
+    if measures:
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+        metrics.set_meter_provider(MeterProvider(metric_readers=[reader], resource=resource))
 
 
 def flush() -> None:

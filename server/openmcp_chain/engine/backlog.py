@@ -32,16 +32,27 @@ class Backlog:
         return len(self._keys)
 
     def add(self, task: Task) -> None:
-        """Takes the task in, unless it is here already, or there is no room."""
+        """Takes the task in, unless it is here already.
+
+        Past the bounds, the workspace that has most is turned away: one tenant's flood leaves room for the others.
+        """
         if task.key in self._keys:
-            return
-        if len(self._keys) >= TASKS or self._bytes + len(task.payload) > BYTES:
-            self.overflowed = True
             return
         heap = self._heaps.setdefault(task.workspace, [])
         heapq.heappush(heap, (task.priority, task.submitted_at.timestamp(), next(self._arrivals), task))
         self._keys.add(task.key)
         self._bytes += len(task.payload)
+        while len(self._keys) > TASKS or self._bytes > BYTES:
+            self._turn_away(task.workspace)
+
+    def _turn_away(self, newest: str) -> None:
+        """Lets go of a task that is not among the next: a leaf of the largest heap."""
+        crowded = newest
+        # Who has more than an even share is turned away without a look at all the others.
+        if len(self._heaps.get(newest, ())) * len(self._heaps) <= len(self._keys):
+            crowded = max(self._heaps, key=lambda workspace: len(self._heaps[workspace]))
+        self._forget(crowded, self._heaps[crowded].pop()[-1])
+        self.overflowed = True
 
     def take(self, workspace: str | None) -> Task | None:
         """The next task: of this workspace, or of the one whose turn it is if None."""
@@ -50,10 +61,12 @@ class Backlog:
             return None
         heap = self._heaps[chosen]
         task = heapq.heappop(heap)[-1]
-        if heap:
-            self._heaps.move_to_end(chosen)
-        else:
-            del self._heaps[chosen]
+        self._heaps.move_to_end(chosen)
+        self._forget(chosen, task)
+        return task
+
+    def _forget(self, workspace: str, task: Task) -> None:
+        if not self._heaps[workspace]:
+            del self._heaps[workspace]
         self._keys.discard(task.key)
         self._bytes -= len(task.payload)
-        return task

@@ -24,7 +24,8 @@ from openmcp_chain.engine.ledger import Ledger
 log = logging.getLogger(__name__)
 
 LATER = 10_000
-"""How many tasks wait in memory for a time to come; more are left to the sweep."""
+LATER_BYTES = 64 * 1024 * 1024
+"""How many tasks, and payloads, wait in memory for a time to come; more are left to the sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Session:
         self.worker = worker
         self.version = version
         self.demand = demand
+        self.turns = deque(demand.types)
+        """The types, the one whose turn it is first."""
         self.credits = room
         self.deliver = deliver
         self.open = True
@@ -79,7 +82,7 @@ class Dispatcher:
         self._idle: defaultdict[str, deque[Session]] = defaultdict(deque)
         self._claiming: set[Key] = set()
         self._background: set[asyncio.Task[None]] = set()
-        self._later = 0
+        self._later = self._later_bytes = 0
 
     # --- workers
 
@@ -130,8 +133,9 @@ class Dispatcher:
             return
         wait = (task.due_at - self._clock()).total_seconds()
         if wait > 0:
-            if self._later < LATER:
+            if self._later < LATER and self._later_bytes + len(task.payload) <= LATER_BYTES:
                 self._later += 1
+                self._later_bytes += len(task.payload)
                 asyncio.get_running_loop().call_later(wait, self._offer_later, task)
             return
         if task.key in self._claiming:
@@ -206,16 +210,20 @@ class Dispatcher:
                     self._idle[task_type].append(session)
 
     def _waiting_for(self, session: Session) -> Iterable[Task]:
-        for task_type in session.demand.types:
-            backlog = self._backlogs.get(task_type)
-            while backlog is not None and session.credits > 0:
-                task = backlog.take(session.demand.workspace)
-                if task is None:
-                    if backlog.overflowed:
-                        backlog.overflowed = False
-                        self.look()
-                    break
+        """What there is for the session while it has credits, its types taking turns: none is starved by another."""
+        in_vain = 0
+        while session.credits > 0 and in_vain < len(session.turns):
+            backlog = self._backlogs[session.turns[0]]
+            session.turns.rotate(-1)
+            task = backlog.take(session.demand.workspace)
+            if task is not None:
+                in_vain = 0
                 yield task
+                continue
+            in_vain += 1
+            if backlog.overflowed:
+                backlog.overflowed = False
+                self.look()
 
     def _start_claim(self, task: Task, session: Session) -> None:
         self._claiming.add(task.key)
@@ -231,6 +239,9 @@ class Dispatcher:
             # The task is safe in the database; the sweep finds it when the database answers again.
             log.warning("claim not written", extra={"task_id": task.id, "code": error.code})
             won = False
+        except Exception:
+            log.exception("unforeseen", extra={"task_id": task.id})
+            won = False  # the worker must not wait for this one for ever
         finally:
             self._claiming.discard(task.key)
         if won:
@@ -240,4 +251,5 @@ class Dispatcher:
 
     def _offer_later(self, task: Task) -> None:
         self._later -= 1
+        self._later_bytes -= len(task.payload)
         self.offer(task)

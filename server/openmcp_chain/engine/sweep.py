@@ -49,9 +49,10 @@ class Sweep:
         expired = await self._store.expired_tasks(now, BATCH)
         results = await asyncio.gather(*map(self._leases.expire, expired), return_exceptions=True)
         for result in results:
-            # Another process, or the worker itself, may have been first; anything else is found again next time.
+            # Another process, or the worker itself, may have been first; anything else is found again next time, and
+            # must not keep the others from being swept.
             if isinstance(result, BaseException) and not isinstance(result, errors.Error):
-                raise result
+                log.error("unforeseen", exc_info=result)
         found = 0
         for demand in self._dispatcher.demands():
             ready = await self._store.ready_tasks(demand.types, demand.workspace, now, BATCH)
@@ -70,6 +71,9 @@ class Sweep:
                 swept = await self.run_once()
             except errors.Error as error:
                 log.warning("sweep failed", extra={"code": error.code})
+            except Exception:
+                # Whatever it was, leases still run out: the next sweep is due.
+                log.exception("unforeseen")
             else:
                 if swept.expired:
                     log.info("leases ran out", extra={"tasks": swept.expired})

@@ -114,6 +114,10 @@ class Server:
             await self._store.ping()
         except errors.Unavailable:
             return False
+        except Exception:
+            # A watch that ended here would show the last health for ever.
+            log.exception("unforeseen")
+            return False
         return True
 
     async def announce_shutdown(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -49,7 +50,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> WorkerConfi
         if not value:
             raise ConfigError(f"{name} must be set")
     concurrency = environment.get("OPENMCP_WORKER_CONCURRENCY", "4")
-    if not (concurrency.isascii() and concurrency.isdigit() and 1 <= int(concurrency) <= 1000):
+    if re.fullmatch("[1-9][0-9]{0,2}|1000", concurrency) is None:
         raise ConfigError(f"OPENMCP_WORKER_CONCURRENCY must be from 1 to 1000, not {concurrency!r}")
     policy = environment.get("OPENMCP_PIPELINE_POLICY", "")
     return WorkerConfig(
