@@ -109,7 +109,7 @@ async def serve(settings: Config) -> None:
 
 
 async def _connected(settings: Config, stopping: asyncio.Event) -> Store | None:
-    """The store, once its database answers, since a server may well start before it does; None if told to stop first."""
+    """The store, once its database answers (a server may start before it does); None if told to stop first."""
     while not stopping.is_set():
         try:
             return await connect(settings.mongodb_uri, settings.mongodb_database, settings.mongodb_driver)
