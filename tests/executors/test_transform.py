@@ -159,6 +159,14 @@ def test_a_csv_column_gets_a_type_only_if_nothing_is_lost(
     assert [row["v"] for row in rows] == values
 
 
+@pytest.mark.parametrize(("first", "last", "value"), [("1", "007", "1"), ("", "7", None), ("", "x", None)])
+def test_a_csv_column_is_judged_by_all_its_rows(transform: Transform, first: str, last: str, value: object) -> None:
+    """One value far down, where no sample reaches, decides as much as the first."""
+    lines = f"{first},\n" * 5000 + f"{last},\n"
+    rows = json.loads(transform(f"v,w\n{lines}", "csv", output_rows=10_000)[1])
+    assert [rows[0]["v"], rows[-1]["v"]] == [value, 7 if last == "7" else last]
+
+
 def test_csv_names_are_made_distinct(transform: Transform) -> None:
     """Names that are repeated, also in another case, or missing get a suffix or a number."""
     assert json.loads(transform("a,A,a,\n1,2,3,4\n", "csv")[1]) == [{"a": 1, "A_1": 2, "a_2": 3, "column3": 4}]

@@ -84,7 +84,7 @@ def near(make_bench: MakeBench) -> Bench:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Host names and the addresses that they have, in place of DNS. Each is asked for in turn, the last one for ever."""
+    """Host names and the addresses that they have, in place of DNS: one for each question, the last for ever."""
     known: dict[str, list[str]] = {}
 
     resolve = asyncio.BaseEventLoop.getaddrinfo
@@ -144,7 +144,7 @@ async def test_an_input_from_the_web(near: Bench, host: Host) -> None:
     ],
 )
 async def test_answers_that_are_no_input(near: Bench, host: Host, reply: bytes, code: str, retryable: bool) -> None:
-    """Refusals, errors, and responses that are cut off or malformed: told, no artifact, tried again where that can help."""
+    """Refusals, errors, and responses that are cut off or malformed: told, and tried again where that can help."""
     host.replies["/a.json"] = reply
     await fails(near, host.url("/a.json"), code, retryable=retryable)
 
@@ -242,7 +242,7 @@ async def test_redirects_without_end(near: Bench, host: Host) -> None:
 async def test_a_redirect_to_where_it_may_not_go(
     near: Bench, host: Host, names: dict[str, list[str]], target: str
 ) -> None:
-    """A redirect to a private address, in whatever spelling, or to another scheme, is refused and never connected to."""
+    """A redirect to a private address, in any spelling, or to another scheme, is refused and never connected to."""
     names["inside.test"] = ["127.0.0.2"]
     host.replies |= {"/a": redirect(target.format(port=host.port)), "/b": ok(DATA)}
     message = await fails(near, host.url("/a"), "ACCESS_DENIED")
@@ -261,7 +261,7 @@ async def test_private_addresses_are_refused(make_bench: MakeBench, host: Host, 
 
 
 async def test_a_name_that_changes_its_address(make_bench: MakeBench, host: Host, names: dict[str, list[str]]) -> None:
-    """DNS rebinding: the address that was checked is the one connected to, for the first request and after a redirect."""
+    """DNS rebinding: the address that was checked is the one connected to, also after a redirect."""
     bench = make_bench(policy=LOOPBACK)
     names["moving.test"] = ["127.0.0.1", "127.0.0.2"]
     host.replies |= {"/a": ok(DATA), "/r": redirect("/a")}
@@ -321,7 +321,7 @@ def certificate(folder: pathlib.Path, name: str) -> tuple[ssl.SSLContext, ssl.SS
 async def test_https_keeps_the_hosts_name(
     make_bench: MakeBench, tmp_path: pathlib.Path, names: dict[str, list[str]]
 ) -> None:
-    """The connection goes to the checked address, while TLS and the Host header keep the name; another name is refused."""
+    """The connection goes to the checked address, while TLS and Host keep the name; another name is refused."""
     server, client = certificate(tmp_path, "data.test")
     asked: list[str | None] = []
     server.sni_callback = lambda _socket, name, _context: asked.append(name)

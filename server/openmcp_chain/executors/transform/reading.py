@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 
 import duckdb
 
@@ -19,6 +20,8 @@ from openmcp_chain.executors.transform.job import INPUT, Format, Job
 _BOM = b"\xef\xbb\xbf"
 _LARGEST_OBJECT = 16 << 20
 """DuckDB's own default for one JSON object, in bytes; it reserves a multiple of it for each thread."""
+_CSV_TYPES = ("BOOLEAN", "BIGINT", "DATE", "TIMESTAMP", "DOUBLE")
+_FIRST_ROWS = 2048
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _CSV_FAULTS = {
     "unterminated quote": "a quoted field does not end as it should",
@@ -127,7 +130,8 @@ def _load_csv(connection: duckdb.DuckDBPyConnection, path: pathlib.Path) -> bool
         "header = true, delim = ',', quote = '\"', escape = '\"', comment = '', skip = 0, "
         "allow_quoted_nulls = false, strict_mode = true)"
     )
-    typed = ", ".join(_typed(connection, name) for name in names)
+    kinds = _types(connection, names)
+    typed = ", ".join(f"CAST({quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in kinds.items())
     connection.execute(f'CREATE TABLE "{INPUT}" AS SELECT {typed} FROM text')
     connection.execute("DROP TABLE text")
     return True
@@ -157,21 +161,40 @@ def _header(path: pathlib.Path) -> list[str]:
     return names
 
 
-def _typed(connection: duckdb.DuckDBPyConnection, name: str) -> str:
-    """The column, cast to the first type that loses none of its values."""
-    value = quoted(name)
-    mantissa = f"length(regexp_replace(regexp_replace({value}, '[eE].*', ''), '^-?0+\\.?0*|[^0-9]', '', 'g'))"
-    tests = {
-        kind: f"TRY_CAST({value} AS {kind})::VARCHAR = {value}" for kind in ("BOOLEAN", "BIGINT", "DATE", "TIMESTAMP")
-    }
-    # A double holds every decimal number of 15 significant digits (IEEE 754), and `1.50` may come back as `1.5`.
-    tests["DOUBLE"] = (
-        f"regexp_full_match({value}, '{_NUMBER}') AND {mantissa} <= 15 AND isfinite(TRY_CAST({value} AS DOUBLE))"
+def _types(connection: duckdb.DuckDBPyConnection, names: list[str]) -> dict[str, str]:
+    """For each column of `text`, the first type that loses none of its values."""
+    # The first rows rule most types out, so that all rows are tested for few.
+    undecided = _passing(connection, dict.fromkeys(names, _CSV_TYPES), f"(FROM text LIMIT {_FIRST_ROWS})", empty=True)
+    decided = _passing(connection, undecided, "text", empty=False)
+    return {name: next(iter(kinds), "VARCHAR") for name, kinds in decided.items()}
+
+
+def _passing(
+    connection: duckdb.DuckDBPyConnection, wanted: Mapping[str, Sequence[str]], source: str, *, empty: bool
+) -> dict[str, list[str]]:
+    """For each column, those of the wanted types that lose no value; `empty` says whether no value at all will do."""
+    pairs = [(name, kind) for name, kinds in wanted.items() for kind in kinds]
+    passing: dict[str, list[str]] = {name: [] for name in wanted}
+    if not pairs:
+        return passing
+    tests = ", ".join(
+        f"bool_and(coalesce({_survives(quoted(name), kind)}, false)) FILTER ({quoted(name)} IS NOT NULL)"
+        for name, kind in pairs
     )
-    fits = ", ".join(f"bool_and(coalesce({test}, false)) FILTER ({value} IS NOT NULL)" for test in tests.values())
-    verdicts = connection.execute(f"SELECT {fits} FROM text").fetchall()[0]
-    kind = next((kind for kind, fit in zip(tests, verdicts, strict=True) if fit), "VARCHAR")
-    return f"CAST({value} AS {kind}) AS {value}"
+    verdicts = connection.execute(f"SELECT {tests} FROM {source}").fetchall()[0]
+    for (name, kind), verdict in zip(pairs, verdicts, strict=True):
+        if verdict or (empty and verdict is None):
+            passing[name].append(kind)
+    return passing
+
+
+def _survives(value: str, kind: str) -> str:
+    """SQL that says whether the text is the same after it has been of this type."""
+    if kind != "DOUBLE":
+        return f"TRY_CAST({value} AS {kind})::VARCHAR = {value}"
+    # A double holds every decimal number of 15 significant digits (IEEE 754); here `1.50` may come back as `1.5`.
+    digits = f"length(regexp_replace(regexp_replace({value}, '[eE].*', ''), '^-?0+\\.?0*|[^0-9]', '', 'g'))"
+    return f"regexp_full_match({value}, '{_NUMBER}') AND {digits} <= 15 AND isfinite(TRY_CAST({value} AS DOUBLE))"
 
 
 def _literal(text: str) -> str:
