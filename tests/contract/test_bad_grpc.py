@@ -1,0 +1,160 @@
+"""Bad messages by gRPC, at the server itself and through Envoy: never UNKNOWN or INTERNAL, never a hang."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grpc
+import pytest
+from contract.errorshape import grpc_error, grpc_fields_named
+from google.protobuf import descriptor_pool
+from google.protobuf.message_factory import GetMessageClass
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.rest import Rest
+
+from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc, workers_pb2
+from openmcp_chain.stack.envoy import view
+
+METHODS = [method.name for method in view.methods()]
+SECONDS = 20.0
+QUICK = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+Metadata = Sequence[tuple[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def healthy(rest: Rest) -> Iterator[None]:
+    """After each test, the service answers as if nothing had been."""
+    yield
+    assert rest.ended(rest.submit("echo", {"still": "here"}))["result"] == {"still": "here"}
+
+
+def call(channel: grpc.Channel, method: str, messages: Sequence[bytes], metadata: Metadata) -> str:
+    """Sends bytes to a method; returns the error's code, which must be one of the table, or `OK`."""
+    plain: Callable[[bytes], bytes] = bytes
+    opened = channel.stream_stream(f"/{method}", request_serializer=plain, response_deserializer=plain)(
+        iter(messages), metadata=metadata, timeout=SECONDS
+    )
+    try:
+        for _ in opened:
+            pass
+    except grpc.RpcError as error:
+        found = grpc_error(error)
+        assert found.code not in ("INTERNAL", "DEADLINE_EXCEEDED"), (method, messages, found)
+        return found.code
+    return "OK"
+
+
+def request_of(method: str) -> Any:
+    found = descriptor_pool.Default().FindMethodByName(method.replace("/", "."))
+    return GetMessageClass(found.input_type)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@QUICK
+@given(body=st.binary(max_size=200), signed_in=st.booleans())
+def test_any_bytes(channel: grpc.Channel, bearer: Metadata, method: str, body: bytes, *, signed_in: bool) -> None:
+    """Whatever bytes a message is made of, the answer has the one shape."""
+    call(channel, method, [body], bearer if signed_in else ())
+
+
+def wire(field: int, kind: int, value: bytes) -> bytes:
+    return bytes([field << 3 | kind]) + value
+
+
+def text(value: bytes) -> bytes:
+    return bytes([len(value)]) + value
+
+
+NUMBERS = st.integers(1, 15)
+FIELDS = st.one_of(
+    st.builds(wire, NUMBERS, st.just(0), st.sampled_from([b"\0", b"\x7f", b"\xff" * 9 + b"\x01", b"\xff" * 11])),
+    st.builds(wire, NUMBERS, st.just(2), st.binary(max_size=60).map(text)),
+    st.builds(wire, NUMBERS, st.just(2), st.sampled_from([b"\x7f", b"\xff" * 9 + b"\x01", text(b"\xff\xfe")])),
+    st.builds(wire, NUMBERS, st.sampled_from([1, 3, 4, 5, 6, 7]), st.binary(max_size=9)),
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@QUICK
+@given(data=st.data())
+def test_any_fields(channel: grpc.Channel, bearer: Metadata, method: str, data: st.DataObject) -> None:
+    """Fields of the right number and the wrong type, or with wrong contents, are refused in the one shape."""
+    call(channel, method, [b"".join(data.draw(st.lists(FIELDS, max_size=5)))], bearer)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_several_messages(channel: grpc.Channel, bearer: Metadata, method: str) -> None:
+    """A call that brings more than its one message is answered by the first, or refused."""
+    call(channel, method, [b"", b"", b""], bearer)
+
+
+def test_unknown_method_is_refused(channel: grpc.Channel, bearer: Metadata) -> None:
+    """A method, service or package that does not exist is UNIMPLEMENTED, with details."""
+    for method in ("openmcp.chain.v1.TaskService/Nothing", "openmcp.chain.v2.TaskService/GetTask", "a/b", "a"):
+        assert call(channel, method, [b""], bearer) == "METHOD_NOT_FOUND"
+
+
+def test_bad_field_is_named(channel: grpc.Channel, bearer: Metadata) -> None:
+    """What can't be decoded is told by the name of its field."""
+    plain: Callable[[bytes], bytes] = bytes
+    submit = channel.unary_unary(
+        "/openmcp.chain.v1.TaskService/SubmitTask", request_serializer=plain, response_deserializer=plain
+    )
+    good = tasks_pb2.SubmitTaskRequest(type="echo").SerializeToString()
+    for bad, field in ((wire(3, 2, text(b"\xff\xff")), "payload"), (wire(1, 2, text(b"\xff")), "workspace_id")):
+        with pytest.raises(grpc.RpcError) as raised:
+            submit(good + bad, metadata=bearer, timeout=SECONDS)
+        assert grpc_error(raised.value).code == "INVALID_ARGUMENT"
+        assert grpc_fields_named(raised.value) == [field]
+
+
+@pytest.mark.parametrize("size", [4 * 2**20 + 1, 16 * 2**20, 24 * 2**20])
+def test_huge_message(channel: grpc.Channel, bearer: Metadata, size: int) -> None:
+    """A message over the limit is refused; one that gRPC itself refuses is so without our details."""
+    request = tasks_pb2.SubmitTaskRequest(type="echo")
+    request.payload.update({"a": "x" * size})
+    plain: Callable[[bytes], bytes] = bytes
+    submit = channel.unary_unary(
+        "/openmcp.chain.v1.TaskService/SubmitTask", request_serializer=plain, response_deserializer=plain
+    )
+    with pytest.raises(grpc.RpcError) as raised:
+        submit(request.SerializeToString(), metadata=bearer, timeout=SECONDS)
+    error = raised.value
+    assert isinstance(error, grpc.Call)
+    if size > 20 * 2**20:
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    else:
+        assert grpc_error(error).code == "REQUEST_TOO_LARGE"
+
+
+def test_large_metadata_ends_only_its_call(channel: grpc.Channel, bearer: Metadata) -> None:
+    """Metadata over the limit ends the call, in HTTP/2's own way; the connection serves the next one."""
+    read = tasks_pb2_grpc.TaskServiceStub(channel).GetTask
+    for metadata in ([*bearer, ("a", "b" * 40_000)], bearer):
+        with pytest.raises(grpc.RpcError) as raised:
+            read(tasks_pb2.GetTaskRequest(task_id="task-1f7f"), metadata=metadata, timeout=SECONDS)
+        assert isinstance(raised.value, grpc.Call)
+        assert raised.value.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+    assert grpc_error(raised.value).code == "TASK_NOT_FOUND"
+
+
+def test_worker_that_talks_nonsense(channel: grpc.Channel, bearer: Metadata) -> None:
+    """A worker's stream that begins without hello, says it twice, or reports what it was never given."""
+    hello = workers_pb2.WorkRequest(
+        hello=workers_pb2.Hello(worker_name="w", task_types=["nobody_takes_this_either"], max_concurrency=1)
+    ).SerializeToString()
+    lease = workers_pb2.LeaseRef(workspace_id="ws-1234", task_id="x\0", lease_token="none")
+    report = workers_pb2.WorkRequest(complete=workers_pb2.Complete(lease=lease)).SerializeToString()
+    beat = workers_pb2.WorkRequest(heartbeat=workers_pb2.Heartbeat(lease=lease)).SerializeToString()
+    failed = workers_pb2.WorkRequest(fail=workers_pb2.Fail(lease=lease, code="x")).SerializeToString()
+    work = "openmcp.chain.v1.WorkerService/Work"
+    assert call(channel, work, [report], bearer) == "INVALID_ARGUMENT"
+    assert call(channel, work, [hello, hello], bearer) == "INVALID_ARGUMENT"
+    assert call(channel, work, [hello, b""], bearer) == "INVALID_ARGUMENT"
+    assert call(channel, work, [hello, report, beat, failed], bearer) == "OK"
+    assert call(channel, work, [], bearer) == "OK"
