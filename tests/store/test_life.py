@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from support.database import Database
@@ -14,6 +15,8 @@ from openmcp_chain.store.base import Store
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.store.mongo.client import Driver
 from openmcp_chain.store.mongo.store import connect
+
+pytestmark = pytest.mark.timeout(600)  # for hypothesis to find a short example, should one ever fail
 
 
 class StoredLife(Life):

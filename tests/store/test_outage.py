@@ -210,7 +210,7 @@ async def test_a_password_stays_out_of_errors_and_logs(
     """A database that refuses to let us in is unavailable, and the log says why in a class and a code."""
     caplog.set_level(logging.DEBUG, logger="openmcp_chain")
     uri = database.uri.replace("mongodb://", "mongodb://user:S3CRET@")
-    await assert_unavailable(connect(uri, "test", driver, patience=1.0))
+    await assert_unavailable(connect(uri, "test", driver))
     assert "the database failed: OperationFailure [18]" in caplog.text
     assert "S3CRET" not in caplog.text
 
