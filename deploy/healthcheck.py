@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Exit status 0 if the server in this container says that it serves (grpc.health.v1), else 1 with one line."""
 
 import os
@@ -13,9 +14,7 @@ def main() -> None:
     port = os.environ.get("OPENMCP_GRPC_LISTEN", ":50051").rpartition(":")[2]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS
-            )
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
         except grpc.RpcError as error:
             sys.exit(f"no answer: {error.code().name}")
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
