@@ -4,8 +4,9 @@ from typing import Any
 
 import httpx
 import pytest
-from openmcp_chain.domain import errors
 from support.gateway import Gateway
+
+from openmcp_chain.domain import errors
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

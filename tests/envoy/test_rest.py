@@ -80,7 +80,7 @@ async def test_gateway_headers_stay_inside(gateway: Gateway) -> None:
 
 
 async def test_the_request_id_is_envoys(gateway: Gateway) -> None:
-    """The server gets the id that the client is told, whatever the client said it was; trace context passes as it is."""
+    """The server gets the id that the client is told, whatever the client said; trace context passes as it is."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     answer = await gateway.rest.get("/v1/tasks/pending", headers={"x-request-id": "mine", "traceparent": trace})
     metadata = gateway.upstream.tasks.metadata
@@ -156,8 +156,10 @@ async def test_the_access_log_has_no_secrets(gateway: Gateway) -> None:
     answer = await gateway.rest.get(f"/v1/tasks/pending?access_token={secret}")
     wanted = answer.headers["x-request-id"]
     async with asyncio.timeout(15):
-        while not (lines := [line for line in gateway.log.read_text().splitlines() if wanted in line]):
-            await asyncio.sleep(0.1)
+        lines: list[str] = []
+        while not lines:
+            lines = [line for line in gateway.log.read_text().splitlines() if wanted in line]
+            await asyncio.sleep(0.1)  # Envoy gives no sign of having written
     line = json.loads(lines[0])
     assert (line["method"], line["path"], line["status"]) == ("GET", "/v1/tasks/pending", 400)
     assert line["workspace_id"] == "ws-1"

@@ -16,7 +16,7 @@ SKEW = 30
 
 def unsigned(key: Key) -> str:
     claims = jwt.decode(key.token(), options={"verify_signature": False})
-    return jwt.encode(claims, None, "none", headers={"kid": key.kid})
+    return jwt.encode(claims, "", "none", headers={"kid": key.kid})
 
 
 def signed_with_the_public_key(key: Key) -> str:

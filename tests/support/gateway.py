@@ -1,7 +1,6 @@
 """A real Envoy, on the configuration that is shipped, before a real gRPC server."""
 
 import asyncio
-import subprocess
 import tomllib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,11 +11,12 @@ from typing import Any
 
 import grpc
 import httpx
+from support.upstream import Upstream
+
 from openmcp_chain.domain import plans
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.stack import envoy, ports
 from openmcp_chain.stack.envoy import Address, Settings
-from support.upstream import Upstream
 
 READY_SECONDS = 20.0
 PLANS: Mapping[str, Plan] = plans.parse(
@@ -49,7 +49,9 @@ class Gateway:
     async def until(self, path: str, status: int) -> None:
         """Waits until the path answers with the status."""
         async with asyncio.timeout(READY_SECONDS):
-            while (await self.rest.get(path)).status_code != status:
+            while True:
+                if (await self.rest.get(path)).status_code == status:
+                    return
                 await asyncio.sleep(0.02)
 
 
@@ -71,8 +73,9 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Gateway]:
     url = f"http://127.0.0.1:{listen.port}"
     bearer = {"authorization": f"Bearer {upstream.key.token()}"}
     log = folder / "envoy.log"
+    command = envoy.command(envoy.write(settings, folder))
     with log.open("wb") as out:
-        process = subprocess.Popen(envoy.command(envoy.write(settings, folder)), stdout=out, stderr=out)
+        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
         try:
             async with (
                 httpx.AsyncClient(base_url=url, headers=bearer, timeout=10) as rest,
@@ -83,14 +86,14 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Gateway]:
                 yield Gateway(upstream, rest, anonymous, channel, log)
         finally:
             process.terminate()
-            process.wait(10)
+            await asyncio.wait_for(process.wait(), 10)
             await upstream.stop()
 
 
-async def _ready(rest: httpx.AsyncClient, process: subprocess.Popen[bytes], log: Path) -> None:
+async def _ready(rest: httpx.AsyncClient, process: asyncio.subprocess.Process, log: Path) -> None:
     async with asyncio.timeout(READY_SECONDS):
         while True:
-            assert process.poll() is None, log.read_text()[-4000:]
+            assert process.returncode is None, f"Envoy ended; see {log}"
             try:
                 if (await rest.get("/v1/tasks/pending")).status_code == httpx.codes.OK:
                     return

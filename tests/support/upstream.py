@@ -3,6 +3,7 @@
 It stands in for what the server says, not for how Envoy is spoken to: real gRPC, real errors of
 `transport.status`, real ES256 tokens.
 """
+# ruff: noqa: N802 - a method's name is the contract's
 
 import asyncio
 import json
@@ -17,8 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.api.httpbody_pb2 import HttpBody
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from jwt.algorithms import ECAlgorithm
-from openmcp_chain.domain import errors
-from openmcp_chain.transport import status
 
 from openmcp.chain.v1 import (
     auth_pb2,
@@ -30,6 +29,8 @@ from openmcp.chain.v1 import (
     workers_pb2,
     workers_pb2_grpc,
 )
+from openmcp_chain.domain import errors
+from openmcp_chain.transport import status
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -119,7 +120,7 @@ class Tasks(tasks_pb2_grpc.TaskServiceServicer):
             yield tasks_pb2.TaskEvent(task_id=request.task_id, sequence=sequence)
 
 
-TRICKY = {
+TRICKY: dict[str, Any] = {
     '"error":""': '"error":""',
     '"<error>":""': ['"<error>":""', "<error>", "<result>"],
     "error": "",
@@ -143,7 +144,7 @@ class Rest(rest_pb2_grpc.RestServiceServicer):
     async def ServeTaskEvents(
         self, request: rest_pb2.ServeTaskEventsRequest, context: Context
     ) -> AsyncIterator[HttpBody]:
-        metadata = dict(context.invocation_metadata() or ())
+        metadata = _text(context)
         if request.task_id == "missing":
             await status.abort(context, errors.TaskNotFound("missing"))
         if request.task_id == "ended":

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.plans import Plan
@@ -39,6 +40,14 @@ class Address:
         if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError(f"{text!r} is not host:port")
         return cls(host.strip("[]"), int(port))
+
+    @classmethod
+    def of_collector(cls, endpoint: str) -> "Address":
+        """Reads a value of OTEL_EXPORTER_OTLP_ENDPOINT. Raises ValueError."""
+        url = urlsplit(endpoint)
+        if url.scheme != "http" or not url.hostname:
+            raise ValueError(f"the OTLP endpoint must be http://host:port, not {endpoint!r}: Envoy sends in plain text")
+        return cls(url.hostname, url.port or 4317)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +91,8 @@ def write(settings: Settings, folder: Path) -> Path:
 def command(config: Path, *, concurrency: int = 1) -> list[str]:
     """The command line that runs Envoy with the configuration.
 
-    Hot restart is off: it needs shared memory by a number that two stacks on one machine would both use. jwt_authn warns
-    of each try to fetch the keys while no server is up; the access log has these too.
+    Hot restart is off: it needs shared memory by a number that two stacks on one machine would both use. jwt_authn's
+    warnings are off: while no server is up there is one for each try to fetch the keys, and the access log has these.
     """
     logs = ["--log-level", "warn", "--component-log-level", "jwt:error", "--file-flush-interval-msec", "1000"]
     return ["envoy", "-c", str(config), "--disable-hot-restart", "--concurrency", str(concurrency), *logs]
@@ -183,7 +192,13 @@ def _tracing() -> dict[str, Any]:
         "service_name": "openmcp-envoy",
         "grpc_service": {"envoy_grpc": {"cluster_name": "otlp"}, "timeout": "1s"},
     }
-    return {"provider": {"name": "envoy.tracers.opentelemetry", "typed_config": config}, "spawn_upstream_span": True}
+    return {
+        "provider": {"name": "envoy.tracers.opentelemetry", "typed_config": config},
+        "spawn_upstream_span": True,
+        # The tag that Envoy makes of the URL would have the query in it.
+        "max_path_tag_length": 1,
+        "custom_tags": [{"tag": "url.path", "value": "%PATH(NQ:ORIG_OR_PATH)%"}],
+    }
 
 
 def _reachable(listen: Address) -> Address:

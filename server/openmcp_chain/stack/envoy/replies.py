@@ -32,7 +32,10 @@ class Reply:
 
 
 def replies(body_limit: int, header_limit: int) -> Mapping[str, Reply]:
-    """What Envoy says, by the name under which the Lua filter knows it: the error's code, but for two. Limits are in bytes."""
+    """What Envoy says, by the name under which the Lua filter knows it: the error's code, but for two.
+
+    Limits are in bytes.
+    """
     by_code = (
         errors.DeadlineExceeded(),
         errors.Internal(),

@@ -1,8 +1,8 @@
 """Envoy's route table, made from the contract: a new method has its routes without anyone writing them.
 
-Each method has a gRPC route, and a route for each of its REST bindings. A REST request passes two routes: first
-the one of its path, then, once the transcoder has made it a gRPC request, that of its method; both say the same, since both hold
-while the call lasts. What no route knows is refused, in REST with a 404, 405 or 415 that needs no token.
+Each method has a gRPC route, and a route for each of its REST bindings. A REST request passes two routes: first that
+of its path, then, once the transcoder has made it a gRPC request, that of its method. Both say the same. What no route
+knows is refused, in REST with a 404, 405 or 415 that needs no token.
 """
 
 import re
@@ -20,7 +20,7 @@ OPEN = frozenset(
         "grpc.health.v1.Health/Check",
     }
 )
-"""The methods that need no token. Not reflection: a token is no burden to whoever explores, and its streams stay closed to strangers."""
+"""The methods that need no token. Not reflection: whoever explores has one, and strangers can't hold its streams."""
 
 _JSON = r"(?i)application/json\s*(;.*)?"
 _GRPC: list[Json] = [
@@ -33,7 +33,7 @@ _RATE_LIMIT = "envoy.filters.http.local_ratelimit"
 
 
 def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
-    """All routes, most specific first. No unary call lasts longer than `unary_seconds`."""
+    """All routes, most specific first. No unary call lasts longer than `unary_seconds`, its slow sending included."""
     foreign = [
         Method("grpc.health.v1.Health/Check", streams=False),
         Method("grpc.health.v1.Health/Watch", streams=True),
@@ -105,6 +105,7 @@ def _call(method: Method, unary_seconds: float) -> Json:
     """What holds for a call of the method, by whatever route it came."""
     action: Json = {
         "cluster": "server",
+        "timeout": "0s",  # counts only from a request's last byte, and would end streams
         # Only what is sure not to have reached the server is sent again; a restart passes unnoticed by it.
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset-before-request",
@@ -114,13 +115,9 @@ def _call(method: Method, unary_seconds: float) -> Json:
     }
     if method.streams:
         # How long a stream waits is no error: the other side's death is found by pings.
-        action |= {"timeout": "0s", "idle_timeout": "0s"}
+        action["idle_timeout"] = "0s"
     else:
-        # max_stream_duration counts from the first byte of a request, timeout from its last.
-        action |= {
-            "timeout": f"{unary_seconds}s",
-            "max_stream_duration": {"max_stream_duration": f"{2 * unary_seconds}s"},
-        }
+        action["max_stream_duration"] = {"max_stream_duration": f"{unary_seconds}s"}
     call: Json = {"route": action}
     if method.name in OPEN:
         call["typed_per_filter_config"] = _without(_JWT, _RATE_LIMIT)

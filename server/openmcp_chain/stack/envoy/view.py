@@ -1,7 +1,7 @@
 """The REST view: the contract's descriptors as Envoy's JSON transcoder gets them.
 
-It differs from the contract in names only, so every message is the same on the wire: `TaskStatus` loses its values' prefix (REST
-shows `PENDING`, gRPC `TASK_STATUS_PENDING`), and the details of errors get the contract's snake_case.
+It differs from the contract in names only, so every message is the same on the wire: `TaskStatus` loses its values'
+prefix (REST shows `PENDING`, gRPC `TASK_STATUS_PENDING`), and the details of errors get the contract's snake_case.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

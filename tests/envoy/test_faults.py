@@ -1,0 +1,47 @@
+"""What clients see while the server is away."""
+
+import asyncio
+
+import grpc
+import pytest
+from support.gateway import Gateway
+
+from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_a_server_that_is_away(gateway: Gateway) -> None:
+    """REST and gRPC are told to come back, not why; /healthz says it; all is well again once the server is."""
+    stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)
+    request = tasks_pb2.GetTaskRequest(task_id="pending")
+    await gateway.upstream.stop()
+    try:
+        answer = await gateway.rest.get("/v1/tasks/pending")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error"]["code"] == "UPSTREAM_UNAVAILABLE"
+        assert not {"connect", "upstream connect", "reset", "refused"} & set(answer.text.lower().split())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetTask(request, metadata=gateway.bearer)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        await gateway.until("/healthz", 503)
+        assert (await gateway.rest.get("/healthz")).json()["error"]["code"] == "UPSTREAM_UNAVAILABLE"
+        refused = await gateway.anonymous.get("/v1/tasks/pending")
+        assert refused.status_code == 401  # the keys are kept
+    finally:
+        await gateway.upstream.start()
+    await gateway.until("/v1/tasks/pending", 200)
+    assert (await gateway.rest.get("/healthz")).status_code == 200
+    assert (await stub.GetTask(request, metadata=gateway.bearer)).task_id == "pending"
+
+
+async def test_a_short_restart_goes_unnoticed(gateway: Gateway) -> None:
+    """A call that finds no server to connect to is sent again, and answered by the restarted one."""
+    await gateway.until("/v1/tasks/pending", 200)
+    await gateway.upstream.stop()
+    call = asyncio.create_task(gateway.rest.get("/v1/tasks/pending"))
+    await asyncio.sleep(0)
+    await gateway.upstream.start()
+    answer = await call
+    await gateway.until("/v1/tasks/pending", 200)
+    assert answer.status_code == 200

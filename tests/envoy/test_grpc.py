@@ -1,0 +1,176 @@
+"""gRPC and gRPC-Web through the port that REST has."""
+
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.gateway import Gateway
+
+from openmcp.chain.v1 import (
+    auth_pb2,
+    auth_pb2_grpc,
+    errors_pb2,
+    tasks_pb2,
+    tasks_pb2_grpc,
+    workers_pb2,
+    workers_pb2_grpc,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+GET_TASK = "/openmcp.chain.v1.TaskService/GetTask"
+
+
+def details_of(error: grpc.aio.AioRpcError) -> tuple[str, str]:
+    """The codes in Error and ErrorInfo, once the status and its details agree."""
+    status = status_pb2.Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])
+    ours, info = errors_pb2.Error(), error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(ours)
+    assert status.details[1].Unpack(info)
+    assert (status.code, status.message) == (error.code().value[0], error.details())
+    assert (ours.message, info.domain) == (error.details(), "openmcp.chain")
+    return ours.code, info.reason
+
+
+async def call(gateway: Gateway, path: str, *, metadata: tuple[tuple[str, str], ...] = ()) -> bytes:
+    """Sends an empty message to any path."""
+    method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = gateway.channel.unary_unary(path)
+    return await method(b"", metadata=metadata)
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+def framed(message: bytes) -> bytes:
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+async def test_unary(gateway: Gateway) -> None:
+    """A call passes unchanged: gRPC keeps the enum's full names and an empty error."""
+    stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)
+    detail = await stub.GetTask(tasks_pb2.GetTaskRequest(task_id="pending"), metadata=gateway.bearer)
+    assert (detail.task_id, detail.status, detail.error) == ("pending", tasks_pb2.TASK_STATUS_RUNNING, "")
+
+
+async def test_streams(gateway: Gateway) -> None:
+    """Server streams and bidirectional ones pass."""
+    stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)
+    events = stub.StreamTaskEvents(tasks_pb2.StreamTaskEventsRequest(task_id="x"), metadata=gateway.bearer)
+    assert [event.sequence async for event in events] == [1, 2, 3]
+
+    async def heartbeats() -> AsyncIterator[workers_pb2.WorkRequest]:
+        for task in ("a", "b"):
+            yield workers_pb2.WorkRequest(heartbeat=workers_pb2.Heartbeat(lease=workers_pb2.LeaseRef(task_id=task)))
+
+    acks = workers_pb2_grpc.WorkerServiceStub(gateway.channel).Work(heartbeats(), metadata=gateway.bearer)
+    assert [answer.ack.lease.task_id async for answer in acks] == ["a", "b"]
+
+
+async def test_open_methods(gateway: Gateway) -> None:
+    """Signing in and the health check need no token."""
+    token = await auth_pb2_grpc.AuthServiceStub(gateway.channel).Authenticate(auth_pb2.AuthRequest())
+    assert token.token
+    answer = await health_pb2_grpc.HealthStub(gateway.channel).Check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        GET_TASK,
+        "/openmcp.chain.v1.WorkerService/Work",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "/no.such.Service/Method",
+        "/v1/auth/token",
+        "/v1/tasks",
+    ],
+)
+async def test_all_others_need_a_token(gateway: Gateway, path: str) -> None:
+    """Without a token any other method is UNAUTHENTICATED, with the contract's details."""
+    error = await failure(call(gateway, path))
+    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert details_of(error) == ("TOKEN_MISSING", "TOKEN_MISSING")
+    assert "Bearer <token>" in (error.details() or "")
+
+
+async def test_an_expired_token(gateway: Gateway) -> None:
+    """It says to refresh."""
+    expired = (("authorization", f"Bearer {gateway.upstream.key.token(exp=1000)}"),)
+    error = await failure(call(gateway, GET_TASK, metadata=expired))
+    assert details_of(error) == ("TOKEN_EXPIRED", "TOKEN_EXPIRED")
+    assert "Refresh" in (error.details() or "")
+
+
+async def test_too_long(gateway: Gateway) -> None:
+    """A call that Envoy gives up is DEADLINE_EXCEEDED, in the contract's words."""
+    stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)
+    error = await failure(stub.GetTask(tasks_pb2.GetTaskRequest(task_id="silent"), metadata=gateway.bearer))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert details_of(error) == ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
+
+
+async def test_a_servers_error_passes(gateway: Gateway) -> None:
+    """Status, message and details of the server's are untouched."""
+    stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)
+    error = await failure(stub.GetTask(tasks_pb2.GetTaskRequest(task_id="missing"), metadata=gateway.bearer))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert details_of(error) == ("TASK_NOT_FOUND", "TASK_NOT_FOUND")
+
+
+@pytest.mark.parametrize("text", [False, True])
+async def test_grpc_web(gateway: Gateway, text: bool) -> None:
+    """gRPC-Web gets the message, then the trailers, in the body, binary or as base64."""
+    body = framed(tasks_pb2.GetTaskRequest(task_id="pending").SerializeToString())
+    content_type = "application/grpc-web-text+proto" if text else "application/grpc-web+proto"
+    answer = await gateway.rest.post(
+        GET_TASK,
+        content=base64.b64encode(body) if text else body,
+        headers={"content-type": content_type, "accept": content_type},
+    )
+    assert (answer.status_code, answer.headers["content-type"]) == (200, content_type)
+    # Each flush is a base64 text of its own, perhaps with padding.
+    content = b"".join(map(base64.b64decode, _padded(answer.content))) if text else answer.content
+    size = int.from_bytes(content[1:5], "big")
+    assert tasks_pb2.TaskDetail.FromString(content[5 : 5 + size]).task_id == "pending"
+    assert content[5 + size] == 0x80
+    assert b"grpc-status:0" in content[5 + size :]
+
+
+def _padded(content: bytes) -> list[bytes]:
+    return [content[at : at + 4] for at in range(0, len(content), 4)]
+
+
+async def test_grpc_web_is_refused_in_its_way(gateway: Gateway) -> None:
+    """A refusal of Envoy's is a gRPC-Web status with details, not JSON."""
+    answer = await gateway.anonymous.post(
+        GET_TASK, content=framed(b""), headers={"content-type": "application/grpc-web+proto"}
+    )
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/grpc-web+proto")
+    assert answer.headers["grpc-status"] == "16"
+    encoded = answer.headers["grpc-status-details-bin"]
+    status = status_pb2.Status.FromString(base64.b64decode(encoded + "=" * (-len(encoded) % 4)))
+    assert status.message == answer.headers["grpc-message"]
+    assert answer.content == b""
+
+
+async def test_no_other_site_is_let_in(gateway: Gateway) -> None:
+    """A browser's preflight from another origin gets no permission: CORS is closed."""
+    origin = {"origin": "https://elsewhere.example", "access-control-request-method": "POST"}
+    for path in ("/v1/tasks", GET_TASK):
+        answer = await gateway.anonymous.options(path, headers=origin)
+        assert answer.status_code in (404, 405)
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_json_to_a_grpc_path(gateway: Gateway) -> None:
+    """A gRPC path has no REST of its own."""
+    answer = await gateway.rest.post(GET_TASK, json={"task_id": "pending"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "ROUTE_NOT_FOUND")

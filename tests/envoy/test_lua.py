@@ -1,0 +1,117 @@
+"""The Lua filter on more inputs than a running Envoy could be tried with."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lupa import luajit21
+
+from openmcp_chain.stack import envoy
+from openmcp_chain.stack.envoy import Address, Settings
+
+LUA = luajit21.LuaRuntime()
+LUA.execute(envoy.lua(Settings(listen=Address("127.0.0.1", 1), server=Address("127.0.0.1", 2), plans={})))
+# What Envoy hands to the filter, as far as the filter uses it.
+RESPOND = LUA.eval("""
+function(given_headers, given_body, nulls, kept)
+  local headers = {
+    get = function(_, name) return given_headers[name] end,
+    replace = function(_, name, value) given_headers[name] = value end,
+    remove = function(_, name) given_headers[name] = nil end,
+  }
+  local body = {
+    length = function() return #given_body end,
+    getBytes = function() return given_body end,
+    setBytes = function(_, text) given_body = text; return #text end,
+  }
+  envoy_on_response({
+    headers = function() return headers end,
+    body = function() return body end,
+    metadata = function() return { get = function() return nulls end } end,
+    streamInfo = function()
+      local metadata = { get = function() return kept and { body = kept } end }
+      return { dynamicMetadata = function() return metadata end }
+    end,
+  })
+  return given_headers[":status"], given_body
+end
+""")
+
+TEXTS = st.sampled_from(["error", "result", '"error":""', '"result":{}', "\\", '\\"', "]}"]) | st.text(max_size=6)
+VALUES = st.recursive(
+    st.none() | st.integers() | TEXTS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
+    max_leaves=6,
+)
+STRUCTS = st.dictionaries(TEXTS, VALUES, max_size=3)
+
+
+def respond(headers: dict[str, str], body: str, *, nulls: bool = False, kept: str | None = None) -> tuple[str, Any]:
+    """The status and the JSON that the filter makes of a response."""
+    status, text = RESPOND(LUA.table_from({"content-type": "application/json", **headers}), body, nulls, kept)
+    return status, json.loads(text)
+
+
+@given(result=STRUCTS | st.none(), error=TEXTS, ascii_only=st.booleans())
+def test_nulls(result: dict[str, Any] | None, error: str, ascii_only: bool) -> None:
+    """Of any task, exactly its own unset result and error become null; every other byte of data stays."""
+    task: dict[str, Any] = {"task_id": "t", "status": "RUNNING", "submitted_at": "2024-01-01T00:00:00Z"}
+    printed = task | ({"result": result} if result is not None else {}) | {"error": error}
+    text = json.dumps(printed, separators=(",", ":"), ensure_ascii=ascii_only)
+    _, shown = respond({":status": "200"}, text, nulls=True)
+    assert shown == task | {"result": result, "error": error or None}
+
+
+@given(message=TEXTS, details=st.lists(VALUES, max_size=3), ascii_only=st.booleans())
+def test_server_errors(message: str, details: list[Any], ascii_only: bool) -> None:
+    """Of any status with our Error first, code, message and the other details are shown, none of them changed."""
+    ours = {"@type": "type.googleapis.com/openmcp.chain.v1.Error", "code": "TASK_NOT_FOUND", "message": message}
+    status = {"code": 5, "message": message, "details": [ours, *details]}
+    text = json.dumps(status, separators=(",", ":"), ensure_ascii=ascii_only)
+    http, shown = respond({":status": "404"}, text)
+    assert http == "404"
+    expected = {"code": "TASK_NOT_FOUND", "message": message} | ({"details": details} if details else {})
+    assert shown == {"error": expected}
+
+
+@given(text=st.text())
+def test_any_other_body_is_replaced(text: str) -> None:
+    """An error whose body is not ours says nothing of that body."""
+    http, shown = respond({":status": "502"}, text)
+    assert (http, shown["error"]["code"]) == ("500", "INTERNAL")
+
+
+@pytest.mark.parametrize(
+    ("mark", "http", "code"),
+    [
+        ("401 GET jwt_authn_access_denied{Jwt_is_missing}", "401", "TOKEN_MISSING"),
+        ("403 GET jwt_authn_access_denied{Audiences_in_Jwt_are_not_allowed}", "401", "TOKEN_INVALID"),
+        ("401 GET jwt_authn_access_denied{Jwks_remote_fetch_is_failed}", "503", "UPSTREAM_UNAVAILABLE"),
+        ("408 GET request_overall_timeout", "408", "DEADLINE_EXCEEDED"),
+        ("400  http1.codec_error", "400", "MALFORMED_REQUEST"),
+        ("426 GET low_version", "400", "MALFORMED_REQUEST"),
+        ("500 GET something_new", "500", "INTERNAL"),
+        ("503 GET overload", "503", "UPSTREAM_UNAVAILABLE"),
+        ("504 GET response_timeout", "504", "DEADLINE_EXCEEDED"),
+    ],
+)
+def test_own_replies(mark: str, http: str, code: str) -> None:
+    """Each reply of Envoy's own becomes the error that fits, and none keeps Envoy's words."""
+    status, shown = respond({":status": mark[:3], "x-openmcp-local-reply": mark}, "upstream reset: secrets")
+    assert (status, shown["error"]["code"]) == (http, code)
+    assert "secrets" not in json.dumps(shown)
+
+
+@given(before=STRUCTS, after=STRUCTS)
+def test_the_field_of_a_syntax_error(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """The error names the member of the request that the place shown lies in."""
+    body = json.dumps({"metadata": before, "payload": {"a": "HERE"}, "type": after}).replace('"HERE"', "NaN!")
+    at = body.index("NaN!")
+    around = body[max(0, at - 20) : at + 20]
+    words = f"Unexpected token.\n{around}\n{' ' * (at - max(0, at - 20))}^"
+    mark = "400 POST grpc_json_transcode_failure{INVALID_ARGUMENT}"
+    status, shown = respond({":status": "400", "x-openmcp-local-reply": mark}, words, kept=body)
+    assert status == "400"
+    assert shown["error"]["message"] == "payload: Unexpected token."

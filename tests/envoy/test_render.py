@@ -1,0 +1,72 @@
+"""The rendered configuration, for each place where it runs, in the eyes of Envoy itself."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from support.gateway import PLANS
+
+from openmcp_chain.stack import envoy
+from openmcp_chain.stack.envoy import Address, Settings
+
+LOCAL = Settings(listen=Address("127.0.0.1", 8080), server=Address("127.0.0.1", 50051), plans=PLANS)
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - where a container listens
+COMPOSE = Settings(listen=Address(EVERYWHERE, 8080), server=Address("server", 50051), plans=PLANS)
+KUBERNETES = Settings(
+    listen=Address("::", 8080),
+    server=Address("openmcp-server.openmcp.svc.cluster.local", 50051),
+    plans=PLANS,
+    otlp=Address("otel-collector.observability", 4317),
+    admin=Address("127.0.0.1", 9901),
+    access_log=False,
+)
+
+
+@pytest.mark.parametrize("settings", [LOCAL, COMPOSE, KUBERNETES], ids=["local", "compose", "kubernetes"])
+def test_envoy_accepts_it(settings: Settings, tmp_path: Path) -> None:
+    """Envoy's own validation passes, and finds nothing deprecated."""
+    command = [*envoy.command(envoy.write(settings, tmp_path)), "--mode", "validate"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "eprecated" not in ended.stderr
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    """No placeholder survives, and what is rendered is YAML with one listener."""
+    text = envoy.render(LOCAL)
+    assert "${" not in text
+    assert [listener["name"] for listener in yaml.safe_load(text)["static_resources"]["listeners"]] == ["public"]
+
+
+def test_admin_is_off_unless_asked_for() -> None:
+    """Envoy's admin interface, which can stop it, listens only where the settings say."""
+    assert yaml.safe_load(envoy.render(LOCAL))["admin"] == {}
+    assert "127.0.0.1" in str(yaml.safe_load(envoy.render(KUBERNETES))["admin"])
+
+
+def test_it_reaches_itself() -> None:
+    """The key set is fetched over loopback from the port that is listened on, whatever the listening address."""
+    for settings, own in ((LOCAL, "127.0.0.1"), (COMPOSE, "127.0.0.1"), (KUBERNETES, "::1")):
+        clusters = {c["name"]: c for c in yaml.safe_load(envoy.render(settings))["static_resources"]["clusters"]}
+        assert {"address": own, "port_value": 8080} == (
+            clusters["self"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"][
+                "socket_address"
+            ]
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("server:50051", Address("server", 50051)), ("[::1]:80", Address("::1", 80))],
+)
+def test_addresses(text: str, address: Address) -> None:
+    """Names, IPv4 and bracketed IPv6 addresses are read."""
+    assert Address.parse(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "server", "server:", ":80", "server:0", "server:65536", "server:x"])
+def test_bad_addresses(text: str) -> None:
+    """What is no address is refused, and shown."""
+    with pytest.raises(ValueError, match="host:port"):
+        Address.parse(text)

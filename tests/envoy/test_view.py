@@ -1,0 +1,108 @@
+"""The REST view and the routes, against the contract that they are made from."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+
+from openmcp.chain.v1 import tasks_pb2
+from openmcp_chain.stack.envoy import routes, view
+
+PROTO = Path(__file__).parents[2] / "proto"
+
+
+def test_every_file_of_the_contract_is_there() -> None:
+    """A new file of the contract cannot be forgotten."""
+    assert {file.name for file in view.CONTRACT} == {str(p.relative_to(PROTO)) for p in PROTO.rglob("*.proto")}
+
+
+def test_the_view_is_the_contract_on_the_wire() -> None:
+    """But for names that never travel, the view's messages and methods equal the contract's, field by field."""
+    shown = {file.name: file for file in view.descriptors().file}
+    for file in view.CONTRACT:
+        real = descriptor_pb2.FileDescriptorProto()
+        file.CopyToProto(real)
+        assert shown[file.name].message_type == real.message_type
+        assert shown[file.name].service == real.service
+        for mine, theirs in zip(shown[file.name].enum_type, real.enum_type, strict=True):
+            assert [value.number for value in mine.value] == [value.number for value in theirs.value]
+
+
+def test_the_view_is_complete() -> None:
+    """Every file follows those that it imports, so that Envoy can load them in order."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in view.descriptors().file:
+        pool.AddSerializedFile(file.SerializeToString())
+    status = pool.FindEnumTypeByName("openmcp.chain.v1.TaskStatus")
+    assert [value.name for value in status.values] == ["UNSPECIFIED", "PENDING", "RUNNING", "SUCCEEDED", "FAILED"]
+    retry = pool.FindMessageTypeByName("google.rpc.RetryInfo")
+    assert retry.fields_by_name["retry_delay"].json_name == "retry_delay"
+
+
+def test_only_result_holds_data_in_a_task() -> None:
+    """What `show_nulls` in rest.lua stands on: around result and error, by number, there are only plain fields.
+
+    If TaskDetail is to get a field of another kind, that function needs another way to find the two.
+    """
+    fields = sorted(tasks_pb2.TaskDetail.DESCRIPTOR.fields, key=lambda field: field.number)
+    names = [field.name for field in fields]
+    assert names.index("error") == names.index("result") + 1
+    plain = {"google.protobuf.Timestamp", "google.protobuf.Duration", None}
+    for field in fields:
+        if field.name != "result":
+            assert (field.message_type.full_name if field.message_type else None) in plain
+
+
+def test_every_binding_has_a_route() -> None:
+    """Each REST binding of the contract is routed, and each path refuses other methods."""
+    names = {route["name"] for route in routes.table(view.methods(), 1.0)}
+    for method in view.methods():
+        assert f"grpc:{method.name}" in names
+        for verb, template in method.routes:
+            assert {f"rest:{verb} {template}", f"rest:{template}"} <= names
+
+
+def test_only_these_need_no_token() -> None:
+    """A route without the check of tokens is one of the open methods', or refuses."""
+    unchecked = [r for r in routes.table(view.methods(), 1.0) if "jwt_authn" in str(r.get("typed_per_filter_config"))]
+    served = {route["name"] for route in unchecked if "route" in route}
+    assert served == {
+        "grpc:openmcp.chain.v1.AuthService/Authenticate",
+        "grpc:openmcp.chain.v1.RestService/ServeJsonWebKeySet",
+        "grpc:grpc.health.v1.Health/Check",
+        "rest:POST /v1/auth/token",
+        "rest:GET /.well-known/jwks.json",
+    }
+    assert {method.name for method in view.methods()} >= {name for name in routes.OPEN if "openmcp" in name}
+
+
+@pytest.mark.parametrize(
+    ("template", "matches", "others"),
+    [
+        ("/v1/tasks", ["/v1/tasks"], ["/v1/tasks/", "/v1/tasksx", "/v1xtasks"]),
+        ("/v1/tasks/{task_id}", ["/v1/tasks/a", "/v1/tasks/a:b"], ["/v1/tasks/", "/v1/tasks/a/b"]),
+        ("/v1/tasks/{task_id}:cancel", ["/v1/tasks/a:cancel"], ["/v1/tasks/a", "/v1/tasks/a:cancelled"]),
+        ("/.well-known/jwks.json", ["/.well-known/jwks.json"], ["/xwell-known/jwks.json", "/.well-known/jwksxjson"]),
+        ("/v1/files/**", ["/v1/files/a/b"], ["/v1/files/"]),
+    ],
+)
+def test_patterns(template: str, matches: list[str], others: list[str]) -> None:
+    """A path template matches what google/api/http.proto says."""
+    pattern = routes.pattern(template)
+    assert all(re.fullmatch(pattern, path) for path in matches)
+    assert not any(re.fullmatch(pattern, path) for path in others)
+
+
+def test_a_verb_goes_before_the_path_that_contains_it() -> None:
+    """`/v1/tasks/{task_id}:cancel` is found before `/v1/tasks/{task_id}`, which matches it too."""
+
+    def method(name: str, verb: str, path: str) -> view.Method:
+        return view.Method(f"a.B/{name}", streams=False, routes=((verb, path),))
+
+    table: list[dict[str, Any]] = routes.table(
+        [method("Get", "GET", "/v1/tasks/{task_id}"), method("Cancel", "POST", "/v1/tasks/{task_id}:cancel")], 1.0
+    )
+    names = [route["name"] for route in table]
+    assert names.index("rest:POST /v1/tasks/{task_id}:cancel") < names.index("rest:GET /v1/tasks/{task_id}")
