@@ -316,6 +316,7 @@ async def test_a_query_past_its_memory(make_bench: MakeBench, sql: str) -> None:
     bench = make_bench(limits=Limits(memory_bytes=64 << 20, spill_bytes=16 << 20, transform_seconds=60))
     failed = await bench.fails(input_uri=bench.put("input.json", "[]"), sql=sql)
     assert failed.code == "LIMIT_EXCEEDED"
+    assert "memory" in failed.message  # and not its time
     assert str(bench.work) not in failed.message
 
 
