@@ -43,11 +43,11 @@ def dev(*arguments: str, path: str | None = None) -> "subprocess.CompletedProces
 
 
 def belonging(data_dir: Path) -> list[psutil.Process]:
-    """The processes that work in this data folder, or were told of it."""
+    """The processes that were told of this data folder."""
     found = []
     for process in psutil.process_iter():
         try:
-            if str(data_dir) in f"{process.cwd()} {process.cmdline()}":
+            if str(data_dir) in f"{process.cmdline()} {process.environ()}":
                 found.append(process)
         except psutil.Error:
             continue

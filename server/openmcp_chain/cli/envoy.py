@@ -2,13 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from openmcp_chain.stack.envoy import Address
 
 
 def envoy_config(
@@ -38,7 +34,7 @@ def envoy_config(
             server=envoy.Address.parse(server),
             plans=config.load_plans(os.environ),
             admin=envoy.Address.parse(admin) if admin else None,
-            otlp=_collector(otlp) if otlp else None,
+            otlp=envoy.Address.of_collector(otlp) if otlp else None,
         )
         text = envoy.render(settings)
         if output is None:
@@ -48,13 +44,3 @@ def envoy_config(
     except (config.ConfigError, ValueError, OSError) as error:
         typer.echo(f"openmcp envoy-config: {error}", err=True)
         raise typer.Exit(1) from None
-
-
-def _collector(endpoint: str) -> "Address":
-    """The address in a value of OTEL_EXPORTER_OTLP_ENDPOINT. Raises ValueError."""
-    from openmcp_chain.stack.envoy import Address  # noqa: PLC0415
-
-    url = urlsplit(endpoint)
-    if url.scheme != "http" or not url.hostname:
-        raise ValueError(f"--otlp must be http://host:port, not {endpoint!r}: Envoy sends spans in plain text")
-    return Address(url.hostname, url.port or 4317)

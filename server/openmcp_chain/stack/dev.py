@@ -61,13 +61,16 @@ async def _work(options: Options, place: Site, parts: Parts, console: Console) -
     if place.database.program:
         await parts.spawn(place.database.program)
     await parts.spawn(programs.server(place))
-    from openmcp_chain.stack import sample, startup  # noqa: PLC0415 - takes longer than those two need to start
+    from openmcp_chain.stack import startup  # noqa: PLC0415 - takes longer than those two need to start
 
     info = await startup.finish(options, place, parts)
     _greet(console, options, place, info, time.monotonic() - began)
-    succeeded = await sample.run(info, place.folder, console) if options.sample else None
-    if options.once:
-        return 0 if succeeded else 1
+    if options.sample:
+        from openmcp_chain.stack import sample  # noqa: PLC0415 - not before all is ready
+
+        succeeded = await sample.run(info, place.folder, console)
+        if options.once:
+            return 0 if succeeded else 1
     console.note("\nCtrl-C ends everything.")
     await parts.lost()
     return 1

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from openmcp_chain.stack import demo, ports
@@ -14,8 +14,10 @@ DATABASE_NAME = "openmcp"
 DRAIN_SECONDS = 5
 """How long calls under way get when the stack ends."""
 
-_OPENMCP = [sys.executable, "-P", "-m", "openmcp_chain.cli"]
-"""The same interpreter, and no module out of the working folder."""
+
+def _python(module: str) -> Sequence[str]:
+    """What `openmcp server` and `openmcp worker` do, by this interpreter, without the CLI: that is slow to import."""
+    return [sys.executable, "-P", "-c", f"from {module} import main; main()"]
 
 
 def server_environment(site: Site) -> Mapping[str, str]:
@@ -33,9 +35,8 @@ def server_environment(site: Site) -> Mapping[str, str]:
 def server(site: Site) -> Program:
     return Program(
         "server",
-        [*_OPENMCP, "server"],
+        _python("openmcp_chain.app"),
         env=server_environment(site),
-        cwd=site.folder.path,
         grace=DRAIN_SECONDS + 3,
     )
 
@@ -61,4 +62,4 @@ def worker(site: Site, memory: Memory) -> Program:
         "OPENMCP_WORKER_READY_FILE": str(worker_ready_file(site)),
         "no_grpc_proxy": ports.HOST,
     }
-    return Program("worker", [*_OPENMCP, "worker"], env=environment, cwd=site.folder.path)
+    return Program("worker", _python("openmcp_chain.worker.runtime"), env=environment)

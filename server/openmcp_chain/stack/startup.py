@@ -61,14 +61,17 @@ def _envoy(site: Site, settings: Config) -> Program:
     """Renders its configuration, and returns how to run it."""
     from openmcp_chain.stack import envoy  # noqa: PLC0415 - the worker starts while this is imported
 
-    path = envoy.write(
-        envoy.Settings(
+    collector = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    try:
+        wanted = envoy.Settings(
             listen=envoy.Address(ports.HOST, site.rest_port),
             server=envoy.Address(ports.HOST, site.grpc_port),
             plans=settings.plans,
-        ),
-        site.folder.envoy,
-    )
+            otlp=envoy.Address.of_collector(collector) if collector else None,
+        )
+    except ValueError as error:
+        raise StackError(str(error)) from None
+    path = envoy.write(wanted, site.folder.envoy)
     return Program("envoy", [site.envoy, *envoy.command(path)[1:]], cwd=site.folder.envoy)
 
 

@@ -1,0 +1,89 @@
+"""The `openmcp` command itself: what it says of itself, and how it refuses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import openmcp_chain
+from openmcp_chain.cli.main import app
+
+COMMANDS = ("dev", "server", "worker", "envoy-config", "workspaces", "operators")
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner()
+
+
+def test_version(runner: CliRunner) -> None:
+    """`--version` says which version this is."""
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"openmcp {openmcp_chain.__version__}\n")
+
+
+def test_help_names_every_command(runner: CliRunner) -> None:
+    """`--help` lists all commands, each with a line on what it does."""
+    lines = [line.split(maxsplit=1) for line in runner.invoke(app, ["--help"]).output.splitlines()]
+    told = {line[0]: line[1] for line in lines if len(line) == 2}
+    assert all(told.get(command) for command in COMMANDS)
+
+
+def test_help_of_dev_names_every_flag(runner: CliRunner) -> None:
+    """`openmcp dev --help` explains each flag and its default."""
+    shown = runner.invoke(app, ["dev", "--help"]).output
+    for flag in ("--rest-port", "--grpc-port", "--data-dir", "--mongodb-uri", "--no-worker", "--no-sample", "--once"):
+        assert flag in shown
+    assert "--plan" in shown
+    assert ".openmcp" in shown
+
+
+def test_no_command_shows_the_help(runner: CliRunner) -> None:
+    """Without a command, the help is shown."""
+    assert "Commands:" in runner.invoke(app, []).output
+
+
+@pytest.mark.parametrize("flag", ["--no-worker", "--no-sample"])
+def test_once_needs_the_sample(runner: CliRunner, flag: str) -> None:
+    """`--once` ends with the sample's success, so it can't go without the sample or its worker."""
+    result = runner.invoke(app, ["dev", "--once", flag])
+    assert result.exit_code == 2
+    assert "it needs the sample and the worker" in result.output
+
+
+def test_a_port_has_a_range(runner: CliRunner) -> None:
+    """A port beyond 65535 is refused by the flag's name."""
+    result = runner.invoke(app, ["dev", "--rest-port", "65536"])
+    assert result.exit_code == 2
+    assert "--rest-port" in result.output
+
+
+def test_no_stack_is_up(runner: CliRunner, tmp_path: Path) -> None:
+    """Workspaces can't be made in a data folder on which no stack is up: one line says what to do, status 1."""
+    result = runner.invoke(
+        app, ["workspaces", "create", "--plan", "free", "--data-dir", str(tmp_path)], env={"OPENMCP_MONGODB_URI": None}
+    )
+    assert result.exit_code == 1
+    assert result.output == (
+        f"openmcp: no stack is up on {tmp_path}: start `openmcp dev`, or give --mongodb-uri and --master-key-file\n"
+    )
+
+
+def test_a_database_needs_its_master_key(runner: CliRunner) -> None:
+    """A database without the deployment's master key is refused by the name of what is missing."""
+    result = runner.invoke(
+        app,
+        ["workspaces", "list", "--mongodb-uri", "mongodb://127.0.0.1:1"],
+        env={"OPENMCP_MASTER_KEY": None, "OPENMCP_MASTER_KEY_FILE": None},
+    )
+    assert result.exit_code == 1
+    assert "OPENMCP_MASTER_KEY must be set" in result.output
+
+
+def test_the_command_starts_lightly() -> None:
+    """The command's own modules import none of the libraries that a subcommand may need."""
+    script = "import sys, openmcp_chain.cli.main; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"grpc", "pymongo", "motor", "httpx", "jwt", "duckdb", "opentelemetry"} & set(loaded)
