@@ -6,7 +6,7 @@ local KEPT_BYTES = 65536 -- beyond, the error names `request`
 function envoy_on_request(handle)
   local length = tonumber(handle:headers():get("content-length") or "")
   if length and length > 0 and length <= KEPT_BYTES and handle:metadata():get("keep_body") then
-    local body = handle:body()
+    local body = handle:body(true)
     handle:streamInfo():dynamicMetadata():set("openmcp", "body", body:getBytes(0, body:length()))
   end
 end

@@ -33,6 +33,7 @@ local BY_HTTP_STATUS = {
   ["415"] = "UNSUPPORTED_MEDIA_TYPE",
   ["429"] = "RATE_LIMITED",
   ["431"] = "HEADERS_TOO_LARGE",
+  ["501"] = "MALFORMED_REQUEST", -- a transfer-encoding that Envoy does not know
   ["503"] = "UPSTREAM_UNAVAILABLE",
   ["504"] = "DEADLINE_EXCEEDED",
 }
@@ -100,7 +101,10 @@ local function server_error(json)
   return code, '{"error":{"code":"' .. code .. '","message":' .. message .. details .. "}}"
 end
 
--- The name of the top-level member of the JSON object `json` in which position `to` is, or nil.
+-- Deeper JSON than this is refused by the transcoder; it allows a little more.
+local DEEP = 64
+
+-- The name of the top-level member of the JSON object `json` in which position `to` is, or which is too deep; or nil.
 local function member_at(json, to)
   local depth, name, at = 0, nil, 1
   while true do
@@ -120,6 +124,11 @@ local function member_at(json, to)
       found = last
     else
       depth = depth + ((c == "{" or c == "[") and 1 or -1)
+      if depth > DEEP then
+        return name
+      elseif depth == 0 then
+        name = nil
+      end
     end
     at = found + 1
   end
@@ -139,6 +148,8 @@ local function refused_field(words, request)
   local from = around and request and request:find(around, 1, true)
   if from then
     field, wrong = member_at(request, from + #arrow), said
+  elseif request and said:find("^Message too deep") then
+    field, wrong = member_at(request, #request), "is nested too deep"
   end
   field, wrong = field or "request", wrong or said
   local known = { FIELD = escape(field), DESCRIPTION = escape(wrong) }

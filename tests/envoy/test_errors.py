@@ -1,10 +1,12 @@
 """Every failure has one shape, whoever made it, and says nothing of what is inside."""
 
+import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from support.gateway import Gateway
+from support.gateway import BODY_LIMIT, Gateway
 
 from openmcp_chain.domain import errors
 
@@ -139,7 +141,9 @@ async def test_json_by_its_names(gateway: Gateway, content_type: str | None) -> 
         ('{"payload":{"a":{}}, "metadata":{"a":"\\ud800"}}', "metadata"),
         ('{"type":"\\ud800"}', "type"),
         ('{"type":"a","payload":{"a":"' + "b" * 70_000 + '","c":NaN}}', "request"),
-        ('{"payload":' + '{"a":' * 300 + "1" + "}" * 301, "request"),
+        ('{"metadata":{},"payload":' + '{"a":' * 300 + "1" + "}" * 301, "payload"),
+        ('{"payload":{"a":' + "[" * 5000 + "]" * 5000 + "}}", "payload"),
+        ('{"type":"a"}{"type":"b"}', "request"),
     ],
 )
 async def test_bad_json(gateway: Gateway, body: str, field: str) -> None:
@@ -171,12 +175,25 @@ async def test_bad_query(gateway: Gateway, path: str, field: str) -> None:
 
 
 async def test_too_large(gateway: Gateway) -> None:
-    """A body over the limit is 413, and says which field makes it so and what the limit is."""
-    answer = await gateway.rest.post("/v1/tasks", json={"payload": {"a": "b" * 300_000}})
-    error = error_of(answer)
-    assert (answer.status_code, error["code"]) == (413, "REQUEST_TOO_LARGE")
-    assert fields_of(error) == ["payload"]
-    assert "300000 bytes" in error["message"]
+    """A body over the limit is 413, announced or in pieces; it says which field makes it so and what the limit is."""
+    body = json.dumps({"payload": {"a": "b" * BODY_LIMIT}}).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(body), 65_536):
+            yield body[at : at + 65_536]
+
+    for content in (body, pieces()):
+        answer = await gateway.rest.post("/v1/tasks", content=content)
+        error = error_of(answer)
+        assert (answer.status_code, error["code"]) == (413, "REQUEST_TOO_LARGE")
+        assert fields_of(error) == ["payload"]
+        assert f"at most {BODY_LIMIT} bytes" in error["message"]
+
+
+async def test_large_enough(gateway: Gateway) -> None:
+    """A body just under the limit, larger than Envoy reads at a time, passes."""
+    body = {"type": "large", "payload": {"a": "b" * (BODY_LIMIT - 100)}}
+    assert (await gateway.rest.post("/v1/tasks", json=body)).json()["task_id"] == "large"
 
 
 async def test_headers_too_large(gateway: Gateway) -> None:

@@ -117,6 +117,15 @@ async def test_too_long(gateway: Gateway) -> None:
     assert details_of(error) == ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
 
 
+@pytest.mark.parametrize(("deadline", "longest"), [(0.7, 0.7), (60, 1), (None, 1)])
+async def test_the_sooner_deadline_counts(gateway: Gateway, deadline: float | None, longest: float) -> None:
+    """The server is told of the caller's deadline or of Envoy's, whichever comes first."""
+    stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)
+    request = tasks_pb2.GetTaskRequest(task_id="deadline")
+    detail = await stub.GetTask(request, metadata=gateway.bearer, timeout=deadline)
+    assert 0 < float(detail.error) <= longest
+
+
 async def test_a_servers_error_passes(gateway: Gateway) -> None:
     """Status, message and details of the server's are untouched."""
     stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)

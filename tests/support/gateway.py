@@ -19,6 +19,8 @@ from openmcp_chain.stack import envoy, ports
 from openmcp_chain.stack.envoy import Address, Settings
 
 READY_SECONDS = 20.0
+BODY_LIMIT = 3 * 1024 * 1024
+"""Bytes; more than Envoy reads at a time."""
 PLANS: Mapping[str, Plan] = plans.parse(
     tomllib.loads(resources.files("openmcp_chain").joinpath("plans.toml").read_text())
 ) | {
@@ -67,7 +69,7 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Gateway]:
         plans=PLANS,
         jwks_seconds=1,
         unary_seconds=1.0,
-        body_limit=300_000,
+        body_limit=BODY_LIMIT,
         **changed,
     )
     url = f"http://127.0.0.1:{listen.port}"

@@ -104,6 +104,8 @@ class Tasks(tasks_pb2_grpc.TaskServiceServicer):
                     await asyncio.Event().wait()
                 finally:
                     self.cancelled.set()
+            case ["deadline"]:
+                detail.error = str(context.time_remaining())
             case ["failed"]:
                 detail.error = "INPUT_NOT_FOUND: no such file"
             case ["done"]:

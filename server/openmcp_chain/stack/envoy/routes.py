@@ -29,6 +29,8 @@ _GRPC: list[Json] = [
 ]
 _JWT = "envoy.filters.http.jwt_authn"
 _TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+_BUFFER = "envoy.filters.http.buffer"
+_REST_HEADERS = "rest_headers"
 _RATE_LIMIT = "envoy.filters.http.local_ratelimit"
 
 
@@ -44,7 +46,7 @@ def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
         {
             "name": f"grpc:{method.name}",
             "match": {"path": f"/{method.name}", "headers": _GRPC},
-            **_call(method, unary_seconds),
+            **_call(method, unary_seconds, _BUFFER, _REST_HEADERS),
         }
         for method in (*methods, *foreign)
     ]
@@ -52,7 +54,7 @@ def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
     unknown = {
         "name": "grpc:unknown",
         "match": {"prefix": "/", "headers": _GRPC},
-        **_call(Method("", streams=False), unary_seconds),
+        **_call(Method("", streams=False), unary_seconds, _BUFFER, _REST_HEADERS),
     }
     return [*grpc, unknown, *_rest(methods, unary_seconds), _refusal("rest:unknown", {"prefix": "/"}, 404)]
 
@@ -101,8 +103,8 @@ def _rest(methods: Iterable[Method], unary_seconds: float) -> list[Json]:
     return routes
 
 
-def _call(method: Method, unary_seconds: float) -> Json:
-    """What holds for a call of the method, by whatever route it came."""
+def _call(method: Method, unary_seconds: float, *skipped: str) -> Json:
+    """What holds for a call of the method, by whatever route it came. It passes by the `skipped` filters."""
     action: Json = {
         "cluster": "server",
         "timeout": "0s",  # counts only from a request's last byte, and would end streams
@@ -117,10 +119,11 @@ def _call(method: Method, unary_seconds: float) -> Json:
         # How long a stream waits is no error: the other side's death is found by pings.
         action["idle_timeout"] = "0s"
     else:
-        action["max_stream_duration"] = {"max_stream_duration": f"{unary_seconds}s"}
-    call: Json = {"route": action}
-    if method.name in OPEN:
-        call["typed_per_filter_config"] = _without(_JWT, _RATE_LIMIT)
+        # A gRPC caller's own deadline counts if it is sooner, and the server is told of it.
+        longest = f"{unary_seconds}s"
+        action["max_stream_duration"] = {"max_stream_duration": longest, "grpc_timeout_header_max": longest}
+    opened = (_JWT, _RATE_LIMIT) if method.name in OPEN else ()
+    call: Json = {"route": action, "typed_per_filter_config": _without(*opened, *skipped)}
     told = {}
     if method.input == "openmcp.chain.v1.SubmitTaskRequest":
         told["keep_body"] = {"keep_body": True}
@@ -137,7 +140,7 @@ def _refusal(name: str, match: Json, status: int, why: str = "refused") -> Json:
         "name": name,
         "match": match,
         "direct_response": {"status": status, "body": {"inline_string": why}},
-        "typed_per_filter_config": _without(_JWT, _RATE_LIMIT, _TRANSCODER),
+        "typed_per_filter_config": _without(_JWT, _RATE_LIMIT, _BUFFER, _TRANSCODER),
     }
 
 
