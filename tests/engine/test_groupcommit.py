@@ -1,0 +1,116 @@
+"""Group commit: what goes together, who gets which answer, and what one bad item does to the others."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from openmcp_chain.domain import errors
+from openmcp_chain.engine import groupcommit
+from openmcp_chain.engine.groupcommit import GroupCommit
+
+
+class Disk:
+    """Doubles numbers, a batch at a time, when it is let."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.began = asyncio.Event()
+        self.fault: Exception | None = None
+
+    async def flush(self, items: Sequence[int]) -> Sequence[int]:
+        self.batches.append(list(items))
+        self.began.set()
+        await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        if 13 in items:
+            raise ValueError("S3CRET")
+        return [2 * item for item in items]
+
+
+async def test_what_arrives_during_a_write_goes_out_together_in_the_next() -> None:
+    """One write at a time; each caller gets its own item's answer."""
+    disk = Disk()
+    commit = GroupCommit(disk.flush)
+    first = asyncio.create_task(commit(0))
+    await disk.began.wait()
+    others = [asyncio.create_task(commit(item)) for item in range(1, 6)]
+    disk.gate.set()
+    assert await first == 0
+    assert await asyncio.gather(*others) == [2, 4, 6, 8, 10]
+    assert disk.batches == [[0], [1, 2, 3, 4, 5]]
+
+
+async def test_idle_writes_at_once() -> None:
+    """No timer: a single item is flushed by itself, and a later one again."""
+    disk = Disk()
+    disk.gate.set()
+    commit = GroupCommit(disk.flush)
+    assert [await commit(1), await commit(2)] == [2, 4]
+    assert disk.batches == [[1], [2]]
+
+
+async def test_batches_are_bounded_by_items_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch closes at BATCH_ITEMS, or with the item that reaches BATCH_BYTES."""
+    monkeypatch.setattr(groupcommit, "BATCH_ITEMS", 3)
+    monkeypatch.setattr(groupcommit, "BATCH_BYTES", 100)
+    disk = Disk()
+    disk.gate.set()
+    commit = GroupCommit(disk.flush, weigh=lambda item: item)
+    await asyncio.gather(*map(commit, [1, 2, 3, 4, 99, 5, 100, 6]))
+    assert disk.batches == [[1, 2, 3], [4, 99], [5, 100], [6]]
+
+
+async def test_poison_item_fails_alone() -> None:
+    """An item that can't be written gets its own exception; those that shared its batch are written."""
+    disk = Disk()
+    disk.gate.set()
+    commit = GroupCommit(disk.flush)
+    answers = await asyncio.gather(*map(commit, [1, 13, 2]), return_exceptions=True)
+    assert answers[0] == 2
+    assert isinstance(answers[1], ValueError)
+    assert answers[2] == 4
+    assert await commit(3) == 6
+
+
+async def test_unavailable_is_everybodys() -> None:
+    """When the database is away, the whole batch is told so, once, without a try for each."""
+    disk = Disk()
+    disk.gate.set()
+    disk.fault = errors.Unavailable()
+    commit = GroupCommit(disk.flush)
+    answers = await asyncio.gather(*map(commit, [1, 2, 3]), return_exceptions=True)
+    assert all(isinstance(answer, errors.Unavailable) for answer in answers)
+    assert disk.batches == [[1, 2, 3]]
+    disk.fault = None
+    assert await commit(4) == 8
+
+
+async def test_cancelled_caller_takes_nobody_with_it() -> None:
+    """A caller that gives up stops waiting; its write and the others' go on."""
+    disk = Disk()
+    commit = GroupCommit(disk.flush)
+    calls = [asyncio.create_task(commit(item)) for item in (1, 2)]
+    await disk.began.wait()
+    calls[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calls[0]
+    disk.gate.set()
+    assert await calls[1] == 4
+    assert disk.batches == [[1, 2]]
+
+
+async def test_settle_waits_for_what_was_asked() -> None:
+    """`settle` returns when nothing is queued or under way."""
+    disk = Disk()
+    commit = GroupCommit(disk.flush)
+    call = asyncio.create_task(commit(1))
+    await disk.began.wait()
+    settling = asyncio.create_task(commit.settle())
+    await asyncio.sleep(0)
+    assert not settling.done()
+    disk.gate.set()
+    await settling
+    assert await call == 2
