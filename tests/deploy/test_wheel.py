@@ -27,7 +27,7 @@ from support.database import Database
 
 from openmcp_chain.stack import ports
 
-READY_SECONDS = 30.0
+READY_SECONDS = 50.0
 END_SECONDS = 25.0
 PLACES = ("/run/secrets", "/run/openmcp", "/var/lib/openmcp", "/etc/openmcp", "/tmp")  # noqa: S108 - in the containers
 
@@ -61,6 +61,9 @@ class Machine:
         image = manifests.image_environment("worker" if service == "worker" else "server")
         composed = manifests.compose()["services"][service].get("environment", {})
         settings = {name: self.here(value) for name, value in (image | composed).items() if "${" not in value}
+        del settings[
+            "PYTHONDONTWRITEBYTECODE"
+        ]  # pip has compiled the image's packages, uv leaves that to the first import
         return settings | {"PATH": f"{self.environment / 'bin'}:/usr/bin:/bin"}
 
     def command(self, service: str) -> list[str]:

@@ -118,7 +118,7 @@ class _Recorder(dict[str, str]):
         return super().__getitem__(name)
 
 
-def read_by_server() -> Mapping[str, str]:
+def read_by_server() -> dict[str, str]:
     """The variables that a server reads, with their defaults ("" if there is none)."""
     present = {"OPENMCP_MONGODB_URI": "mongodb://x", "OPENMCP_MASTER_KEY": base64.b64encode(bytes(32)).decode()}
     recorder = _Recorder(present)
@@ -126,7 +126,7 @@ def read_by_server() -> Mapping[str, str]:
     return recorder.asked
 
 
-def read_by_worker() -> Mapping[str, str]:
+def read_by_worker() -> dict[str, str]:
     """The variables that a worker reads, S3's among them."""
     recorder = _Recorder(
         {"OPENMCP_SERVER": "x:1", "OPENMCP_WORKSPACE_ID": "x", "OPENMCP_WORKSPACE_SECRET": "x"},
@@ -136,7 +136,7 @@ def read_by_worker() -> Mapping[str, str]:
     return recorder.asked
 
 
-def read_by_all() -> Mapping[str, str]:
+def read_by_all() -> dict[str, str]:
     """The variables of telemetry, which every process reads."""
     recorder = _Recorder({})
     telemetry.configure("x", recorder)

@@ -1,0 +1,112 @@
+"""docs/operations.md says what the code does: its variables, metrics, log lines, times and ports are the source's."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+
+from support import manifests
+
+from openmcp_chain.domain import errors
+from openmcp_chain.engine import events, sweep
+from openmcp_chain.store.mongo import client
+from openmcp_chain.transport import rest
+from openmcp_chain.worker import worker
+
+PACKAGE = manifests.ROOT / "server/openmcp_chain"
+
+
+@cache
+def text() -> str:
+    return (manifests.ROOT / "docs/operations.md").read_text()
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading, without their code marks."""
+    section = re.split(rf"^## {heading}$", text(), flags=re.MULTILINE)[1].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def calls() -> Iterator[ast.Call]:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                yield node
+
+
+def test_every_variable_is_told_and_no_other() -> None:
+    """The table has exactly the variables that servers and workers read, each with its readers and its true default."""
+    shared = dict(manifests.read_by_all())
+    readers = {"server": manifests.read_by_server() | shared, "worker": manifests.read_by_worker() | shared}
+    expected = {
+        name: (
+            ", ".join(reader for reader, known in readers.items() if name in known),
+            default,
+        )
+        for name, default in (readers["server"] | readers["worker"]).items()
+    }
+    assert {name: (reader, default) for name, reader, default, _ in rows("Environment variables")} == expected
+
+
+def test_no_variable_is_read_in_passing() -> None:
+    """Whatever the package's code names of our variables is one that the table tells of."""
+    told = {row[0] for row in rows("Environment variables")}
+    named = {
+        node.value
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.fullmatch(r"(OPENMCP|AWS)_[A-Z0-9_]+", node.value)
+    }
+    assert named
+    assert named <= told
+
+
+def test_every_metric_is_told_and_no_other() -> None:
+    """The table of metrics has exactly those that the code makes."""
+    made = {
+        call.args[0].value
+        for call in calls()
+        if isinstance(call.func, ast.Attribute)
+        and re.fullmatch(r"create_(counter|histogram|up_down_counter|gauge|observable_\w+)", call.func.attr)
+        and isinstance(call.args[0], ast.Constant)
+    }
+    assert {row[0] for row in rows("What to watch")} == made
+
+
+def test_what_to_alert_on_exists() -> None:
+    """The log lines and codes that the page tells to watch are ones that the code really writes."""
+    logged = {
+        call.args[0].value
+        for call in calls()
+        if isinstance(call.func, ast.Attribute) and call.func.attr in ("info", "warning", "error")
+        if call.args and isinstance(call.args[0], ast.Constant)
+    }
+    alert = text().rpartition("Worth an\nalert: ")[2]
+    assert set(re.findall(r"`([a-z ]+)`", alert)) <= logged
+    codes = re.findall(r"`([A-Z]+)`", text().partition("Alert on ")[2].partition("\n\n")[0])
+    assert set(codes) <= set(errors.TABLE)
+    assert codes
+
+
+def test_ports_are_those_of_the_manifests() -> None:
+    """The table of ports has the ports that compose and Kubernetes use."""
+    told = {int(row[0]) for row in rows("Ports")}
+    policies = manifests.of_kind("NetworkPolicy").values()
+    rules = [rule for one in policies for way in ("ingress", "egress") for rule in one["spec"].get(way, ())]
+    allowed = {port["port"] for rule in rules for port in rule["ports"]}
+    assert allowed - {53, 443} <= told
+    assert told - allowed == {4317, 8889}
+
+
+def test_waits_are_those_of_the_code() -> None:
+    """Times and numbers in the prose are the constants of the code."""
+    prose = " ".join(text().split())
+    assert f"gives running tasks {worker.DRAIN_SECONDS:g} s" in prose
+    assert f"by a sweep every second, or for event streams a read every {events.POLL_SECONDS:g} s" in prose
+    assert sweep.INTERVAL_SECONDS == 1
+    assert f"and {client.CONNECTIONS} connections to MongoDB" in prose
+    assert f"pings on event streams ({rest.PING_SECONDS:g} s)" in prose
+    (envoy,) = manifests.pod("envoy")["containers"]
+    assert f"Kubernetes waits {envoy['lifecycle']['preStop']['sleep']['seconds']} s before it tells it" in prose
