@@ -17,7 +17,7 @@ from openmcp_chain.store.mongo import client
 from openmcp_chain.store.mongo.client import Driver
 from openmcp_chain.store.mongo.store import PATIENCE, MongoStore, connect
 
-LONGEST = PATIENCE + 5
+LONGEST = 2 * PATIENCE + 5
 """Seconds after which a call that should have given up counts as hanging."""
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.samples import NOW, RETENTION, SECOND, make_task
 
 from openmcp_chain.domain import errors, transitions
@@ -25,6 +25,9 @@ class Move:
     """What an actor tries, with the luck and the choices that go with it."""
 
     action: Action
+    looks_first: bool
+    skew: timedelta
+    """How far the actor's clock is ahead."""
     jitter: float
     retryable: bool
     seconds: int
@@ -33,6 +36,8 @@ class Move:
 MOVES = st.builds(
     Move,
     st.sampled_from([action for action in Action if action is not Action.SUBMIT]),
+    st.booleans(),
+    st.integers(-5000, 5000).map(lambda milliseconds: timedelta(milliseconds=milliseconds)),
     st.floats(min_value=0, max_value=1, exclude_max=True),
     st.booleans(),
     st.integers(1, 60),
@@ -58,7 +63,7 @@ class Life(RuleBasedStateMachine):
         self.steps: list[Step] = []
         self.seen: dict[str, Task] = {}
         self.tokens = dict.fromkeys(ACTORS, "")
-        """The lease that each actor believes to hold."""
+        """The lease that each actor took last, and may have lost."""
         self.leases = 0
 
     # --- how it is stored
@@ -83,7 +88,8 @@ class Life(RuleBasedStateMachine):
 
     @initialize(max_attempts=st.integers(1, 4))
     def submit(self, max_attempts: int) -> None:
-        self.first = make_task(max_attempts=max_attempts)
+        self.first = make_task(max_attempts=max_attempts, now=self.now)
+        self.steps = []
         self.insert(self.first)
         self.seen = dict.fromkeys(ACTORS, self.first)
 
@@ -91,9 +97,11 @@ class Life(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.now += seconds * SECOND
 
-    @rule(milliseconds=st.integers(-5000, 5000))
-    def clocks_differ(self, milliseconds: int) -> None:
-        self.now += timedelta(milliseconds=milliseconds)
+    @precondition(lambda self: self.task.status.terminal)
+    @rule(max_attempts=st.integers(1, 4))
+    def begin_anew(self, max_attempts: int) -> None:
+        """With another task, late reports on the first one forgotten, so that steps aren't wasted on what is over."""
+        self.submit(max_attempts)
 
     @rule(actor=ACTOR)
     def look(self, actor: str) -> None:
@@ -116,6 +124,9 @@ class Life(RuleBasedStateMachine):
 
     def attempt(self, tries: list[tuple[str, Move]]) -> None:
         current = self.task
+        for actor, move in tries:
+            if move.looks_first:
+                self.look(actor)
         decided = [
             (actor, Step(move.action, before, after))
             for actor, move in tries
@@ -138,7 +149,7 @@ class Life(RuleBasedStateMachine):
 
     def decide(self, actor: str, move: Move) -> Task:
         """What the actor would make of the task that it saw: that very one if it may not, or need not, change it."""
-        task, token, now = self.seen[actor], self.tokens[actor], self.now
+        task, token, now = self.seen[actor], self.tokens[actor], self.now + move.skew
         try:
             match move.action:
                 case Action.CLAIM:

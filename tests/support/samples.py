@@ -11,7 +11,8 @@ from openmcp_chain.domain.workspace import Secret, SigningKey, Workspace
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-RETENTION = timedelta(days=7)
+RETENTION = timedelta(days=36500)
+"""So long that no real clock has reached the end of it: the database deletes what has, in the middle of a test."""
 
 WORKSPACE = Workspace(
     id="ws-1234",

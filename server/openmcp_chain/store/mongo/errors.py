@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 async def persist(operation: Callable[[], Awaitable[_T]], patience: float) -> _T:
-    """Runs `operation`, and again if the driver fails, for at most `patience` seconds in all.
+    """Runs `operation`, and again if the driver fails: no try begins after `patience` seconds, or runs past twice that.
 
     Whatever the failure was: each operation is a read or a guarded write and bears repeating, and a list of the
     failures that pass by themselves would never be complete. Raises Unavailable when the last try has failed; Internal,
@@ -35,7 +35,7 @@ async def persist(operation: Callable[[], Awaitable[_T]], patience: float) -> _T
     clock = asyncio.get_running_loop().time
     end = clock() + patience
     verdict: errors.Error
-    with pymongo.timeout(patience):
+    with pymongo.timeout(2 * patience):
         for pause in (*PAUSES, None):
             try:
                 return await operation()

@@ -21,9 +21,9 @@ from openmcp_chain.store.mongo import client, documents, indexes
 from openmcp_chain.store.mongo.errors import persist, taken
 
 PATIENCE = 5.0
-"""Seconds that a method tries for, before it raises Unavailable."""
+"""Seconds in which a method begins a new try; it raises Unavailable after twice that at most."""
 
-PING_PATIENCE = 2.0
+PING_PATIENCE = 1.0
 
 _T = TypeVar("_T")
 
@@ -33,7 +33,7 @@ async def connect(
 ) -> "MongoStore":
     """The store in this database, its indexes made.
 
-    Raises ValueError for a URI that is none, Unavailable if no primary answers within `patience` seconds.
+    Raises ValueError for a URI that is none, Unavailable if no primary answers in time (see PATIENCE).
     """
     connection = await persist(lambda: client.connect(uri, database, driver), patience)
     try:
