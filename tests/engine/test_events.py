@@ -1,0 +1,204 @@
+"""Event subscriptions: order, no gap, resuming at every place, other processes' changes, limits and ends."""
+
+import asyncio
+
+import pytest
+from support.engine import Engine, tenant
+from support.service import PATIENCE, until
+
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Event, Key
+from openmcp_chain.engine.events import Subscription
+from openmcp_chain.store.memory import MemoryStore
+
+
+async def allowed() -> None:
+    """Nothing was taken back."""
+
+
+def subscribe(engine: Engine, key: Key, after: int = 0, limit: int = 100) -> Subscription:
+    return engine.app.events.subscribe(key, after, limit, allowed)
+
+
+async def follow(engine: Engine, key: Key, after: int = 0) -> list[Event]:
+    """All events up to the terminal one, which it waits for."""
+    seen: list[Event] = []
+    async with subscribe(engine, key, after) as events, asyncio.timeout(PATIENCE):
+        while not events.ended:
+            seen += await events.next(PATIENCE)
+    return seen
+
+
+async def finished(engine: Engine) -> Key:
+    """A task with nine events."""
+    engine.app.leases._chance = lambda: 0.0
+    worker = engine.worker()
+    await engine.submit()
+    for _ in range(3):
+        await worker.fail(await worker.next())
+    task = await worker.next()
+    await worker.complete(task)
+    return task.key
+
+
+async def test_follows_in_order_and_ends_with_the_task() -> None:
+    """A subscriber of a living task gets 1, 2, 3, … as they happen, and its subscription ends by itself."""
+    engine = Engine()
+    task = await engine.submit()
+    following = asyncio.create_task(follow(engine, task.key))
+    await until(lambda: engine.app.events.open == 1)
+    engine.app.leases._chance = lambda: 0.0
+    worker = engine.worker()
+    await engine.app.sweep.run_once()
+    await worker.fail(await worker.next())
+    await worker.complete(await worker.next())
+    events = await following
+    assert [event.seq for event in events] == [1, 2, 3, 4, 5]
+    assert engine.app.events.open == 0
+
+
+async def test_resumes_after_every_event_without_gap_or_repetition() -> None:
+    """Whatever event a subscriber had last, it gets exactly those that follow; finished tasks are replayed."""
+    engine = Engine()
+    key = await finished(engine)
+    history = list(engine.task(key).events)
+    assert len(history) == 9
+    for after in range(10):
+        assert await follow(engine, key, after) == history[after:]
+
+
+async def test_resuming_after_what_never_was_is_refused() -> None:
+    """A sequence beyond the last event is SEQUENCE_OUT_OF_RANGE, never silence."""
+    engine = Engine()
+    key = await finished(engine)
+    with pytest.raises(errors.SequenceOutOfRange):
+        await follow(engine, key, 10)
+    assert engine.app.events.open == 0
+
+
+async def test_subscribers_cut_everywhere_while_writers_race() -> None:
+    """Subscribers that come and go at every place of a living history all see the same sequence."""
+    engine = Engine()
+    engine.app.leases._chance = lambda: 0.0
+    task = await engine.submit()
+
+    async def reader(step: int) -> list[int]:
+        seen: list[int] = []
+        while True:
+            async with subscribe(engine, task.key, len(seen)) as events, asyncio.timeout(PATIENCE):
+                while not events.ended and (got := [event.seq for event in await events.next(PATIENCE)]):
+                    seen += got
+                    if len(seen) % step == 0:
+                        break
+                if events.ended:
+                    return seen
+
+    readers = [asyncio.create_task(reader(step)) for step in (1, 2, 3, 100)]
+    await until(lambda: engine.app.events.open == len(readers))
+    worker = engine.worker()
+    await engine.app.sweep.run_once()
+    for _ in range(3):
+        await worker.fail(await worker.next())
+    await worker.complete(await worker.next())
+    assert await asyncio.gather(*readers) == [list(range(1, 10))] * len(readers)
+
+
+async def test_sees_what_another_process_writes() -> None:
+    """A change made elsewhere is seen by the next poll."""
+    store = MemoryStore()
+    here, there = Engine(store), Engine(store)
+    here.app.events.poll = 0.01
+    task = await there.submit()
+    following = asyncio.create_task(follow(here, task.key))
+    await until(lambda: here.app.events.open == 1)
+    worker = there.worker()
+    await there.app.sweep.run_once()
+    await worker.complete(await worker.next())
+    assert [event.seq for event in await following] == [1, 2, 3]
+
+
+async def test_next_returns_nothing_when_nothing_happens() -> None:
+    """Waiting is bounded: after `wait` seconds there is an empty answer, and the subscription goes on."""
+    engine = Engine()
+    task = await engine.submit()
+    async with subscribe(engine, task.key) as events:
+        assert len(await events.next(0)) == 1
+        assert await events.next(0.01) == ()
+        assert not events.ended
+
+
+async def test_unknown_task_is_refused_and_leaves_nothing() -> None:
+    """A task that is not there is TASK_NOT_FOUND, and no subscription stays."""
+    engine = Engine()
+    with pytest.raises(errors.TaskNotFound):
+        await follow(engine, Key("ws-1", "01900000-0000-7000-8000-000000000000"))
+    assert engine.app.events.open == 0
+    assert not engine.app.events._followers
+
+
+async def test_streams_are_limited_by_workspace() -> None:
+    """A workspace has at most `limit` of them open; another's do not count; one that closes makes room."""
+    engine = Engine()
+    task, other = await engine.submit(tenant("a")), await engine.submit(tenant("b"))
+    async with subscribe(engine, task.key, limit=2):
+        async with subscribe(engine, task.key, limit=2):
+            with pytest.raises(errors.TooManyStreams):
+                async with subscribe(engine, task.key, limit=2):
+                    pass
+            async with subscribe(engine, other.key, limit=2):
+                assert engine.app.events.open == 3
+        async with subscribe(engine, task.key, limit=2):
+            assert engine.app.events.open == 2
+    assert engine.app.events.open == 0
+    assert not engine.app.events._followers
+
+
+async def test_cancelled_subscriber_leaves_nothing() -> None:
+    """A subscriber that is cancelled while it waits is forgotten."""
+    engine = Engine()
+    task = await engine.submit()
+    following = asyncio.create_task(follow(engine, task.key))
+    await until(lambda: engine.app.events.open == 1)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    assert engine.app.events.open == 0
+    assert not engine.app.events._followers
+
+
+async def test_draining_gives_out_what_is_known_and_then_ends() -> None:
+    """On shutdown a subscriber gets the events that it has not had, then ServerDraining; new ones get it at once."""
+    engine = Engine()
+    task = await engine.submit()
+    async with subscribe(engine, task.key) as events:
+        engine.app.events.drain()
+        assert [event.seq for event in await events.next(PATIENCE)] == [1]
+        with pytest.raises(errors.ServerDraining):
+            await events.next(PATIENCE)
+    with pytest.raises(errors.ServerDraining):
+        async with subscribe(engine, task.key):
+            pass
+
+
+async def test_draining_wakes_who_waits() -> None:
+    """A subscriber in the middle of a long wait hears of the shutdown at once."""
+    engine = Engine()
+    task = await engine.submit()
+    following = asyncio.create_task(follow(engine, task.key))
+    await until(lambda: engine.app.events.open == 1)
+    engine.app.events.drain()
+    with pytest.raises(errors.ServerDraining):
+        await following
+
+
+async def test_ends_when_it_is_no_longer_allowed() -> None:
+    """What `allowed` raises at a poll ends the subscription."""
+    engine = Engine()
+    engine.app.events.poll = 0.01
+    task = await engine.submit()
+
+    async def refuse() -> None:
+        raise errors.TokenInvalid
+
+    async with engine.app.events.subscribe(task.key, 1, 100, refuse) as events, asyncio.timeout(PATIENCE):
+        with pytest.raises(errors.TokenInvalid):
+            await events.next(PATIENCE)

@@ -1,0 +1,227 @@
+"""Identity and tokens: who may sign in, how keys are shared between processes, and when a token ends."""
+
+import asyncio
+import base64
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from support.engine import Engine
+from support.service import SETTINGS, ManualClock
+
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.workspace import Scope
+from openmcp_chain.engine import identity, tokens
+from openmcp_chain.engine.sealing import MasterKey
+from openmcp_chain.engine.tokens import CLOCK_SKEW, LIFETIME, Tokens
+from openmcp_chain.store.memory import MemoryStore
+
+
+async def signed_in(engine: Engine, plan: str = "standard") -> tuple[str, str, str]:
+    """Workspace id, secret, token."""
+    await engine.app.tokens.load()
+    created, secret = await engine.app.identity.create_workspace(plan)
+    token, _ = await engine.app.identity.authenticate(created.id, secret)
+    return created.id, secret, token
+
+
+async def test_token_says_who_bears_it() -> None:
+    """The principal of a token is the workspace that it was issued to, with its plan and scopes."""
+    engine = Engine()
+    workspace_id, _, token = await signed_in(engine)
+    principal = await engine.app.identity.check(token, Scope.TASKS_READ)
+    assert (principal.workspace, principal.plan, principal.scopes) == (workspace_id, "standard", frozenset(Scope))
+
+
+async def test_wrong_credentials_are_all_alike() -> None:
+    """Unknown workspace, wrong secret, malformed ids and a disabled workspace: one and the same error."""
+    engine = Engine()
+    workspace_id, secret, _ = await signed_in(engine)
+    other = secret[:-1] + ("A" if secret[-1] != "A" else "B")
+    told = set()
+    for who, what in (
+        (workspace_id, other),
+        (workspace_id, "x" * 100_000),
+        (workspace_id, "omcp_ü"),
+        ("nobody", secret),
+        ("../../x", secret),
+        ("$ne", secret),
+    ):
+        with pytest.raises(errors.CredentialsInvalid) as caught:
+            await engine.app.identity.authenticate(who, what)
+        told.add(caught.value.message)
+    known = await engine.store.get_workspace(workspace_id)
+    assert known
+    await engine.store.put_workspace(replace(known, disabled=True, version=known.version + 1))
+    with pytest.raises(errors.CredentialsInvalid) as caught:
+        await engine.app.identity.authenticate(workspace_id, secret)
+    assert told == {caught.value.message}
+
+
+async def test_two_secrets_work_during_a_rotation_and_the_third_ends_the_first() -> None:
+    """Old and new secret both sign in; making another ends the oldest, and the tokens got with it."""
+    engine = Engine()
+    workspace_id, first, token = await signed_in(engine)
+    second = await engine.app.identity.add_secret(workspace_id)
+    for secret in (first, second):
+        await engine.app.identity.authenticate(workspace_id, secret)
+    await engine.app.identity.add_secret(workspace_id)
+    with pytest.raises(errors.CredentialsInvalid):
+        await engine.app.identity.authenticate(workspace_id, first)
+    engine.app.identity._recalled.clear()  # as RECALL_SECONDS do
+    with pytest.raises(errors.TokenInvalid):
+        await engine.app.identity.check(token, None)
+
+
+async def test_disabled_workspace_is_believed_no_longer_than_recall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workspace's state is read again after RECALL_SECONDS: then its tokens end."""
+    engine = Engine()
+    workspace_id, _, token = await signed_in(engine)
+    await engine.app.identity.check(token, None)
+    known = await engine.store.get_workspace(workspace_id)
+    assert known
+    await engine.store.put_workspace(replace(known, disabled=True, version=known.version + 1))
+    await engine.app.identity.check(token, None)
+    monkeypatch.setattr(identity, "RECALL_SECONDS", 0.0)
+    with pytest.raises(errors.TokenInvalid):
+        await engine.app.identity.check(token, None)
+
+
+async def test_token_expires_by_the_servers_clock() -> None:
+    """A token is good for its lifetime and the allowed skew, then TOKEN_EXPIRED, whether seen before or not."""
+    clock = ManualClock()
+    engine, other = Engine(now=clock), Engine(now=clock)
+    other.store = engine.store
+    _, _, token = await signed_in(engine)
+    clock.advance(LIFETIME.total_seconds())
+    await engine.app.identity.check(token, None)
+    clock.advance(CLOCK_SKEW.total_seconds())
+    fresh = Tokens(engine.store, SETTINGS.master, clock)
+    await fresh.load()
+    for checker in (engine.app.tokens, fresh):
+        with pytest.raises(errors.TokenExpired):
+            await checker.check(token)
+
+
+async def test_token_of_a_clock_far_ahead_is_refused() -> None:
+    """A token issued in what is the future here, beyond the skew, is not valid."""
+    ahead, clock = ManualClock(), ManualClock()
+    ahead.advance(CLOCK_SKEW.total_seconds() + 5)
+    engine = Engine(now=ahead)
+    _, _, token = await signed_in(engine)
+    here = Tokens(engine.store, SETTINGS.master, clock)
+    await here.load()
+    with pytest.raises(errors.TokenInvalid):
+        await here.check(token)
+    clock.advance(10)
+    await here.check(token)
+
+
+async def test_processes_that_start_at_once_publish_each_others_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two first processes may each make a key: soon both publish both, and each takes the other's tokens."""
+    store = MemoryStore()
+    one, two = Engine(store), Engine(store)
+    await one.app.tokens.load()
+    await store.add_key(two.app.tokens._new_key())
+    await two.app.tokens.load()
+    monkeypatch.setattr(tokens, "KEYS_EVERY_SECONDS", 0.0)
+    sets = [json.loads(await engine.app.tokens.key_set()) for engine in (one, two)]
+    assert sets[0] == sets[1]
+    assert len(sets[0]["keys"]) == 2
+    created, secret = await one.app.identity.create_workspace("free")
+    for issuer, checker in ((one, two), (two, one)):
+        token, _ = await issuer.app.identity.authenticate(created.id, secret)
+        assert (await checker.app.identity.check(token, None)).workspace == created.id
+
+
+async def test_new_key_is_published_before_it_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key signs from `signs_from` on, in processes that run already; before, it is only published."""
+    monkeypatch.setattr(tokens, "KEYS_EVERY_SECONDS", 0.0)
+    clock = ManualClock()
+    engine = Engine(now=clock)
+    _, _, first = await signed_in(engine)
+    key = replace(engine.app.tokens._new_key(), signs_from=clock() + timedelta(seconds=60))
+    await engine.store.add_key(key)
+    assert key.kid in (await engine.app.tokens.key_set()).decode()
+    workspace = (await engine.store.list_workspaces())[0]
+    before, _ = await engine.app.tokens.issue(workspace, workspace.secrets[0].id)
+    clock.advance(61)
+    after, _ = await engine.app.tokens.issue(workspace, workspace.secrets[0].id)
+    assert [_kid(token) == key.kid for token in (first, before, after)] == [False, False, True]
+    for token in (first, before, after):
+        await engine.app.identity.check(token, None)
+
+
+async def test_first_key_signs_even_where_the_clock_is_behind() -> None:
+    """A process whose clock is behind that of the one which made the only key starts, and signs with it."""
+    ahead = ManualClock()
+    ahead.advance(30)
+    engine = Engine(now=ahead)
+    await engine.app.tokens.load()
+    behind = Tokens(engine.store, SETTINGS.master, ManualClock())
+    await behind.load()
+    created, _ = await engine.app.identity.create_workspace("free")
+    token, _ = await behind.issue(created, created.secrets[0].id)
+    assert (await behind.check(token)).workspace == created.id
+
+
+async def test_key_set_holds_nothing_private() -> None:
+    """What is published of a key is public: no `d`, and nothing sealed."""
+    engine = Engine()
+    await engine.app.tokens.load()
+    (key,) = json.loads(await engine.app.tokens.key_set())["keys"]
+    assert set(key) == {"kty", "crv", "x", "y", "kid", "alg", "use"}
+
+
+async def test_another_master_key_is_told_at_the_start() -> None:
+    """A process with another master key than its database's does not start, and the key is not in what it says."""
+    engine = Engine()
+    await engine.app.tokens.load()
+    with pytest.raises(ValueError, match="OPENMCP_MASTER_KEY") as caught:
+        await Tokens(engine.store, MasterKey(b"z" * 32), ManualClock()).load()
+    assert base64.b64encode(b"z" * 32).decode() not in str(caught.value)
+
+
+async def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tokens are seen, only so many are remembered."""
+    monkeypatch.setattr(tokens, "CACHED_TOKENS", 3)
+    engine = Engine()
+    await engine.app.tokens.load()
+    created, _ = await engine.app.identity.create_workspace("free")
+    issued = [(await engine.app.tokens.issue(created, created.secrets[0].id))[0] for _ in range(6)]
+    await asyncio.gather(*(engine.app.tokens.check(token) for token in issued))
+    assert len(engine.app.tokens._seen) == 3
+
+
+async def test_identities_are_checked_when_they_are_made() -> None:
+    """Bad plans, ids and type lists are refused by the name of the field; a taken id is WORKSPACE_EXISTS."""
+    made = Engine().app.identity
+    await made.create_workspace("free", "ws-1234")
+    with pytest.raises(errors.WorkspaceExists):
+        await made.create_workspace("free", "ws-1234")
+    for refused in (
+        made.create_workspace("gold"),
+        made.create_workspace("free", "No Good"),
+        made.create_operator([]),
+        made.change_plan("ws-1234", "gold"),
+        made.change_plan("nobody", "free"),
+        made.add_secret("nobody"),
+    ):
+        with pytest.raises(errors.InvalidArgument):
+            await refused
+
+
+async def test_plan_that_is_gone_counts_as_the_smallest() -> None:
+    """A token whose plan is no longer in the file is served by the plan with the fewest streams."""
+    engine = Engine()
+    _, _, token = await signed_in(engine, "unlimited")
+    principal = await engine.app.identity.check(token, None)
+    assert engine.app.identity.plan(principal).name == "unlimited"
+    assert engine.app.identity.plan(replace(principal, plan="gone")).name == "free"
+
+
+def _kid(token: str) -> str:
+    header = token.partition(".")[0]
+    kid: str = json.loads(base64.urlsafe_b64decode(header + "=="))["kid"]
+    return kid
