@@ -47,9 +47,11 @@ local NAMES_FIELD = {
 
 -- A gRPC status that came without our details was made by gRPC itself, whose words are not for clients.
 local BY_GRPC_STATUS = {
+  ["2"] = "INTERNAL",
   ["4"] = "DEADLINE_EXCEEDED",
   ["8"] = "REQUEST_TOO_LARGE", -- a message over the limit that gRPC was given
   ["12"] = "METHOD_NOT_FOUND",
+  ["13"] = "INTERNAL",
   ["14"] = "UPSTREAM_UNAVAILABLE",
 }
 
@@ -228,9 +230,19 @@ local function rest_error(handle, status)
   end
 end
 
-local function grpc_refusal(headers, mark)
-  local status, _, details = mark:match(MARK)
-  local reply = REPLIES[local_reply(status, details)]
+-- An error in gRPC's own form: one that Envoy made, or, without a mark, one that came bare from the server.
+local function grpc_error(headers, mark)
+  local name
+  if mark then
+    local status, _, details = mark:match(MARK)
+    name = local_reply(status, details)
+  elseif not headers:get("grpc-status-details-bin") then
+    name = BY_GRPC_STATUS[headers:get("grpc-status")]
+  end
+  local reply = REPLIES[name or ""]
+  if not reply then
+    return
+  end
   headers:replace(":status", "200")
   headers:replace("grpc-status", reply.grpc_status)
   headers:replace("grpc-message", reply.grpc_message)
@@ -244,9 +256,7 @@ function envoy_on_response(handle)
   local mark = headers:get(LOCAL_REPLY)
   headers:remove(LOCAL_REPLY)
   if (headers:get("content-type") or ""):find("^application/grpc") then
-    if mark then
-      grpc_refusal(headers, mark)
-    end
+    grpc_error(headers, mark)
     return
   end
 
