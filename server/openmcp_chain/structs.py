@@ -5,6 +5,7 @@ read at all would end the worker's stream.
 """
 
 import math
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
@@ -24,27 +25,29 @@ def fault(field: str, struct: Struct) -> Violation | None:
     size = struct.ByteSize()
     if size > BYTES:
         return Violation(field, f"has {size} bytes; at most {BYTES} are allowed. Send larger data by URI.")
-    stack: list[tuple[_Path, int, Struct | ListValue | Value]] = [((None, field), 1, struct)]
+    stack: list[tuple[_Path, int, Struct | ListValue]] = [((None, field), 1, struct)]
     while stack:
-        path, level, item = stack.pop()
-        if isinstance(item, Value):
-            kind = item.WhichOneof("kind")
-            if kind == "number_value":
-                if not math.isfinite(item.number_value):
-                    return Violation(_written(path), "is not a finite number, which JSON can't hold")
-            elif kind == "struct_value":
-                stack.append((path, level + 1, item.struct_value))
-            elif kind == "list_value":
-                stack.append((path, level + 1, item.list_value))
-            elif kind is None:
-                return Violation(_written(path), "has no value; null is a value too")
-        elif level > LEVELS:
+        path, level, container = stack.pop()
+        if level > LEVELS:
             return Violation(field, f"is nested deeper than {LEVELS} levels")
-        elif isinstance(item, Struct):
-            stack.extend(((path, f".{key}"), level, value) for key, value in item.fields.items())
-        else:
-            stack.extend(((path, f"[{index}]"), level, value) for index, value in enumerate(item.values))
+        values: Iterable[tuple[str | int, Value]]
+        values = container.fields.items() if isinstance(container, Struct) else enumerate(container.values)
+        for key, value in values:
+            kind = value.WhichOneof("kind")
+            if kind == "number_value":
+                if not math.isfinite(value.number_value):
+                    return Violation(_written((path, _step(key))), "is not a finite number, which JSON can't hold")
+            elif kind == "struct_value":
+                stack.append(((path, _step(key)), level + 1, value.struct_value))
+            elif kind == "list_value":
+                stack.append(((path, _step(key)), level + 1, value.list_value))
+            elif kind is None:
+                return Violation(_written((path, _step(key))), "has no value; null is a value too")
     return None
+
+
+def _step(key: str | int) -> str:
+    return f".{key}" if isinstance(key, str) else f"[{key}]"
 
 
 def _written(path: _Path | None) -> str:

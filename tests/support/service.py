@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -85,6 +85,8 @@ class Service:
                 ("grpc.use_local_subchannel_pool", 1),
             ],
         )
+        self.raw: Any = self.channel
+        """The same channel, for methods called with bytes, which the stubs' types don't know."""
         self.auth: auth_pb2_grpc.AuthServiceAsyncStub = auth_pb2_grpc.AuthServiceStub(self.channel)
         self.tasks: tasks_pb2_grpc.TaskServiceAsyncStub = tasks_pb2_grpc.TaskServiceStub(self.channel)
         self.rest: rest_pb2_grpc.RestServiceAsyncStub = rest_pb2_grpc.RestServiceStub(self.channel)
@@ -142,6 +144,13 @@ async def serving(
         await app.stop()
 
 
+def as_struct(values: Mapping[str, Any]) -> Struct:
+    """Plain values as a Struct."""
+    struct = Struct()
+    struct.update(values)
+    return struct
+
+
 class WorkStream:
     """A worker's stream, spoken by hand."""
 
@@ -183,9 +192,7 @@ class WorkStream:
 
     async def complete(self, lease: workers_pb2.LeaseRef, result: Any = None) -> workers_pb2.Ack:
         """Reports success and returns the answer to it."""
-        struct = Struct()
-        struct.update(result or {})
-        await self.say(complete=workers_pb2.Complete(lease=lease, result=struct))
+        await self.say(complete=workers_pb2.Complete(lease=lease, result=as_struct(result or {})))
         return await self.ack()
 
     async def fail(

@@ -16,12 +16,16 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def blame(request: type[Message], data: bytes) -> str:
-    """The name of the first field that can't be decoded, or `request` if the bytes are no sequence of fields."""
-    position = 0
+    """The name of the first field that can't be decoded, or `request` if the bytes are no sequence of fields.
+
+    Where each field can be decoded by itself, what is left is depth: the largest message is the one nested too deep.
+    """
+    position = largest = 0
+    suspect = "request"
     try:
         for _ in range(FIELDS):
             if position >= len(data):
-                break
+                return suspect
             tag, position = _varint(data, position)
             kind = tag & 7
             field = request.DESCRIPTOR.fields_by_number.get(tag >> 3)
@@ -32,6 +36,8 @@ def blame(request: type[Message], data: bytes) -> str:
                 value = data[_varint(data, position)[1] : end]
                 if not _sound(value, field.message_type, is_text=field.type == FieldDescriptor.TYPE_STRING):
                     return str(field.name)
+                if field.message_type is not None and len(value) > largest:
+                    suspect, largest = str(field.name), len(value)
             position = end
     except IndexError:
         pass

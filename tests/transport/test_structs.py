@@ -1,0 +1,205 @@
+"""Struct's edge cases by gRPC: an exact round trip over submit, worker, result and read, or a refusal by the field."""
+
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from support.service import PATIENCE, Service, refusal, refused, serving
+
+from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp_chain import structs
+from openmcp_chain.domain.task import Key
+
+
+def _struct(**fields: Value) -> Struct:
+    return Struct(fields=fields)
+
+
+def _number(value: float) -> Value:
+    return Value(number_value=value)
+
+
+def nested(levels: int) -> bytes:
+    """A serialized Struct of so many levels, made without recursion: no depth is too much for it."""
+    data = b""
+    for _ in range(levels - 1):
+        value = _field(5, data)
+        data = _field(1, _field(1, b"a") + _field(2, value))
+    return data
+
+
+def nested_lists(levels: int) -> bytes:
+    """A serialized Struct that holds lists in lists."""
+    data = b""
+    for _ in range(levels - 2):
+        data = _field(1, _field(6, data))
+    return _field(1, _field(1, b"a") + _field(2, _field(6, data)))
+
+
+def _field(number: int, data: bytes) -> bytes:
+    length, size = b"", len(data)
+    while True:
+        length += bytes([size & 0x7F | (0x80 if size > 0x7F else 0)])
+        size >>= 7
+        if not size:
+            return bytes([number << 3 | 2]) + length + data
+
+
+def _sized(size: int) -> Struct:
+    """A Struct of exactly so many bytes."""
+    value = _struct(a=Value(string_value="x" * (size - 20)))
+    value.fields["a"].string_value += "x" * (size - value.ByteSize())
+    assert value.ByteSize() == size
+    return value
+
+
+async def round_trip(service: Service, payload: bytes) -> None:
+    """Submits these bytes of a Struct; the worker sees them, returns them, and they are read back, exactly."""
+    tenant, operator = await service.workspace(), await service.operator("echo")
+    request = tasks_pb2.SubmitTaskRequest(type="echo").SerializeToString() + _field(3, payload)
+    submit = service.raw.unary_unary("/openmcp.chain.v1.TaskService/SubmitTask")
+    answer = await submit(request, metadata=tenant.metadata, timeout=PATIENCE)
+    task_id = tasks_pb2.TaskSummary.FromString(answer).task_id
+    worker = service.work(operator)
+    await worker.hello()
+    leased = await worker.task()
+    expected = Struct.FromString(payload).SerializeToString(deterministic=True)
+    assert leased.payload.SerializeToString(deterministic=True) == expected
+    await worker.say(complete=workers_pb2.Complete(lease=leased.lease, result=leased.payload))
+    ack = await worker.ack()
+    assert not ack.error_code, ack
+    detail = await service.get(tenant, task_id)
+    assert detail.result.SerializeToString(deterministic=True) == expected
+    await worker.end()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(nested(32), id="32 levels"),
+        pytest.param(nested_lists(32), id="32 levels of lists"),
+        pytest.param(
+            _struct(**{"$where": _number(1), "a.b": _number(2), "": _number(3), "$ne": _number(4)}).SerializeToString(),
+            id="keys that mean something elsewhere",
+        ),
+        pytest.param(_struct(**{"\0": Value(string_value="a\0b")}).SerializeToString(), id="zero bytes"),
+        pytest.param(_struct(**{"__proto__": _number(1), "\u2028": _number(2)}).SerializeToString(), id="odd keys"),
+        pytest.param(_struct(a=_number(float(2**53 + 1))).SerializeToString(), id="2^53+1, which a double is not"),
+        pytest.param(_struct(a=_number(-0.0), b=_number(5e-324), c=_number(1.7e308)).SerializeToString(), id="doubles"),
+        pytest.param(
+            _struct(a=Value(list_value=ListValue()), b=Value(struct_value=Struct())).SerializeToString(), id="empties"
+        ),
+        pytest.param(_struct(a=Value(string_value="😀\uffff\U0010ffff")).SerializeToString(), id="text"),
+        pytest.param(
+            _struct(**{str(n): Value(bool_value=True) for n in range(20_000)}).SerializeToString(), id="20,000 keys"
+        ),
+        pytest.param(_sized(structs.BYTES).SerializeToString(), id="a mebibyte"),
+        pytest.param(b"\x0a\x07\x0a\x01a\x12\x02\x08\x00" + b"\x0a\x07\x0a\x01a\x12\x02\x20\x01", id="a key twice"),
+    ],
+)
+async def test_what_is_taken_is_read_back_exactly(payload: bytes) -> None:
+    """What a submit accepts reaches the worker, and comes back as a result, with nothing changed."""
+    async with serving() as service:
+        await round_trip(service, payload)
+
+
+REFUSED = [
+    pytest.param(_struct(a=_number(float("nan"))).SerializeToString(), "payload.a", id="not a number"),
+    pytest.param(_struct(a=_number(float("inf"))).SerializeToString(), "payload.a", id="infinity"),
+    pytest.param(
+        _struct(a=Value(list_value=ListValue(values=[_number(1), _number(float("-inf"))]))).SerializeToString(),
+        "payload.a[1]",
+        id="infinity in a list",
+    ),
+    pytest.param(_struct(a=Value()).SerializeToString(), "payload.a", id="value of no kind"),
+    pytest.param(b"\x0a\x03\x0a\x01a", "payload.a", id="key without a value"),
+    pytest.param(nested(33), "payload", id="33 levels"),
+    pytest.param(nested(34), "payload", id="34 levels"),
+    pytest.param(nested(100), "payload", id="100 levels"),
+    pytest.param(nested(10_000), "payload", id="10,000 levels"),
+    pytest.param(nested_lists(33), "payload", id="33 levels of lists"),
+    pytest.param(b"\x0a\x0a\x0a\x01a\x12\x05\x1a\x03\xed\xa0\x80", "payload", id="lone surrogate"),
+    pytest.param(b"\x0a\x09\x0a\x03\xed\xa0\x80\x12\x02\x08\x00", "payload", id="lone surrogate in a key"),
+    pytest.param(_sized(structs.BYTES + 1).SerializeToString(), "payload", id="a mebibyte and a byte"),
+    pytest.param(
+        _struct(**{str(n): _number(n) for n in range(100_000)}).SerializeToString(),
+        "payload",
+        id="100,000 keys, 1.9 MB",
+    ),
+    pytest.param(_field(9, b"x" * structs.BYTES), "payload", id="a mebibyte of what is not a Struct"),
+]
+
+
+@pytest.mark.parametrize(("payload", "field"), REFUSED)
+async def test_what_cannot_be_kept_is_refused_by_its_field(payload: bytes, field: str) -> None:
+    """What could not be read back by gRPC and as JSON is INVALID_ARGUMENT, and the field is named."""
+    request = tasks_pb2.SubmitTaskRequest(type="echo").SerializeToString() + _field(3, payload)
+    async with serving() as service:
+        caller = await service.workspace()
+        submit = service.raw.unary_unary("/openmcp.chain.v1.TaskService/SubmitTask")
+        told = await refused(submit(request, metadata=caller.metadata, timeout=PATIENCE))
+    assert told.status is grpc.StatusCode.INVALID_ARGUMENT
+    assert told.fields == [field]
+
+
+UNDECODABLE = ("34 levels", "100 levels", "10,000 levels", "lone surrogate", "lone surrogate in a key")
+
+
+async def report(service: Service, payload: bytes) -> tuple[str, Any]:
+    """Submits a task and sends these bytes as its result; returns the task's id and the worker's stream."""
+    tenant, operator = await service.workspace(workspace_id="tenant"), await service.operator("echo")
+    task_id = await service.submit(tenant)
+    stream = service.raw.stream_stream("/openmcp.chain.v1.WorkerService/Work")(metadata=operator.metadata)
+    hello = workers_pb2.Hello(worker_name="w", task_types=["echo"], max_concurrency=1)
+    await stream.write(workers_pb2.WorkRequest(hello=hello).SerializeToString())
+    assert workers_pb2.WorkResponse.FromString(await stream.read()).HasField("welcome")
+    leased = workers_pb2.WorkResponse.FromString(await stream.read()).task
+    await stream.write(_field(3, _field(1, leased.lease.SerializeToString()) + _field(2, payload)))
+    return task_id, stream
+
+
+@pytest.mark.parametrize(("payload", "field"), [case for case in REFUSED if case.id not in UNDECODABLE])
+async def test_result_that_cannot_be_kept_fails_the_task(payload: bytes, field: str) -> None:
+    """A result has a payload's limits: past them the task has FAILED for good, and says where the fault is."""
+    async with serving() as service:
+        task_id, stream = await report(service, payload)
+        ack = workers_pb2.WorkResponse.FromString(await stream.read()).ack
+        assert ack.error_code == "INVALID_ARGUMENT"
+        stream.cancel()
+        task = await service.app.ledger.get(Key("tenant", task_id))
+    assert task
+    assert task.failure
+    assert task.failure.code == "RESULT_INVALID"
+    assert task.failure.message.startswith(field.replace("payload", "complete.result"))
+
+
+@pytest.mark.parametrize(("payload", "field"), [case for case in REFUSED if case.id in UNDECODABLE])
+async def test_result_that_cannot_be_read_ends_the_stream(payload: bytes, field: str) -> None:
+    """A message that is none ends the worker's stream by INVALID_ARGUMENT, which names it."""
+    async with serving() as service:
+        _, stream = await report(service, payload)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+    assert refusal(caught.value).fields == ["complete"]
+    assert field == "payload"
+
+
+async def test_long_key_above_many_values_costs_no_more_than_its_bytes() -> None:
+    """A path is written out for the one fault that is told, not for each value below a long key."""
+    inner = _struct(**{str(number): _number(number) for number in range(20_000)})
+    inner.fields["x"].number_value = float("nan")
+    payload = _struct(**{"k" * 500_000: Value(struct_value=inner)})
+    async with serving() as service:
+        caller = await service.workspace()
+        request = tasks_pb2.SubmitTaskRequest(type="echo", payload=payload)
+        told = await refused(service.tasks.SubmitTask(request, metadata=caller.metadata, timeout=PATIENCE))
+    assert told.fields[0].startswith("payload.kkk")
+
+
+def test_helper_writes_what_protobuf_writes() -> None:
+    """The bytes that these tests make by hand are those of the real encoder."""
+    value = Struct()
+    value.update({"a": {"a": {}}})
+    assert nested(3) == value.SerializeToString()
