@@ -37,7 +37,8 @@ async def run(job: Job, folder: pathlib.Path, *, seconds: float) -> Done:
     assert process.stdout is not None  # noqa: S101
     try:
         async with asyncio.timeout(seconds):
-            with contextlib.suppress(ConnectionError):  # it died at once: its exit status says more
+            # It died at once: its exit status says more. RuntimeError is uvloop's word for a pipe that is closed.
+            with contextlib.suppress(ConnectionError, RuntimeError):
                 process.stdin.write(job.encode())
                 await process.stdin.drain()
             line = await process.stdout.readline()
