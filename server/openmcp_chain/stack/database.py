@@ -26,7 +26,7 @@ class Database:
     @property
     def address(self) -> str:
         """`host:port`, without the credentials that a given URI may hold."""
-        return self.uri.partition("://")[2].partition("/")[0].rpartition("@")[2]
+        return self.uri.rpartition("://")[2].partition("/")[0].rpartition("@")[2]
 
 
 def choose(given: str, folder: Path) -> Database:

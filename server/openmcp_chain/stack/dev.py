@@ -58,6 +58,9 @@ async def _supervise(options: Options, folder: DataFolder) -> int:
 async def _work(options: Options, place: Site, parts: Parts, console: Console) -> int:
     began = time.monotonic()
     console.heading(f"OpenMCP Chain {openmcp_chain.__version__}")
+    started = [place.database.kind] if place.database.program else []
+    started += ["the server", "Envoy", *(["a worker"] if options.worker else [])]
+    console.note(f"Starting {', '.join(started)} …\n")
     if place.database.program:
         await parts.spawn(place.database.program)
     await parts.spawn(programs.server(place))

@@ -53,6 +53,7 @@ def worker(site: Site, memory: Memory) -> Program:
     policy = site.folder.path / "pipeline.toml"
     files = json.dumps(str(site.folder.files), ensure_ascii=False)  # a JSON string is a TOML string too
     write_private(policy, f'# Written by `openmcp dev`.\n[workspaces."{demo.WORKSPACE}"]\nfiles = [{files}]\n')
+    worker_ready_file(site).unlink(missing_ok=True)  # left by a worker that was killed
     environment = {
         "OPENMCP_SERVER": site.grpc_target,
         "OPENMCP_WORKSPACE_ID": demo.OPERATOR,

@@ -47,7 +47,7 @@ class DataFolder:
 
     def __init__(self, path: Path) -> None:
         """Makes the folder if need be. Raises StackError if it can't be used, or if another stack uses it."""
-        self.path = path.absolute()
+        self.path = path.resolve()  # what a task may touch is decided without following links
         self.logs = self.path / "logs"
         self.database = self.path / "database"
         self.envoy = self.path / "envoy"
