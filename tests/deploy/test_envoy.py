@@ -54,7 +54,7 @@ def test_envoy_is_run_as_everywhere() -> None:
 
 
 def test_envoy_sends_spans_where_the_servers_send_theirs(tmp_path: Path) -> None:
-    """With compose's telemetry switched on, Envoy accepts the file, and sends to the collector that the variable names."""
+    """With compose's telemetry switched on, Envoy accepts the file, and sends to the collector that it names."""
     arguments = [one for one in manifests.compose()["services"]["envoy-config"]["command"] if "--output" not in one]
     text = render(arguments, OTEL_EXPORTER_OTLP_ENDPOINT="http://otel-collector:4317")
     config = tmp_path / "envoy.yaml"
