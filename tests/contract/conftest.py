@@ -56,6 +56,6 @@ def channel(stack: StackInfo, request: pytest.FixtureRequest) -> Iterator[grpc.C
 
 
 @pytest.fixture(scope="session")
-def bearer(rest: Rest) -> tuple[tuple[str, str], ...]:
+def bearer(rest: Rest) -> tuple[tuple[str, str | bytes], ...]:
     """The workspace's token, as gRPC metadata."""
     return (("authorization", f"Bearer {rest.token}"),)

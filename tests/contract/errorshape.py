@@ -42,10 +42,16 @@ def fields_named(error: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def failed_call(error: grpc.RpcError) -> Any:
+    """The failed call itself: what gRPC raises is a grpc.Call too, which the stubs can't say."""
+    call: Any = error
+    assert isinstance(call, grpc.Call)
+    return call
+
+
 def grpc_error(error: grpc.RpcError) -> errors_pb2.Error:
     """The `Error` in the details of a failed call, proved to have the one shape."""
-    assert isinstance(error, grpc.Call)
-    status: status_pb2.Status | None = rpc_status.from_call(error)
+    status: status_pb2.Status | None = rpc_status.from_call(failed_call(error))
     assert status is not None, f"no details: {error}"
     assert status.details
     first = errors_pb2.Error()
@@ -60,8 +66,7 @@ def grpc_error(error: grpc.RpcError) -> errors_pb2.Error:
 
 def grpc_fields_named(error: grpc.RpcError) -> list[str]:
     """The fields that the failed call's BadRequest detail names."""
-    assert isinstance(error, grpc.Call)
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(failed_call(error))
     bad = error_details_pb2.BadRequest()
     return [
         violation.field

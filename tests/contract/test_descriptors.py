@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from openmcp.chain.v1 import auth_pb2, tasks_pb2
 
 HERE = Path(__file__).parent
 PACKAGE = "openmcp.chain.v1"
-Metadata = Sequence[tuple[str, str]]
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,8 @@ def specified(tmp_path_factory: pytest.TempPathFactory) -> FileDescriptor:
         ],
         check=True,
     )
-    return _pool(out.read_bytes()).FindFileByName("specification.proto")
+    file: FileDescriptor = _pool(out.read_bytes()).FindFileByName("specification.proto")
+    return file
 
 
 class Released:
@@ -51,13 +52,13 @@ class Released:
     ) -> Iterator[Any]:
         """The answers to a call."""
         known: MethodDescriptor = self._pool.FindMethodByName(f"{PACKAGE}.{service}.{method}")
-        open_call = channel.unary_stream(
+        opened: grpc.UnaryStreamMultiCallable[Any, Any] = channel.unary_stream(
             f"/{PACKAGE}.{service}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=message_factory.GetMessageClass(known.output_type).FromString,
         )
         # A unary answer is a stream of one on the wire.
-        yield from open_call(request, metadata=metadata, timeout=20)
+        yield from opened(request, metadata=metadata, timeout=20)
 
 
 def _pool(descriptors: bytes) -> Any:
@@ -123,7 +124,7 @@ def test_released_client_still_works(channel: grpc.Channel, credentials: Credent
         "AuthRequest", workspace_id=credentials.workspace_id, workspace_secret=credentials.workspace_secret
     )
     (token,) = client.call(channel, "AuthService", "Authenticate", sign_in)
-    metadata = [("authorization", f"Bearer {token.token}")]
+    metadata = (("authorization", f"Bearer {token.token}"),)
     submit = client.message("SubmitTaskRequest", workspace_id="ws-1234", type="echo", metadata={"priority": "low"})
     submit.payload.update({"deep": [{"a": None}, 1.5, "x"]})
     (summary,) = client.call(channel, "TaskService", "SubmitTask", submit, metadata)

@@ -4,19 +4,18 @@ import base64
 import struct
 import time
 import uuid
-from collections.abc import Sequence
 
 import grpc
 import httpx
 import pytest
-from contract.errorshape import grpc_error
+from contract.errorshape import failed_call, grpc_error
 from support.rest import Rest
 from support.stack import StackInfo
 from support.workspaces import Credentials, create, expired_token
 
 from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 
-Metadata = Sequence[tuple[str, str]]
+Metadata = tuple[tuple[str, str | bytes], ...]
 SECONDS = 20.0
 
 
@@ -34,7 +33,7 @@ def test_credentials_become_a_token(channel: grpc.Channel, credentials: Credenti
     assert 14 * 60 < token.expires_at.seconds - time.time() <= 15 * 60
     task = tasks_pb2_grpc.TaskServiceStub(channel).GetTask(
         tasks_pb2.GetTaskRequest(task_id=rest.submit("nobody_takes_this", {})),
-        metadata=[("authorization", f"Bearer {token.token}")],
+        metadata=(("authorization", f"Bearer {token.token}"),),
         timeout=SECONDS,
     )
     assert task.status == tasks_pb2.TASK_STATUS_PENDING
@@ -97,11 +96,12 @@ def test_token_is_asked_for(
     stack: StackInfo, credentials: Credentials, tasks: tasks_pb2_grpc.TaskServiceStub, bearer: Metadata
 ) -> None:
     """No token, a tampered one, an expired one: UNAUTHENTICATED, each with its code."""
-    tampered = bearer[0][1][:-10] + ("A" if bearer[0][1][-10] != "A" else "B") + bearer[0][1][-9:]
+    value = str(bearer[0][1])
+    tampered = value[:-10] + ("A" if value[-10] != "A" else "B") + value[-9:]
     cases: list[tuple[str, Metadata]] = [
         ("TOKEN_MISSING", ()),
-        ("TOKEN_INVALID", [("authorization", tampered)]),
-        ("TOKEN_EXPIRED", [("authorization", f"Bearer {expired_token(stack, credentials)}")]),
+        ("TOKEN_INVALID", (("authorization", tampered),)),
+        ("TOKEN_EXPIRED", (("authorization", f"Bearer {expired_token(stack, credentials)}"),)),
     ]
     for code, metadata in cases:
         with pytest.raises(grpc.RpcError) as raised:
@@ -121,14 +121,13 @@ def test_quota_reaches_grpc(stack: StackInfo) -> None:
             with pytest.raises(grpc.RpcError) as raised:
                 tasks_pb2_grpc.TaskServiceStub(channel).GetTask(
                     tasks_pb2.GetTaskRequest(task_id="task-1f7f"),
-                    metadata=[("authorization", f"Bearer {hasty.token}")],
+                    metadata=(("authorization", f"Bearer {hasty.token}"),),
                     timeout=SECONDS,
                 )
             refusals.append(raised.value)
     codes = [grpc_error(refusal).code for refusal in refusals]
     assert set(codes) == {"TASK_NOT_FOUND", "RATE_LIMITED"}
-    limited = refusals[codes.index("RATE_LIMITED")]
-    assert isinstance(limited, grpc.Call)
+    limited = failed_call(refusals[codes.index("RATE_LIMITED")])
     told = {entry[0]: entry[1] for entry in (*limited.initial_metadata(), *limited.trailing_metadata())}
     assert int(told["retry-after"]) >= 1
 

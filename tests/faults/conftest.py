@@ -31,7 +31,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
     folder = tmp_path_factory.mktemp("faults") / "data"
-    environment = {"OPENMCP_LEASE_DURATION": "2"}
+    environment = {"OPENMCP_LEASE_DURATION": "3"}
     with running_stack(folder, "--no-sample", "--plan", "unlimited", environment=environment) as running:
         yield running
 

@@ -87,7 +87,7 @@ async def _main() -> None:
         environment["OPENMCP_SERVER"], environment["OPENMCP_WORKSPACE_ID"], environment["OPENMCP_WORKSPACE_SECRET"]
     )
     functions = {"echo": _echo, "fail": _fail, "hold": _hold}
-    worker = Worker(connection, functions, name=f"echo-{os.getpid()}", concurrency=8)
+    worker = Worker(connection, functions, name=f"echo-{os.getpid()}", concurrency=16)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     await worker.run()
 

@@ -1,0 +1,69 @@
+"""An independent client in another language: Go, its code generated from `proto/` when the test runs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from support.rest import Rest
+from support.stack import StackInfo
+from support.workspaces import Credentials
+
+ROOT = Path(__file__).parents[2]
+SOURCE = Path(__file__).parent / "go"
+PLUGINS = ("google.golang.org/protobuf/cmd/protoc-gen-go", "google.golang.org/grpc/cmd/protoc-gen-go-grpc")
+BUILD_SECONDS = 600.0
+"""The first build compiles gRPC; later ones find it in Go's cache."""
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("go") is None, reason="needs go, which is not on the PATH"),
+    pytest.mark.timeout(BUILD_SECONDS),
+]
+
+
+@pytest.fixture(scope="module")
+def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, built from the contract as it is now, with the pinned plugins."""
+    folder = tmp_path_factory.mktemp("go")
+    for name in ("go.mod", "go.sum", "main.go"):
+        shutil.copy(SOURCE / name, folder)
+    plugins = folder / "plugins"
+    _run(folder, "go", "build", "-o", f"{plugins}/", *PLUGINS)
+    files = [path.relative_to(ROOT / "proto").as_posix() for path in (ROOT / "proto").rglob("*.proto")]
+    options = ["module=lifecycle", *(f"M{name}=lifecycle/contract" for name in files)]
+    template = {
+        "version": "v2",
+        "plugins": [
+            {"local": str(plugins / plugin.rpartition("/")[2]), "out": str(folder), "opt": options}
+            for plugin in PLUGINS
+        ],
+    }
+    buf = str(Path(sys.executable).with_name("buf"))
+    _run(ROOT, buf, "generate", "proto", "--template", json.dumps(template))
+    _run(folder, "go", "build", "-o", "lifecycle", ".")
+    return folder / "lifecycle"
+
+
+def test_lifecycle(stack: StackInfo, credentials: Credentials, rest: Rest, lifecycle: Path) -> None:
+    """It signs in, submits, follows, reads, and decodes an error's details and an unknown status, by both ways in."""
+    environment = {"OPENMCP_WORKSPACE_SECRET": credentials.workspace_secret}
+    for target in (stack.grpc_target, stack.envoy_grpc_target):
+        _run(lifecycle.parent, str(lifecycle), target, credentials.workspace_id, environment=environment)
+
+
+def _run(folder: Path, *command: str, environment: Mapping[str, str] | None = None) -> None:
+    """Runs a command, which must succeed."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=BUILD_SECONDS,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
