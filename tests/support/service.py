@@ -274,8 +274,8 @@ async def refused(call: Coroutine[Any, Any, Any] | Any) -> Refusal:
     """The refusal that the call, a unary one or a stream, must end with."""
     try:
         async with asyncio.timeout(PATIENCE):
-            if hasattr(call, "__aiter__"):
-                async for _ in call:
+            if hasattr(call, "read"):
+                while await call.read() is not grpc.aio.EOF:
                     pass
             else:
                 await call

@@ -1,31 +1,19 @@
 """What no method can make sense of: it is refused with a documented code and details, and the server stays well."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor import MethodDescriptor
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.service import PATIENCE, Caller, Refusal, Service, as_struct, refusal, refused, serving
+from support.methods import METHODS, call
+from support.service import PATIENCE, Caller, Service, as_struct, refused, serving
 
-from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
+from openmcp.chain.v1 import auth_pb2, tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.transport import status
 from openmcp_chain.transport.server import ACCESS
-
-_FILES = (auth_pb2, tasks_pb2, rest_pb2, workers_pb2, health_pb2, reflection_pb2)
-METHODS: dict[str, MethodDescriptor] = {
-    f"/{service.full_name}/{method.name}": method
-    for file in _FILES
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-}
-"""Every method served, by path: a new one is covered at once."""
 
 VALID: dict[str, bytes] = {
     "AuthRequest": auth_pb2.AuthRequest(workspace_id="ws-1", workspace_secret="omcp_x").SerializeToString(),
@@ -36,33 +24,6 @@ VALID: dict[str, bytes] = {
         complete=workers_pb2.Complete(lease=workers_pb2.LeaseRef(task_id="x"), result=as_struct({"a": 1}))
     ).SerializeToString(),
 }
-
-
-async def call(service: Service, path: str, data: bytes, metadata: Any = ()) -> Refusal | None:
-    """Calls the method with these bytes; returns its refusal, None if it answered."""
-
-    async def requests() -> AsyncIterator[bytes]:
-        yield data
-
-    method = METHODS.get(path)
-    streams = (method.client_streaming, method.server_streaming) if method else (False, False)
-    try:
-        if streams == (False, False):
-            await service.raw.unary_unary(path)(data, metadata=metadata, timeout=PATIENCE)
-        else:
-            stream: Any = (
-                service.raw.stream_stream(path)(requests(), metadata=metadata, timeout=PATIENCE)
-                if streams[0]
-                else service.raw.unary_stream(path)(data, metadata=metadata, timeout=PATIENCE)
-            )
-            if await stream.read() is not grpc.aio.EOF:
-                stream.cancel()  # it answers, and may go on for ever
-                return None
-            raise_for = await stream.code()
-            assert raise_for is grpc.StatusCode.OK
-    except grpc.aio.AioRpcError as error:
-        return refusal(error)
-    return None
 
 
 async def healthy(service: Service, caller: Caller) -> None:

@@ -1,0 +1,302 @@
+"""Who may call what: forged tokens, missing scopes, ended tokens, and other people's tasks, over every method."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from support.methods import call
+from support.service import PATIENCE, Caller, ManualClock, Service, refused, serving, until
+
+from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
+from openmcp_chain.domain.workspace import Scope
+from openmcp_chain.engine import identity
+from openmcp_chain.transport import workers
+from openmcp_chain.transport.server import ACCESS
+
+OTHERS_TASK = "01900000-0000-7000-8000-000000000000"
+
+
+def _encode(part: dict[str, Any] | bytes) -> str:
+    data = part if isinstance(part, bytes) else json.dumps(part).encode()
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+class Forger:
+    """Has a valid token and the public keys, as anyone may, and for some forgeries the signing key too."""
+
+    def __init__(self, service: Service, caller: Caller) -> None:
+        self.token = caller.token
+        self.head, self.body, self.signature = caller.token.split(".")
+        self.claims = jwt.decode(caller.token, options={"verify_signature": False})
+        signer = service.app.tokens._signer
+        assert signer
+        self.kid, self.key = signer
+
+    def sign(
+        self, claims: dict[str, Any] | None = None, key: ec.EllipticCurvePrivateKey | None = None, **header: Any
+    ) -> str:
+        """A token signed with the real key, or another."""
+        return jwt.encode(claims or self.claims, key or self.key, "ES256", headers={"kid": self.kid, **header})
+
+    def changed(self, **claims: Any) -> str:
+        """A token with the real signature of changed claims; None leaves a claim out."""
+        kept = {name: value for name, value in (self.claims | claims).items() if value is not None}
+        return self.sign(kept)
+
+    def with_header(self, header: dict[str, Any] | bytes) -> str:
+        return f"{_encode(header)}.{self.body}.{self.signature}"
+
+    def hmac_with_public_key(self) -> str:
+        public = self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        signed = f"{_encode({'alg': 'HS256', 'typ': 'JWT', 'kid': self.kid})}.{self.body}"
+        return f"{signed}.{_encode(hmac.digest(public, signed.encode(), hashlib.sha256))}"
+
+    def own_key_in_header(self) -> str:
+        own = ec.generate_private_key(ec.SECP256R1())
+        jwk = jwt.algorithms.ECAlgorithm.to_jwk(own.public_key(), as_dict=True)
+        return self.sign(key=own, jwk=jwk)
+
+
+FORGERIES: dict[str, Callable[[Forger], str]] = {
+    "alg none": lambda f: f"{_encode({'alg': 'none', 'kid': f.kid})}.{f.body}.",
+    "alg None": lambda f: f"{_encode({'alg': 'None', 'kid': f.kid})}.{f.body}.",
+    "alg HS256 with the public key": Forger.hmac_with_public_key,
+    "alg that is no text": lambda f: f.with_header({"alg": 5, "kid": f.kid}),
+    "another key": lambda f: f.sign(key=ec.generate_private_key(ec.SECP256R1())),
+    "own key in the header": Forger.own_key_in_header,
+    "keys at a URL": lambda f: f.sign(key=ec.generate_private_key(ec.SECP256R1()), jku="https://evil.example/jwks"),
+    "unknown kid": lambda f: f.with_header({"alg": "ES256", "kid": "nobody"}),
+    "kid that is a path": lambda f: f.with_header({"alg": "ES256", "kid": "../../dev/null"}),
+    "kid that is a number": lambda f: f.with_header({"alg": "ES256", "kid": 1}),
+    "kid that is a list": lambda f: f.with_header({"alg": "ES256", "kid": [f.kid]}),
+    "kid that is an operator": lambda f: f.with_header({"alg": "ES256", "kid": {"$ne": 1}}),
+    "no kid": lambda f: f.with_header({"alg": "ES256"}),
+    "unknown crit": lambda f: f.sign(crit=["exp-hardened"]),
+    "deep header": lambda f: f.with_header(b"[" * 2500),
+    "header that is a list": lambda f: f.with_header(b"[]"),
+    "header that is no JSON": lambda f: f.with_header(b"\xff\xfe"),
+    "claims that are a list": lambda f: f"{f.head}.{_encode(b'[]')}.{f.signature}",
+    "ten kilobytes": lambda f: f"{f.head}.{'A' * 10_000}.{f.signature}",
+    "tampered claims": lambda f: f"{f.head}.{_encode(f.claims | {'workspace_id': 'other'})}.{f.signature}",
+    "tampered signature": lambda f: f"{f.head}.{f.body}.{('B' if f.signature[0] == 'A' else 'A') + f.signature[1:]}",
+    "empty signature": lambda f: f"{f.head}.{f.body}.",
+    "no token at all": lambda _: "nothing",
+    "five parts": lambda f: f"{f.token}.a.b",
+    "wrong audience": lambda f: f.changed(aud="another"),
+    "wrong issuer": lambda f: f.changed(iss="another"),
+    "no exp": lambda f: f.changed(exp=None),
+    "no iat": lambda f: f.changed(iat=None),
+    "no sid": lambda f: f.changed(sid=None),
+    "no scope": lambda f: f.changed(scope=None),
+    "issued in the future": lambda f: f.changed(iat=int(time.time()) + 3600),
+    "exp that is no time": lambda f: f.changed(exp="soon"),
+    "exp beyond all time": lambda f: f.changed(exp=10**30),
+    "unknown scope": lambda f: f.changed(scope="tasks:read everything"),
+    "unknown workspace": lambda f: f.changed(workspace_id="nobody"),
+    "unknown secret": lambda f: f.changed(sid="00000000"),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+async def test_forged_token_is_invalid(forgery: str) -> None:
+    """Each is UNAUTHENTICATED, TOKEN_INVALID; the real one still works."""
+    async with serving() as service:
+        caller = await service.workspace()
+        token = FORGERIES[forgery](Forger(service, caller))
+        request = tasks_pb2.GetTaskRequest(task_id=OTHERS_TASK)
+        metadata = (("authorization", f"Bearer {token}"),)
+        told = await refused(service.tasks.GetTask(request, metadata=metadata, timeout=PATIENCE))
+        assert (told.status, told.code) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+        told = await refused(service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE))
+        assert told.code == "TASK_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (None, "TOKEN_MISSING"),
+        ("", "TOKEN_MISSING"),
+        ("Bearer", "TOKEN_MISSING"),
+        ("Bearer ", "TOKEN_MISSING"),
+        ("Basic dXNlcjpwYXNz", "TOKEN_INVALID"),
+        ("bearer {}", "TASK_NOT_FOUND"),
+        ("BEARER {}", "TASK_NOT_FOUND"),
+        ("Bearer  {}", "TASK_NOT_FOUND"),
+        ("{}", "TOKEN_MISSING"),
+    ],
+)
+async def test_scheme_of_the_authorization(value: str | None, code: str) -> None:
+    """The scheme is `Bearer` in any case (RFC 9110, 11.1); without a token it is missing, another scheme is invalid."""
+    async with serving() as service:
+        caller = await service.workspace()
+        metadata = () if value is None else (("authorization", value.format(caller.token)),)
+        request = tasks_pb2.GetTaskRequest(task_id=OTHERS_TASK)
+        told = await refused(service.tasks.GetTask(request, metadata=metadata, timeout=PATIENCE))
+    assert told.code == code
+
+
+async def test_expired_token_says_refresh() -> None:
+    """An expired token is TOKEN_EXPIRED, and the message says to refresh it."""
+    clock = ManualClock()
+    async with serving(now=clock) as service:
+        caller = await service.workspace()
+        clock.advance(15 * 60 + 31)
+        request = tasks_pb2.GetTaskRequest(task_id=OTHERS_TASK)
+        told = await refused(service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE))
+    assert (told.status, told.code) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
+    assert "efresh" in told.message
+
+
+@pytest.mark.parametrize("path", sorted(path for path, access in ACCESS.items() if access.scope is not None))
+async def test_scopes_of_every_method(path: str) -> None:
+    """Without a token: TOKEN_MISSING, before a byte of the request is parsed. Without the scope: SCOPE_MISSING."""
+    async with serving() as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        told = await call(service, path, b"\xff\xff")
+        assert told
+        assert told.code == "TOKEN_MISSING"
+        told = await call(service, path, b"", operator.metadata)
+        assert told
+        assert (told.code == "SCOPE_MISSING") == (ACCESS[path].scope is not Scope.WORKER)
+        told = await call(service, path, b"", tenant.metadata)
+        assert told is None or told.code != "SCOPE_MISSING"
+
+
+@pytest.mark.parametrize("path", sorted(path for path, access in ACCESS.items() if access.scope is None))
+async def test_open_methods_need_no_token(path: str) -> None:
+    """Sign-in, the key set, health and reflection are open to all."""
+    async with serving() as service:
+        told = await call(service, path, b"")
+    assert told is None or told.status is not grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("path", sorted(path for path, access in ACCESS.items() if access.scope is Scope.TASKS_READ))
+async def test_anothers_task_does_not_exist(path: str) -> None:
+    """Over every method that names a task: another workspace's is refused word for word as one that never was."""
+    async with serving() as service:
+        owner, stranger = await service.workspace(), await service.workspace()
+        task_id = await service.submit(owner)
+        for case in (task_id, task_id.upper()):
+            data = tasks_pb2.GetTaskRequest(task_id=case).SerializeToString()
+            assert await call(service, path, data, owner.metadata) is None
+            real = await call(service, path, data, stranger.metadata)
+            missing = await call(
+                service, path, tasks_pb2.GetTaskRequest(task_id=OTHERS_TASK).SerializeToString(), stranger.metadata
+            )
+            assert real
+            assert missing
+            assert real.code == "TASK_NOT_FOUND"
+            assert real.text.lower().replace(task_id, "id") == missing.text.lower().replace(OTHERS_TASK, "id")
+
+
+async def test_anothers_workspace_is_a_mismatch() -> None:
+    """A submit that names another workspace than its token's is refused; its own, or none, is taken."""
+    async with serving() as service:
+        caller, other = await service.workspace(), await service.workspace()
+        request = tasks_pb2.SubmitTaskRequest(type="echo", workspace_id=other.workspace_id)
+        told = await refused(service.tasks.SubmitTask(request, metadata=caller.metadata, timeout=PATIENCE))
+        assert (told.status, told.code) == (grpc.StatusCode.PERMISSION_DENIED, "WORKSPACE_MISMATCH")
+        await service.submit(caller, workspace_id=caller.workspace_id)
+
+
+async def test_unknown_workspace_and_wrong_secret_are_one_answer() -> None:
+    """Sign-in tells an unknown workspace, a wrong secret and a malformed one apart by nothing."""
+    async with serving() as service:
+        caller = await service.workspace()
+        texts = set()
+        for workspace_id, secret in (
+            (caller.workspace_id, caller.secret[:-1] + ("A" if caller.secret[-1] != "A" else "B")),
+            (caller.workspace_id, "x"),
+            ("nobody", caller.secret),
+            ("$ne", caller.secret),
+        ):
+            request = auth_pb2.AuthRequest(workspace_id=workspace_id, workspace_secret=secret)
+            told = await refused(service.auth.Authenticate(request, timeout=PATIENCE))
+            assert (told.status, told.code) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
+            texts.add(told.text)
+        assert len(texts) == 1
+        told = await refused(service.auth.Authenticate(auth_pb2.AuthRequest(), timeout=PATIENCE))
+        assert told.fields == ["workspace_id", "workspace_secret"]
+
+
+async def _disable(service: Service, caller: Caller) -> None:
+    known = await service.app._store.get_workspace(caller.workspace_id)
+    assert known
+    await service.app._store.put_workspace(replace(known, disabled=True, version=known.version + 1))
+
+
+async def _revoke(service: Service, caller: Caller) -> None:
+    await service.app.identity.add_secret(caller.workspace_id)
+    await service.app.identity.add_secret(caller.workspace_id)
+
+
+@pytest.mark.parametrize("take_back", [_disable, _revoke], ids=["disabled", "revoked"])
+async def test_what_is_taken_back_ends_calls_and_streams(
+    take_back: Callable[[Service, Caller], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disabled workspace's tokens, and those of a revoked secret, end within seconds: for calls and open streams."""
+    monkeypatch.setattr(identity, "RECALL_SECONDS", 0.0)
+    monkeypatch.setattr(workers, "RECHECK_SECONDS", 0.02)
+    async with serving() as service:
+        service.app.events.poll = 0.02
+        caller = await service.workspace()
+        task_id = await service.submit(caller, "other")
+        events = service.tasks.StreamTaskEvents(
+            tasks_pb2.StreamTaskEventsRequest(task_id=task_id), metadata=caller.metadata
+        )
+        sse = service.rest.ServeTaskEvents(rest_pb2.ServeTaskEventsRequest(task_id=task_id), metadata=caller.metadata)
+        worker = service.work(caller)
+        await worker.hello()
+        await events.read()
+        await sse.read()
+        await take_back(service, caller)
+        request = tasks_pb2.GetTaskRequest(task_id=task_id)
+        refusals = await asyncio.gather(
+            refused(service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE)),
+            refused(events),
+            refused(sse),
+            refused(worker.call),
+        )
+        assert [told.code for told in refusals] == ["TOKEN_INVALID"] * 4
+        await until(lambda: service.app.events.open == 0)
+
+
+async def test_workers_stream_ends_with_its_token_however_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream whose token expires ends by TOKEN_EXPIRED even if messages never cease; a refresh keeps it."""
+    monkeypatch.setattr(workers, "RECHECK_SECONDS", 0.02)
+    clock = ManualClock()
+    async with serving(now=clock) as service:
+        operator = await service.operator("echo")
+        kept, left = service.work(operator), service.work(operator)
+        await kept.hello()
+        await left.hello()
+        clock.advance(14 * 60)
+        known = await service.app._store.get_workspace(operator.workspace_id)
+        assert known
+        fresh = await service.sign_in(known, operator.secret)
+        await kept.say(refresh=workers_pb2.Refresh(token=fresh.token))
+        await kept.heartbeat(workers_pb2.LeaseRef())
+        clock.advance(2 * 60)
+
+        async def chatter() -> None:
+            while True:
+                await left.say(heartbeat=workers_pb2.Heartbeat())
+                await asyncio.sleep(0.001)
+
+        chatting = asyncio.create_task(chatter())
+        told = await refused(left.call)
+        await asyncio.gather(chatting, return_exceptions=True)
+        assert told.code == "TOKEN_EXPIRED"
+        await kept.heartbeat(workers_pb2.LeaseRef())
+        await kept.end()
