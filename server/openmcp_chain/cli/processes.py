@@ -56,14 +56,14 @@ def dev(
 
 
 def server() -> None:
-    """Serve gRPC. Configured by environment variables: see docs/operations."""
+    """Serve gRPC. Configured by environment variables: see docs/operations.md."""
     from openmcp_chain import app  # noqa: PLC0415 - see cli.main
 
     app.main()
 
 
 def worker() -> None:
-    """Run data_pipeline tasks. Configured by environment variables: see docs/operations."""
+    """Run data_pipeline tasks. Configured by environment variables: see docs/operations.md."""
     from openmcp_chain.worker import runtime  # noqa: PLC0415 - see cli.main
 
     runtime.main()
