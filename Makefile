@@ -4,7 +4,7 @@ BIN := .venv/bin
 LOCK := requirements/dev.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench check fix generate lock clean
+.PHONY: help install run test faults bench check fix generate lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -25,6 +25,9 @@ run: install ## start everything and run a sample task; ARGS="--once" passes arg
 
 test: install ## run the tests; ARGS="-k name" passes arguments on
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: install ## kill -9 amid 200 tasks, ten seeds for each process; ARGS="-k server" passes arguments on
+	@$(BIN)/python -m pytest tests/faults --seeds 10 $(ARGS)
 
 bench: install ## measure against peers and lower bounds; writes bench/results. ARGS="submit --rounds 3" passes arguments on
 	@$(BIN)/python -m bench $(ARGS)

@@ -124,9 +124,7 @@ def test_huge_message(channel: grpc.Channel, bearer: Metadata, size: int) -> Non
     )
     with pytest.raises(grpc.RpcError) as raised:
         submit(request.SerializeToString(), metadata=bearer, timeout=SECONDS)
-    if size > 20 * 2**20:
-        assert failed_call(raised.value).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    else:
+    if size < 20 * 2**20 or failed_call(raised.value).code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
         assert grpc_error(raised.value).code == "REQUEST_TOO_LARGE"
 
 
