@@ -42,7 +42,7 @@ write of one document, which changes the state and appends the event.
 | status | who moves a task out of it | what a crash does |
 | --- | --- | --- |
 | `PENDING` | a worker's claim | nothing: the task is in the database, and found again when a worker asks |
-| `RUNNING` | the worker's report under its lease; the end of the lease | the lease runs out, and the task is tried again |
+| `RUNNING` | the worker's report under its lease; the lease's end | the lease runs out, and the task is tried again |
 | `SUCCEEDED` | nobody; retention deletes it | nothing |
 | `FAILED` | nobody; retention deletes it | nothing |
 
