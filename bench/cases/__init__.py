@@ -20,19 +20,21 @@ def behind(sample: Sample) -> float:
     return sample.cpu_ms("server", "database")
 
 
-ECHO, FASTAPI, SUBMIT = echo_submit.CASE, fastapi_submit.CASE, openmcp_submit.CASE
+ECHO, FASTAPI, BARE, SUBMIT = echo_submit.CASE, fastapi_submit.CASE, fastapi_submit.BARE, openmcp_submit.CASE
 GET, DRAIN = openmcp_get.CASE, openmcp_drain.CASE
 
 TABLES = (
     Table(
         "submit",
         "SubmitTask, one task a call",
-        (ECHO, SUBMIT, FASTAPI),
+        (ECHO, SUBMIT, FASTAPI, BARE),
         (
             Ratio("throughput, beside the echo", SUBMIT, ECHO, rate, at_least=0.55),
             Ratio("server CPU a call, beside the echo", SUBMIT, ECHO, server, at_most=1.5),
             Ratio("throughput, beside FastAPI + motor", SUBMIT, FASTAPI, rate, at_least=1.8),
             Ratio("CPU of server and database a call, beside FastAPI + motor", SUBMIT, FASTAPI, behind, at_most=0.55),
+            Ratio("throughput, beside the same without an index", SUBMIT, BARE, rate),
+            Ratio("CPU of server and database a call, beside the same without an index", SUBMIT, BARE, behind),
         ),
     ),
     Table(

@@ -1,9 +1,9 @@
 """What one would write in an afternoon: FastAPI, motor, one durable insert for each request.
 
-At its best: uvicorn on uvloop and httptools, no access log, no authentication, a pool of the size that the database
-likes, no list of retryable writes. The document has our tasks' fields, its collection their indexes.
+At its best: uvicorn on uvloop and httptools, no access log, no authentication, no list of retryable writes. The
+document has our tasks' fields; its collection their indexes, or none but `_id`.
 
-`python -m bench.peers.fastapi_motor PORT MONGODB_URI`
+`python -m bench.peers.fastapi_motor PORT MONGODB_URI [indexed]`
 """
 
 import sys
@@ -20,8 +20,6 @@ from pydantic import BaseModel
 from pymongo import WriteConcern
 
 from openmcp_chain.store.mongo import indexes
-
-CONNECTIONS = 4
 
 
 class SubmitTask(BaseModel):
@@ -41,13 +39,14 @@ class TaskSummary(BaseModel):
     submitted_at: datetime
 
 
-def make(mongodb_uri: str) -> FastAPI:
+def make(mongodb_uri: str, *, indexed: bool) -> FastAPI:
     """The application."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongodb_uri, maxPoolSize=CONNECTIONS)
-        await client.tasks.tasks.create_indexes(list(indexes.TASKS))
+        client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongodb_uri)
+        if indexed:
+            await client.tasks.tasks.create_indexes(list(indexes.TASKS))
         app.state.tasks = client.tasks.get_collection("tasks", write_concern=WriteConcern(w="majority", j=True))
         print("ready", flush=True)
         yield
@@ -82,5 +81,10 @@ def make(mongodb_uri: str) -> FastAPI:
 
 if __name__ == "__main__":
     uvicorn.run(
-        make(sys.argv[2]), port=int(sys.argv[1]), loop="uvloop", http="httptools", access_log=False, log_level="warning"
+        make(sys.argv[2], indexed="indexed" in sys.argv[3:]),
+        port=int(sys.argv[1]),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
     )
