@@ -1,0 +1,109 @@
+"""The README, followed by the letter: every command in it is run, on other ports and in another folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.stack import StackInfo, running_stack
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+GRPCURL = Path(__file__).parent / "grpcurl"
+
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUN_ELSEWHERE = {
+    "make run": "by the fixture below, as `openmcp dev`, which is all that it does once installed",
+    "make test": "by whoever runs this test",
+    "make generate\nmake check": "by the continuous integration, whose script is read below",
+}
+"""Blocks that can't be run from inside a test, and where they are run."""
+
+BLOCKS = [(language, text.strip()) for language, text in BLOCK.findall(README)]
+SHELL = [text for language, text in BLOCKS if language == "sh" and text not in RUN_ELSEWHERE]
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
+    """What `make run` starts, in a folder that has what the commands expect of the project's own."""
+    folder = tmp_path_factory.mktemp("readme").resolve()
+    (folder / ".venv").symlink_to(sys.prefix)
+    with running_stack(folder / ".openmcp") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def grpcurl(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """The folder of grpcurl, pinned; None where there is no Go to build it."""
+    if shutil.which("go") is None:
+        return None
+    folder = tmp_path_factory.mktemp("grpcurl")
+    build = ["go", "build", "-o", str(folder / "grpcurl"), "github.com/fullstorydev/grpcurl/cmd/grpcurl"]
+    subprocess.run(build, cwd=GRPCURL, check=True, timeout=500)
+    return folder
+
+
+def test_readme_has_the_commands() -> None:
+    """The blocks are found at all, and those run elsewhere are still in the README, and are run there."""
+    assert len(SHELL) == 5
+    assert len(PYTHON) == 1
+    texts = [text for _, text in BLOCKS]
+    assert all(text in texts for text in RUN_ELSEWHERE)
+    ci = (ROOT / ".ci/run").read_text()
+    assert "make check" in ci
+    assert "make test" in ci
+
+
+@pytest.mark.timeout(600)
+def test_shell_commands(stack: StackInfo, grpcurl: Path | None) -> None:
+    """One shell runs them in order: the task succeeds, a mistake is named, grpcurl and the CLI answer."""
+    blocks = [text for text in SHELL if grpcurl or not text.startswith("grpcurl")]
+    done = _run(stack, ["bash", "-euc", "\n".join(blocks)], *([grpcurl] if grpcurl else []))
+    assert "event: status" in done
+    assert done.count('"status":"SUCCEEDED"') == 2  # its last event, and the task itself
+    assert '"artifact_uri":"file://' in done
+    assert '"code":"INVALID_ARGUMENT","message":"type: is required"' in done
+    assert '"status": "TASK_STATUS_SUCCEEDED"' in done or not grpcurl
+    assert "omcp_" in done
+    assert "ws-demo" in done
+
+
+def test_python_program(stack: StackInfo) -> None:
+    """The program follows its task to the end, and prints the checksum."""
+    done = _run(stack, [sys.executable, "-c", PYTHON[0]])
+    assert done.splitlines()[-2:][0].endswith("TASK_STATUS_SUCCEEDED")
+    assert done.splitlines()[-1].startswith("sha256:")
+
+
+def test_links() -> None:
+    """Every link into the repository leads somewhere."""
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def _here(text: str, stack: StackInfo) -> str:
+    """The text with this stack's ports in place of the usual ones."""
+    text = text.replace("127.0.0.1:8080", stack.rest_url.removeprefix("http://"))
+    return text.replace("127.0.0.1:50051", stack.grpc_target)
+
+
+def _run(stack: StackInfo, command: list[str], *path: Path) -> str:
+    """Runs the command as a newcomer would, in the project's folder; returns all that it prints."""
+    programs = [str(Path(sys.executable).parent), *map(str, path), os.environ["PATH"]]
+    done = subprocess.run(
+        [_here(part, stack) for part in command],
+        cwd=stack.data_dir.parent,
+        env={**os.environ, "PATH": os.pathsep.join(programs)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
