@@ -17,13 +17,13 @@ unforeseen exception goes nowhere, since nobody knows what is in it; the log has
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
+import uuid_utils
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -91,6 +91,8 @@ class Rpc:
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._under_way = 0
+        # Without a provider, only the client's own context is there to be passed on.
+        self._traced = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
     def handler(
         self,
@@ -172,9 +174,9 @@ class Rpc:
     ) -> AbstractContextManager[object]:
         """Names the call in the log; enters its trace where that is wanted and there is one."""
         request_id = metadata.get("x-request-id", "")
-        logs.request_id.set(request_id if 0 < len(request_id) <= 128 else str(uuid.uuid4()))
+        logs.request_id.set(request_id if 0 < len(request_id) <= 128 else str(uuid_utils.uuid4()))
         logs.method.set(path)
-        if not current:
+        if not current or (not self._traced and "traceparent" not in metadata):
             return nullcontext()
         parent = _propagator.extract(dict(metadata)) if "traceparent" in metadata else None
         return _tracer.start_as_current_span(
