@@ -1,0 +1,156 @@
+"""Telemetry to a real OTLP collector: one trace from the client's call to the task's end, over server and worker."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import _internal as metrics_internal
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from support.service import PATIENCE, refused, serving
+
+from openmcp.chain.v1 import tasks_pb2
+from openmcp_chain import telemetry
+from openmcp_chain.engine import tracing
+from openmcp_chain.transport import rpc
+from openmcp_chain.worker import Task, TaskFailed, worker
+from openmcp_chain.worker.connection import Connection
+from openmcp_chain.worker.worker import Worker
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2_grpc.MetricsServiceServicer):
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.metrics: dict[str, Any] = {}
+        self.raw = b""
+
+    async def Export(self, request: Any, _: object) -> Any:  # noqa: N802 - OTLP's name
+        self.raw += request.SerializeToString()
+        if isinstance(request, metrics_service_pb2.ExportMetricsServiceRequest):
+            for resource in request.resource_metrics:
+                for scope in resource.scope_metrics:
+                    self.metrics |= {metric.name: metric for metric in scope.metrics}
+            return metrics_service_pb2.ExportMetricsServiceResponse()
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans += scope.spans
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+@asynccontextmanager
+async def collecting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    """Telemetry configured as a process's is, to a collector; flushed and taken back at the end of the block."""
+    collector, server = Collector(), grpc.aio.server()
+    adding: list[Any] = [
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server,
+        metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server,
+    ]
+    for add in adding:
+        add(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    await asyncio.to_thread(telemetry.configure, "openmcp-test", os.environ)
+    try:
+        yield collector
+        await asyncio.to_thread(telemetry.flush)
+    finally:
+        await server.stop(None)
+        # A process sets its providers once, and its tracers take them once; a test gives back what it took.
+        for module in (rpc, tracing, worker):
+            module._tracer._real_tracer = None
+        trace._TRACER_PROVIDER = None
+        trace._TRACER_PROVIDER_SET_ONCE._done = False
+        metrics_internal._METER_PROVIDER = None
+        metrics_internal._METER_PROVIDER_SET_ONCE._done = False
+
+
+async def test_one_trace_from_the_clients_call_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submit, wait, run and end of a task have the trace id of the client's traceparent, over all its attempts."""
+
+    async def once_more(task: Task) -> Mapping[str, Any]:
+        if task.attempt == 1:
+            raise TaskFailed("S3CRET_CODE", "S3CRET text", retryable=True)
+        return {"result": "S3CRET"}
+
+    async with collecting(monkeypatch) as collector, serving() as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        connection = Connection(f"127.0.0.1:{service.port}", operator.workspace_id, operator.secret)
+        runtime = Worker(connection, {"echo": once_more}, name="worker-1")
+        running = asyncio.create_task(runtime.run())
+        request = tasks_pb2.SubmitTaskRequest(type="echo", metadata={"key": "S3CRET value"})
+        metadata = (*tenant.metadata, ("traceparent", TRACEPARENT))
+        summary = await service.tasks.SubmitTask(request, metadata=metadata, timeout=PATIENCE)
+        assert len(await service.events(tenant, summary.task_id)) == 5
+        runtime.stop()
+        await running
+        await service.get(tenant, summary.task_id)
+    ours = [span for span in collector.spans if span.trace_id.hex() == TRACE]
+    names = [span.name for span in ours]
+    assert sorted(names) == [
+        "openmcp.chain.v1.TaskService/SubmitTask",
+        "task.end",
+        "task.run",
+        "task.run",
+        "task.wait",
+        "task.wait",
+    ]
+    submit = next(span for span in ours if span.name.endswith("SubmitTask"))
+    assert submit.parent_span_id.hex() == "b7ad6b7169203331"
+    assert {span.parent_span_id for span in ours if span is not submit} == {submit.span_id}
+    other = [span for span in collector.spans if span.name.endswith("GetTask")]
+    assert other
+    assert all(span.trace_id.hex() != TRACE for span in other)
+    assert {"rpc.server.duration", "openmcp.tasks.submitted", "openmcp.tasks.ended"} <= set(collector.metrics)
+    (ended,) = collector.metrics["openmcp.tasks.ended"].sum.data_points
+    assert ended.as_int == 1
+    for secret in (b"S3CRET text", b"S3CRET value", tenant.token.encode(), operator.secret.encode()):
+        assert secret not in collector.raw
+
+
+async def test_no_exceptions_text_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unforeseen exception in a method leaves a span without its text."""
+
+    async def broken(*_: object) -> None:
+        raise ValueError("S3CRET")
+
+    async with collecting(monkeypatch) as collector, serving() as service:
+        caller = await service.workspace()
+        monkeypatch.setattr(service.app.submission, "get", broken)
+        request = tasks_pb2.GetTaskRequest(task_id="x")
+        told = await refused(service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE))
+        assert told.code == "INTERNAL"
+    assert [span.name for span in collector.spans if span.name.endswith("GetTask")]
+    assert b"S3CRET" not in collector.raw
+
+
+@pytest.mark.parametrize(
+    "traceparent", ["", "x", "00-0-0-00", "ff-" + "0" * 32, "00-" + "0" * 32 + "-" + "0" * 16 + "-01"]
+)
+async def test_bad_trace_context_is_ignored(traceparent: str) -> None:
+    """A traceparent that is none, and any tracestate, neither fail the call nor travel on."""
+    async with serving() as service:
+        tenant, stream = await service.workspace(), service.work(await service.operator("echo"))
+        await stream.hello()
+        metadata = (*tenant.metadata, ("traceparent", traceparent), ("tracestate", ",=,a=b=c," * 50))
+        await service.tasks.SubmitTask(tasks_pb2.SubmitTaskRequest(type="echo"), metadata=metadata, timeout=PATIENCE)
+        assert (await stream.task()).traceparent == ""
+        await stream.end()
+
+
+def test_silent_without_an_endpoint() -> None:
+    """With nowhere to send it to, no provider is installed."""
+    telemetry.configure("openmcp-test", {})
+    assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
+    assert type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider"

@@ -1,0 +1,242 @@
+"""A call's own life: cancelled inside, given up by its client, too slow, too many; and a server's."""
+
+import asyncio
+import socket
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support.service import PATIENCE, SETTINGS, Service, refused, serving, until
+
+from openmcp.chain.v1 import rest_pb2, tasks_pb2
+from openmcp_chain.app import App
+from openmcp_chain.domain import errors
+from openmcp_chain.store.memory import MemoryStore
+from openmcp_chain.transport import rpc, server
+from openmcp_chain.transport.health import LIVENESS
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def get(service: Service, metadata: Any, *, timeout: float | None = PATIENCE) -> Any:
+    return service.tasks.GetTask(tasks_pb2.GetTaskRequest(task_id="x"), metadata=metadata, timeout=timeout)
+
+
+async def test_call_that_is_cancelled_inside_is_aborted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that raises CancelledError of its own does not leave its client waiting: ABORTED, with a retry."""
+
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    async with serving() as service:
+        caller = await service.workspace()
+        task_id = await service.submit(caller)
+        monkeypatch.setattr(service.app.submission, "get", cancelled)
+        told = await refused(get(service, caller.metadata, timeout=None))
+        assert (told.status, told.code) == (grpc.StatusCode.ABORTED, "ABORTED")
+        assert "RetryInfo" in told.details
+        monkeypatch.setattr(service.app.events, "read", cancelled)
+        request = tasks_pb2.StreamTaskEventsRequest(task_id=task_id)
+        told = await refused(service.tasks.StreamTaskEvents(request, metadata=caller.metadata))
+        assert told.code == "ABORTED"
+
+
+async def test_no_unary_call_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call without a deadline is ended by the server's own: DEADLINE_EXCEEDED; a TimeoutError inside is not that."""
+    monkeypatch.setattr(rpc, "UNARY_SECONDS", 0.05)
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def timed_out(*_: object) -> None:
+        raise TimeoutError
+
+    async with serving() as service:
+        caller = await service.workspace()
+        monkeypatch.setattr(service.app.submission, "get", never)
+        assert (await refused(get(service, caller.metadata, timeout=None))).code == "DEADLINE_EXCEEDED"
+        monkeypatch.setattr(service.app.submission, "get", timed_out)
+        assert (await refused(get(service, caller.metadata, timeout=None))).code == "INTERNAL"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "deadline"])
+async def test_call_given_up_by_its_client_leaves_nothing(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its client goes, or its deadline passes, a method is cancelled, and counted no more."""
+    began, gone = asyncio.Event(), asyncio.Event()
+
+    async def never(*_: object) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            gone.set()
+
+    async with serving() as service:
+        caller = await service.workspace()
+        monkeypatch.setattr(service.app.submission, "get", never)
+        call = get(service, caller.metadata, timeout=0.1 if how == "deadline" else None)
+        waiting = asyncio.ensure_future(call)
+        await began.wait()
+        if how == "cancelled":
+            call.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        async with asyncio.timeout(PATIENCE):
+            await gone.wait()
+        assert (await refused(service.tasks.GetTask(tasks_pb2.GetTaskRequest(), metadata=caller.metadata))).fields
+
+
+async def test_streams_given_up_by_their_clients_leave_nothing() -> None:
+    """After 200 event and worker streams were cancelled at random moments: no subscription, no session, no stream."""
+    async with serving() as service:
+        caller = await service.workspace()
+        task_id = await service.submit(caller, "other")
+        typed = tasks_pb2.StreamTaskEventsRequest(task_id=task_id)
+        sse = rest_pb2.ServeTaskEventsRequest(task_id=task_id)
+        for round_ in range(5):
+            calls: list[Any] = []
+            for number in range(40):
+                if number % 3 == 0:
+                    calls.append(service.tasks.StreamTaskEvents(typed, metadata=caller.metadata))
+                elif number % 3 == 1:
+                    calls.append(service.rest.ServeTaskEvents(sse, metadata=caller.metadata))
+                else:
+                    worker = service.work(caller)
+                    await worker.hello()
+                    calls.append(worker.call)
+            for _ in range(round_):
+                await asyncio.sleep(0.002)
+            for call in calls:
+                call.cancel()
+        await until(lambda: service.app.events.open == 0)
+        await until(lambda: not service.app.workers._streams)
+        assert not service.app.events._followers
+        assert not service.app.dispatcher._takers
+        assert not service.app.dispatcher._idle
+        await service.get(caller, task_id)
+
+
+async def test_too_many_calls_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the limit a call is refused at once, OVERLOADED with a retry; when others have ended it is served."""
+    monkeypatch.setattr(rpc, "CALLS", 2)
+    gate, began = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def wait(*_: object) -> None:
+        began.release()
+        await gate.wait()
+        raise errors.TaskNotFound("x")
+
+    async with serving() as service:
+        caller = await service.workspace()
+        monkeypatch.setattr(service.app.submission, "get", wait)
+        first = [asyncio.ensure_future(refused(get(service, caller.metadata))) for _ in range(2)]
+        for _ in first:
+            await began.acquire()
+        told = await refused(get(service, caller.metadata))
+        assert (told.status, told.code) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED")
+        assert "RetryInfo" in told.details
+        gate.set()
+        assert {refusal.code for refusal in await asyncio.gather(*first)} == {"TASK_NOT_FOUND"}
+        assert (await refused(get(service, caller.metadata))).code == "TASK_NOT_FOUND"
+
+
+async def test_second_server_on_a_port_is_refused() -> None:
+    """Two servers never share a port in silence: the second can't start."""
+    async with serving() as service:
+        second = App(replace(SETTINGS, listen=f"127.0.0.1:{service.port}"), MemoryStore())
+        with pytest.raises(OSError, match=str(service.port)):
+            await second.start()
+        await second.stop()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        third = App(replace(SETTINGS, listen=f"127.0.0.1:{listener.getsockname()[1]}"), MemoryStore())
+        with pytest.raises(OSError, match="cannot listen"):
+            await third.start()
+        await third.stop()
+
+
+async def test_health_follows_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health is NOT_SERVING while the database is away, for the server and each service, and recovers by itself."""
+    monkeypatch.setattr(server, "HEALTH_SECONDS", 0.01)
+    away = False
+
+    async def ping() -> None:
+        if away:
+            raise errors.Unavailable
+
+    async with serving() as service:
+        monkeypatch.setattr(service.app._store, "ping", ping)
+        stub = health_pb2_grpc.HealthStub(service.channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service="openmcp.chain.v1.TaskService"))
+        assert (await watch.read()).status == SERVING
+        away = True
+        assert (await watch.read()).status == NOT_SERVING
+        assert (await stub.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
+        listed = await stub.List(health_pb2.HealthListRequest())
+        alive = {name for name, answer in listed.statuses.items() if answer.status == SERVING}
+        assert alive == {LIVENESS}, "what asks whether the process lives must not restart it for its database"
+        away = False
+        assert (await watch.read()).status == SERVING
+        watch.cancel()
+        told = await refused(stub.Check(health_pb2.HealthCheckRequest(service="nobody")))
+        assert told.code == "SERVICE_UNKNOWN"
+
+
+async def test_reflection_names_every_service() -> None:
+    """Reflection lists what is served, and gives the contract's files."""
+    async with serving() as service:
+        stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
+        request = reflection_pb2.ServerReflectionRequest
+        call = stub.ServerReflectionInfo(
+            iter([request(list_services=""), request(file_containing_symbol="openmcp.chain.v1.TaskService"), request()])
+        )
+        answers = [answer async for answer in call]
+    names = {service.name for service in answers[0].list_services_response.service}
+    assert {"openmcp.chain.v1.TaskService", "openmcp.chain.v1.WorkerService", "grpc.health.v1.Health"} <= names
+    assert answers[1].file_descriptor_response.file_descriptor_proto
+    assert answers[2].HasField("error_response")
+
+
+async def test_draining_ends_streams_with_what_is_known_and_answers_what_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On shutdown: health says so, event streams end SERVER_DRAINING, a unary call under way is answered."""
+    began, gate = asyncio.Event(), asyncio.Event()
+    async with serving() as service:
+        caller = await service.workspace()
+        task_id = await service.submit(caller, "other")
+        events = service.tasks.StreamTaskEvents(
+            tasks_pb2.StreamTaskEventsRequest(task_id=task_id), metadata=caller.metadata
+        )
+        sse = service.rest.ServeTaskEvents(rest_pb2.ServeTaskEventsRequest(task_id=task_id), metadata=caller.metadata)
+        worker = service.work(caller)
+        await worker.hello()
+        await events.read()
+        await sse.read()
+        watch = health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        original = service.app.submission.get
+
+        async def slow(*arguments: Any) -> Any:
+            began.set()
+            await gate.wait()
+            return await original(*arguments)
+
+        monkeypatch.setattr(service.app.submission, "get", slow)
+        call = asyncio.ensure_future(service.get(caller, task_id))
+        await began.wait()
+        stopping = asyncio.create_task(service.app.stop())
+        assert (await watch.read()).status == NOT_SERVING
+        watch.cancel()
+        told = await refused(events)
+        assert (told.status, told.code) == (grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING")
+        assert await sse.read() is grpc.aio.EOF
+        await worker.next("drain")
+        await worker.end()
+        gate.set()
+        assert (await call).task_id == task_id
+        async with asyncio.timeout(PATIENCE):
+            await stopping

@@ -1,0 +1,314 @@
+"""The worker's stream on the wire: its rules, fencing, credits, what comes back when it goes, and floods."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from support.service import PATIENCE, ManualClock, refused, serving, until
+
+from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp_chain.domain import errors
+from openmcp_chain.store.memory import MemoryStore
+from openmcp_chain.transport import workers
+
+HELLO: dict[str, Any] = {"worker_name": "worker-1", "task_types": ["echo"], "max_concurrency": 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"worker_name": ""}, "hello.worker_name"),
+        ({"worker_name": "x" * 129}, "hello.worker_name"),
+        ({"worker_name": "a\nb"}, "hello.worker_name"),
+        ({"worker_version": "ü"}, "hello.worker_version"),
+        ({"max_concurrency": 0}, "hello.max_concurrency"),
+        ({"max_concurrency": -1}, "hello.max_concurrency"),
+        ({"max_concurrency": 1001}, "hello.max_concurrency"),
+        ({"task_types": []}, "hello.task_types"),
+        ({"task_types": ["t"] * 65}, "hello.task_types"),
+        ({"task_types": ["echo", "no good"]}, "hello.task_types[1]"),
+        ({"held": [workers_pb2.LeaseRef()] * 2}, "hello.held"),
+    ],
+)
+async def test_hello_is_checked(changed: dict[str, Any], field: str) -> None:
+    """A bad field of hello ends the stream by INVALID_ARGUMENT that names it."""
+    async with serving() as service:
+        worker = service.work(await service.workspace())
+        await worker.say(hello=workers_pb2.Hello(**(HELLO | changed)))
+        told = await refused(worker.call)
+    assert told.status is grpc.StatusCode.INVALID_ARGUMENT
+    assert told.fields[0] == field
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        {"heartbeat": workers_pb2.Heartbeat()},
+        {"complete": workers_pb2.Complete()},
+        {"fail": workers_pb2.Fail()},
+        {"refresh": workers_pb2.Refresh()},
+        {"drain": workers_pb2.Drain()},
+    ],
+)
+async def test_hello_comes_first(message: dict[str, Any]) -> None:
+    """Anything before hello ends the stream by INVALID_ARGUMENT that names `hello`."""
+    async with serving() as service:
+        worker = service.work(await service.workspace())
+        await worker.say(**message)
+        assert (await refused(worker.call)).fields == ["hello"]
+
+
+async def test_hello_comes_once_and_nothing_is_empty() -> None:
+    """A second hello, and a message without content, end the stream."""
+    async with serving() as service:
+        caller = await service.workspace()
+        for message, field in (({"hello": workers_pb2.Hello(**HELLO)}, "hello"), ({}, "message")):
+            worker = service.work(caller)
+            await worker.hello()
+            await worker.say(**message)
+            assert (await refused(worker.call)).fields == [field]
+
+
+async def test_operator_takes_only_its_types() -> None:
+    """A type beyond the operator's credential is PERMISSION_DENIED, TYPE_NOT_ALLOWED."""
+    async with serving() as service:
+        worker = service.work(await service.operator("echo"))
+        await worker.say(hello=workers_pb2.Hello(**(HELLO | {"task_types": ["echo", "other"]})))
+        told = await refused(worker.call)
+    assert (told.status, told.code) == (grpc.StatusCode.PERMISSION_DENIED, "TYPE_NOT_ALLOWED")
+
+
+async def test_refresh_must_be_of_the_same_identity() -> None:
+    """A stream can't become another's by a token of theirs; nor by one that is none."""
+    async with serving() as service:
+        caller, other = await service.workspace(), await service.workspace()
+        for token, code in ((other.token, "INVALID_ARGUMENT"), ("nonsense", "TOKEN_INVALID"), ("", "TOKEN_INVALID")):
+            worker = service.work(caller)
+            await worker.hello()
+            await worker.say(refresh=workers_pb2.Refresh(token=token))
+            assert (await refused(worker.call)).code == code
+
+
+async def test_leased_task_is_what_was_submitted() -> None:
+    """A worker gets type, payload, metadata, attempt and the whole trace context's traceparent."""
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with serving() as service:
+        tenant, worker = await service.workspace(), service.work(await service.operator("echo"))
+        welcome = await worker.hello()
+        assert welcome.lease_duration.ToSeconds() == 15
+        request = tasks_pb2.SubmitTaskRequest(type="echo", metadata={"k": "v"})
+        request.payload.update({"a": [1, "x"]})
+        metadata = (*tenant.metadata, ("traceparent", traceparent))
+        summary = await service.tasks.SubmitTask(request, metadata=metadata, timeout=PATIENCE)
+        leased = await worker.task()
+        await worker.end()
+    assert (leased.lease.workspace_id, leased.lease.task_id) == (tenant.workspace_id, summary.task_id)
+    assert (leased.type, leased.attempt, dict(leased.metadata)) == ("echo", 1, {"k": "v"})
+    assert leased.payload == request.payload
+    assert leased.traceparent == traceparent
+
+
+async def test_stale_token_is_lease_lost_over_any_stream() -> None:
+    """After its lease ran out, whatever the first holder reports is LEASE_LOST; the second's result stands."""
+    clock = ManualClock()
+    async with serving(now=clock) as service:
+        service.app.leases._chance = lambda: 0.0
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        slow, fresh = service.work(operator), service.work(operator)
+        await slow.hello(name="slow")
+        task_id = await service.submit(tenant)
+        stale = (await slow.task()).lease
+        await fresh.hello(name="fresh")
+        clock.advance(15.1)
+        service.app.sweep.wake()
+        lease = (await fresh.task()).lease
+        for ack in (
+            await slow.heartbeat(stale),
+            await slow.complete(stale, {"by": "slow"}),
+            await slow.fail(stale),
+            await fresh.complete(stale, {"by": "slow"}),
+        ):
+            assert (ack.error_code, ack.lease) == ("LEASE_LOST", stale)
+        assert not (await fresh.complete(lease, {"by": "fresh"})).error_code
+        assert not (await fresh.complete(lease, {"by": "fresh"})).error_code
+        assert (await fresh.complete(lease, {"by": "another"})).error_code == "LEASE_LOST"
+        assert (await service.get(tenant, task_id)).result["by"] == "fresh"
+        events = await service.events(tenant, task_id)
+        assert [event.sequence for event in events] == [1, 2, 3, 4, 5]
+        await slow.end()
+        await fresh.end()
+
+
+async def test_lease_outlives_its_stream() -> None:
+    """A task of a stream that was cut is reported over a new one; until then it counts against max_concurrency."""
+    async with serving() as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        cut = service.work(operator)
+        await cut.hello()
+        first, second = await service.submit(tenant), await service.submit(tenant)
+        leased = await cut.task()
+        cut.call.cancel()
+        await until(lambda: not service.app.workers._streams)
+        worker = service.work(operator)
+        await worker.hello(held=[leased.lease])
+        await service.app.sweep.run_once()
+        await service.app.dispatcher.settle()
+        assert not (await worker.complete(leased.lease)).error_code
+        assert (await worker.task()).lease.task_id == second
+        assert (await service.get(tenant, first)).status == tasks_pb2.TASK_STATUS_SUCCEEDED
+        await worker.end()
+
+
+async def test_what_a_gone_worker_did_not_get_returns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task claimed for a stream that ended meanwhile goes to the next worker, without waiting for its lease."""
+    async with serving() as service:
+        service.app.leases._chance = lambda: 0.0
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        task_id = await service.submit(tenant)
+        claimed, gate = asyncio.Event(), asyncio.Event()
+        original = service.app.ledger.try_change
+
+        async def slow(*arguments: Any) -> bool:
+            claimed.set()
+            await gate.wait()
+            return await original(*arguments)
+
+        monkeypatch.setattr(service.app.ledger, "try_change", slow)
+        gone = service.work(operator)
+        await gone.hello()
+        await claimed.wait()
+        gone.call.cancel()
+        await until(lambda: not service.app.workers._streams)
+        monkeypatch.setattr(service.app.ledger, "try_change", original)
+        gate.set()
+        worker = service.work(operator)
+        await worker.hello()
+        leased = await worker.task()
+        assert (leased.lease.task_id, leased.attempt) == (task_id, 2)
+        await worker.complete(leased.lease)
+        await worker.end()
+
+
+async def test_drained_worker_gets_nothing_more_but_may_report() -> None:
+    """After its drain a worker is given no task; its reports are still taken."""
+    async with serving() as service:
+        tenant, worker = await service.workspace(), service.work(await service.operator("echo"))
+        await worker.hello(concurrency=2)
+        await service.submit(tenant)
+        leased = await worker.task()
+        await worker.say(drain=workers_pb2.Drain())
+        await until(lambda: not service.app.dispatcher._takers)
+        waiting = await service.submit(tenant)
+        assert not (await worker.complete(leased.lease)).error_code
+        await worker.end()
+        assert (await service.get(tenant, waiting)).status == tasks_pb2.TASK_STATUS_PENDING
+
+
+async def test_reports_that_were_read_are_answered_before_the_stream_ends() -> None:
+    """A worker that hangs up right after its reports gets an answer to each."""
+    async with serving() as service:
+        tenant, worker = await service.workspace(), service.work(await service.operator("echo"))
+        await worker.hello(concurrency=50)
+        for _ in range(50):
+            await service.submit(tenant)
+        leases = [(await worker.task()).lease for _ in range(50)]
+        for lease in leases:
+            await worker.say(complete=workers_pb2.Complete(lease=lease))
+        await worker.call.done_writing()
+        acks = [await worker.ack() for _ in range(50)]
+        assert {ack.lease.task_id for ack in acks} == {lease.task_id for lease in leases}
+        assert await worker.call.read() is grpc.aio.EOF
+
+
+async def test_database_away_is_told_and_the_report_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that can't be written now is answered UNAVAILABLE; the lease stays, and the repetition counts."""
+
+    async def away(_: object) -> Any:
+        raise errors.Unavailable
+
+    async with serving() as service:
+        tenant, worker = await service.workspace(), service.work(await service.operator("echo"))
+        await worker.hello()
+        await service.submit(tenant)
+        lease = (await worker.task()).lease
+        flush = service.app.ledger._updates._flush
+        monkeypatch.setattr(service.app.ledger._updates, "_flush", away)
+        assert (await worker.complete(lease)).error_code == "UNAVAILABLE"
+        monkeypatch.setattr(service.app.ledger._updates, "_flush", flush)
+        assert not (await worker.complete(lease)).error_code
+        await worker.end()
+
+
+async def test_flood_by_who_does_not_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that sends reports and reads no answer is no longer read from: memory stays bounded, others unharmed."""
+    monkeypatch.setattr(workers, "REPORTS", 16)
+    async with serving() as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        flood = service.work(operator)
+        await flood.hello()
+        name = "x" * 4000
+        beat = workers_pb2.Heartbeat(lease=workers_pb2.LeaseRef(workspace_id=name, task_id=name, lease_token=name))
+
+        async def pour() -> None:
+            while True:
+                await flood.say(heartbeat=beat)
+
+        pouring = asyncio.create_task(pour())
+        (stream,) = service.app.workers._streams
+        await until(stream._slots.locked)
+        other = service.work(operator)
+        await other.hello()
+        await service.submit(tenant)  # the flood's own session takes it
+        await service.submit(tenant)
+        await other.complete((await other.task()).lease)
+        assert stream._outbox.qsize() <= 17
+        assert len(stream._reports) <= 17
+        pouring.cancel()
+        flood.call.cancel()
+        await until(lambda: stream not in service.app.workers._streams)
+        await asyncio.gather(pouring, return_exceptions=True)
+        await other.end()
+
+
+async def test_plan_limits_worker_streams() -> None:
+    """A workspace has as many worker streams open as its plan allows; then TOO_MANY_STREAMS."""
+    async with serving() as service:
+        caller = await service.workspace("free")
+        streams = [service.work(caller) for _ in range(10)]
+        for stream in streams:
+            await stream.hello()
+        assert (await refused(service.work(caller).call)).code == "TOO_MANY_STREAMS"
+        await streams[0].end()
+        again = service.work(caller)
+        await again.hello()
+        for stream in (*streams[1:], again):
+            stream.call.cancel()
+
+
+async def test_two_servers_on_one_store_share_tasks_and_workers() -> None:
+    """Tasks submitted to either server are run once each, by workers on either."""
+    store = MemoryStore()
+    async with serving(store) as one, serving(store) as two:
+        tenant, operator = await one.workspace(), await one.operator("echo")
+        streams = [one.work(operator), two.work(operator)]
+        runs: list[str] = []
+
+        async def work(stream: Any) -> None:
+            await stream.hello(concurrency=4)
+            while True:
+                response = await stream.call.read()
+                if response is grpc.aio.EOF:
+                    return
+                if response.HasField("task"):
+                    runs.append(response.task.lease.task_id)
+                    await stream.say(complete=workers_pb2.Complete(lease=response.task.lease))
+
+        working = [asyncio.create_task(work(stream)) for stream in streams]
+        ids = await asyncio.gather(*((one, two)[n % 2].submit(tenant) for n in range(60)))
+        await asyncio.gather(*((one, two)[n % 2].events(tenant, task_id) for n, task_id in enumerate(ids)))
+        for stream in streams:
+            await stream.call.done_writing()
+        await asyncio.gather(*working)
+    assert sorted(runs) == sorted(ids)
