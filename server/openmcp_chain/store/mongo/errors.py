@@ -15,9 +15,9 @@ from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 
 from openmcp_chain.domain import errors
 
-PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""Seconds between tries. Waiting for a primary is the driver's part; these keep a server that fails at once from being
-hammered."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.8
+"""Seconds between tries, doubling. Most of the waiting for a primary is the driver's part; these keep a server that
+fails at once from being hammered."""
 
 DUPLICATE_KEY = 11000
 
@@ -34,19 +34,21 @@ async def persist(operation: Callable[[], Awaitable[_T]], patience: float) -> _T
     """
     clock = asyncio.get_running_loop().time
     end = clock() + patience
-    verdict: errors.Error
+    pause = FIRST_PAUSE
+    verdict: type[errors.Internal | errors.Unavailable]
     with pymongo.timeout(2 * patience):
-        for pause in (*PAUSES, None):
+        while True:
             try:
                 return await operation()
             except BSONError as error:
-                fault, verdict = type(error).__name__, errors.Internal()
+                fault, verdict = type(error).__name__, errors.Internal
                 break
             except PyMongoError as error:
-                fault, verdict = _name(error), errors.Unavailable()
-            if pause is None or clock() + pause > end:
-                break
+                fault, verdict = _name(error), errors.Unavailable
+                if clock() + pause > end:
+                    break
             await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
     _log.warning("the database failed: %s", fault)
     # Out here, where no exception is being handled, so that the driver's does not become this one's context.
     raise verdict
