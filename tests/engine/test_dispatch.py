@@ -311,6 +311,8 @@ def test_every_task_ends_once_whoever_dies(seed: int) -> None:
             while not over.is_set():
                 if worker.inbox.empty():
                     await asyncio.sleep(0)
+                    if late and chance.random() < 0.1:
+                        await report(worker, late.pop(0))
                     continue
                 task = worker.inbox.get_nowait()
                 fate = chance.random()

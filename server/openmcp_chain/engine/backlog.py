@@ -25,8 +25,8 @@ class Backlog:
         self._keys: set[Key] = set()
         self._arrivals = itertools.count()
         self._bytes = 0
-        self.overflowed = False
-        """Whether a task was turned away since this was last reset: there is more in the database."""
+        self.overflowed = True
+        """Whether the database may have tasks that are not here: it is new, or one was turned away."""
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -125,7 +125,7 @@ class Rpc:
             started = time.perf_counter()
             metadata = _metadata(context)
             limit = asyncio.timeout(UNARY_SECONDS)
-            code = "OK"
+            code = "CANCELLED"
             self._under_way += 1
             with self._identify(path, metadata):
                 try:
@@ -133,7 +133,9 @@ class Rpc:
                     async with limit:
                         call = Call(metadata, await self._authorise(access, metadata), context)
                         answer: Message = await behaviour(decode(data), call)
-                    return answer.SerializeToString()
+                    encoded = answer.SerializeToString()
+                    code = "OK"
+                    return encoded
                 except BaseException as error:  # noqa: BLE001 - _translate raises what must not be caught
                     timed_out = isinstance(error, TimeoutError) and limit.expired()
                     refusal = errors.DeadlineExceeded() if timed_out else _translate(error)
