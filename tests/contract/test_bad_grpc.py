@@ -6,11 +6,13 @@ from typing import Any
 import grpc
 import pytest
 from contract.errorshape import failed_call, grpc_error, grpc_fields_named
+from contract.rawhttp import exchange
 from google.protobuf import descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.rest import Rest
+from support.stack import StackInfo
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc, workers_pb2
 from openmcp_chain.stack.envoy import view
@@ -91,6 +93,29 @@ def test_any_fields(channel: grpc.Channel, bearer: Metadata, method: str, data: 
 def test_several_messages(channel: grpc.Channel, bearer: Metadata, method: str) -> None:
     """A call that brings more than its one message is answered by the first, or refused."""
     call(channel, method, [b"", b"", b""], bearer)
+
+
+STREAMS = [method.name for method in view.methods() if method.streams]
+
+
+@pytest.mark.parametrize("method", STREAMS)
+def test_stream_without_a_message(channel: grpc.Channel, bearer: Metadata, method: str) -> None:
+    """A call that is over before its message is answered at once, though its stream could wait for ever."""
+    assert call(channel, method, [], bearer) == ("OK" if method.endswith("/Work") else "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize("method", STREAMS)
+def test_truncated_frames(stack: StackInfo, rest: Rest, method: str) -> None:
+    """So is a call whose message breaks off in its frame, or says a length that nothing could have."""
+    headers = [
+        ("authorization", f"Bearer {rest.token}"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ]
+    for body in (b"", b"\0", b"\0\0\0\0\x05ab", b"\0\xff\xff\xff\xff", b"\xff" * 5):
+        answer = exchange(stack.rest_url, "POST", f"/{method}", headers, body)
+        assert answer.status == 200
+        assert answer.headers["grpc-status"] in ("0", "3"), (body, answer)
 
 
 def test_unknown_method_is_refused(channel: grpc.Channel, bearer: Metadata) -> None:

@@ -121,6 +121,16 @@ class Rpc:
             async for data in requests:
                 yield decode(data)
 
+        async def only(requests: AsyncIterator[bytes]) -> Message:
+            # Read here: a call that ends before its message would never be answered by grpc.aio, nor be over.
+            try:
+                async with asyncio.timeout(UNARY_SECONDS):
+                    async for data in requests:
+                        return decode(data)
+            except TimeoutError:
+                raise errors.DeadlineExceeded from None
+            raise errors.InvalidArgument(Violation("request", "is missing: the call ended before its message"))
+
         async def unary(data: bytes, context: Context) -> bytes | None:
             started = time.perf_counter()
             metadata = _metadata(context)
@@ -146,12 +156,12 @@ class Rpc:
                     self._under_way -= 1
                     _duration.record(time.perf_counter() - started, {"rpc.method": path, "code": code})
 
-        async def streaming(data: bytes | AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async def streaming(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             try:
                 metadata = _metadata(context)
                 self._identify(path, metadata, current=False)
                 call = Call(metadata, await self._authorise(access, metadata), context)
-                requests = decode(data) if isinstance(data, bytes) else decode_all(data)
+                requests = decode_all(messages) if client_streaming else await only(messages)
                 # Closed here and now, not when the garbage collector comes by: a stream holds subscriptions and leases.
                 async with aclosing(behaviour(requests, call)) as answers:
                     async for answer in answers:
@@ -163,9 +173,7 @@ class Rpc:
 
         if not server_streaming:
             return grpc.unary_unary_rpc_method_handler(unary)
-        if client_streaming:
-            return grpc.stream_stream_rpc_method_handler(streaming)
-        return grpc.unary_stream_rpc_method_handler(streaming)
+        return grpc.stream_stream_rpc_method_handler(streaming)
 
     def _admit(self) -> None:
         if self._under_way > CALLS:
