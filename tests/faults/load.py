@@ -63,8 +63,8 @@ class Load:
         self._first_after: float | None = None
         self._killed_at = float("inf")
         self._following = asyncio.Semaphore(FOLLOWERS)
-        self.recovery = 0.0
-        """Seconds from the kill to the first submit that began after it and was acknowledged."""
+        self.recovery: float | None = None
+        """Seconds from the kill to the first acknowledgement of a later submit; None if there was none left."""
         self.duration = 0.0
         """Seconds from the kill to the end of the last task."""
 
@@ -82,7 +82,7 @@ class Load:
                 self._killed_at = time.monotonic()
                 await kill()
         self.duration = time.monotonic() - self._killed_at
-        self.recovery = (self._first_after or self._killed_at) - self._killed_at
+        self.recovery = self._first_after - self._killed_at if self._first_after else None
 
     async def _sign_in(self, channel: grpc.aio.Channel) -> tuple[tuple[str, str | bytes], ...]:
         stub: auth_pb2_grpc.AuthServiceAsyncStub = auth_pb2_grpc.AuthServiceStub(channel)

@@ -111,7 +111,8 @@ def _worker_dies(echo: EchoWorker) -> Kill:
 def _figures(round_: str, load: Load) -> str:
     repeated = sum(story.submits - 1 for story in load.stories)
     again = sum(story.attempts - 1 for story in load.stories)
+    recovery = "all had been submitted" if load.recovery is None else f"first submit after {load.recovery:.2f} s"
     return (
         f"{round_}: {len(load.stories)} acknowledged ({repeated} submits repeated), {again} attempts beyond the first, "
-        f"first submit after {load.recovery:.2f} s, all ended after {load.duration:.2f} s"
+        f"{recovery}, all ended after {load.duration:.2f} s"
     )
