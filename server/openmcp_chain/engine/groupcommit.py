@@ -24,11 +24,18 @@ class GroupCommit(Generic[T, R]):
     """Turns an operation on many items into one on a single item that shares its round trips."""
 
     def __init__(
-        self, flush: Callable[[Sequence[T]], Awaitable[Sequence[R]]], weigh: Callable[[T], int] = lambda _: 0
+        self,
+        flush: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        weigh: Callable[[T], int] = lambda _: 0,
+        most: int = BATCH_ITEMS,
     ) -> None:
-        """`flush` does the operation and returns an answer for each item, in order. `weigh` gives an item's bytes."""
+        """`flush` does the operation and returns an answer for each item, in order; it is given `most` at a time.
+
+        `weigh` gives an item's bytes.
+        """
         self._flush = flush
         self._weigh = weigh
+        self._most = most
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._writer: asyncio.Task[None] | None = None
 
@@ -58,7 +65,7 @@ class GroupCommit(Generic[T, R]):
     def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
         batch: list[tuple[T, asyncio.Future[R]]] = []
         size = 0
-        while self._waiting and len(batch) < BATCH_ITEMS and size < BATCH_BYTES:
+        while self._waiting and len(batch) < self._most and size < BATCH_BYTES:
             entry = self._waiting.popleft()
             size += self._weigh(entry[0])
             batch.append(entry)
