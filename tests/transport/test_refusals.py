@@ -199,4 +199,6 @@ def test_largest_error_fits() -> None:
     error = errors.InvalidArgument(*[errors.Violation("\0" * 1000, "\U0001f600" * 1000)] * 100)
     error.retry_after, error.resource = 1.0, ("openmcp.chain.v1.Task", "\U0001f600" * 64)
     encoded = status.encode(error)
+    assert encoded.message[:-1] == error.message[: len(encoded.message) - 1]
+    assert encoded.message.endswith("…")
     assert len(encoded.SerializeToString()) * 4 / 3 + 3 * len(encoded.message.encode()) < 8192 - 512

@@ -186,6 +186,19 @@ async def test_result_that_cannot_be_read_ends_the_stream(payload: bytes, field:
     assert field == "payload"
 
 
+async def test_what_a_struct_does_not_define_is_not_carried_along() -> None:
+    """Unknown fields inside a payload are dropped: what is stored is what can be read."""
+    known = _struct(a=_number(1)).SerializeToString()
+    request = tasks_pb2.SubmitTaskRequest(type="echo").SerializeToString() + _field(3, known + _field(9, b"unseen"))
+    async with serving() as service:
+        tenant, worker = await service.workspace(), service.work(await service.operator("echo"))
+        await worker.hello()
+        submit = service.raw.unary_unary("/openmcp.chain.v1.TaskService/SubmitTask")
+        await submit(request, metadata=tenant.metadata, timeout=PATIENCE)
+        assert (await worker.task()).payload.SerializeToString() == known
+        await worker.end()
+
+
 async def test_long_key_above_many_values_costs_no_more_than_its_bytes() -> None:
     """A path is written out for the one fault that is told, not for each value below a long key."""
     inner = _struct(**{str(number): _number(number) for number in range(20_000)})

@@ -189,6 +189,28 @@ async def test_what_a_gone_worker_did_not_get_returns_at_once(monkeypatch: pytes
         assert (leased.lease.task_id, leased.attempt) == (task_id, 2)
         await worker.complete(leased.lease)
         await worker.end()
+        assert (await service.events(tenant, task_id))[2].context["code"] == "WORKER_GONE"
+
+
+async def test_what_a_worker_did_not_read_returns_when_it_goes() -> None:
+    """Tasks that wait in the server for a worker that does not read are given back as soon as its stream ends."""
+    store = MemoryStore()
+    async with serving(store) as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        deaf = service.work(operator)
+        await deaf.hello(concurrency=40)
+        for _ in range(40):
+            await service.submit(tenant, payload={"text": "x" * 500_000})
+        (stream,) = service.app.workers._streams
+        assert stream._outbox.qsize() > 0
+        deaf.call.cancel()
+
+        def returned() -> bool:
+            codes = [event.context.get("code") for task in store._tasks.values() for event in task.events]
+            return "WORKER_GONE" in codes and "LEASE_EXPIRED" not in codes
+
+        await until(returned)
+        await until(lambda: not service.app.workers._streams)
 
 
 async def test_drained_worker_gets_nothing_more_but_may_report() -> None:
