@@ -53,12 +53,11 @@ async def test_idle_writes_at_once() -> None:
 
 
 async def test_batches_are_bounded_by_items_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch closes at BATCH_ITEMS, or with the item that reaches BATCH_BYTES."""
-    monkeypatch.setattr(groupcommit, "BATCH_ITEMS", 3)
+    """A batch closes at `most`, or with the item that reaches BATCH_BYTES."""
     monkeypatch.setattr(groupcommit, "BATCH_BYTES", 100)
     disk = Disk()
     disk.gate.set()
-    commit = GroupCommit(disk.flush, weigh=lambda item: item)
+    commit = GroupCommit(disk.flush, weigh=lambda item: item, most=3)
     await asyncio.gather(*map(commit, [1, 2, 3, 4, 99, 5, 100, 6]))
     assert disk.batches == [[1, 2, 3], [4, 99], [5, 100], [6]]
 

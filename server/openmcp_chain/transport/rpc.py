@@ -1,7 +1,7 @@
 """How every call goes through the house: one wrapper around each method, in this order.
 
-1. admit       refuse at once what is over the limit of calls under way
-2. identify    request id and trace context, so that all that follows can be found in log and trace
+1. identify    request id and trace context, so that all that follows can be found in log and trace
+2. admit       refuse at once what is over the limit of calls under way
 3. authorise   the token, before a byte of the request is parsed
 4. decode      bytes to message; what can't be decoded names its field
 5. run         the method, for no longer than a call may take
@@ -121,28 +121,21 @@ class Rpc:
             async for data in requests:
                 yield decode(data)
 
-        async def only(requests: AsyncIterator[bytes]) -> Message:
-            # Read here: a call that ends before its message would never be answered by grpc.aio, nor be over.
-            try:
-                async with asyncio.timeout(UNARY_SECONDS):
-                    async for data in requests:
-                        return decode(data)
-            except TimeoutError:
-                raise errors.DeadlineExceeded from None
-            raise errors.InvalidArgument(Violation("request", "is missing: the call ended before its message"))
-
-        async def unary(data: bytes, context: Context) -> bytes | None:
+        async def unary(messages: AsyncIterator[bytes], context: Context) -> bytes | None:
             started = time.perf_counter()
             metadata = _metadata(context)
             limit = asyncio.timeout(UNARY_SECONDS)
             code = "CANCELLED"
-            self._under_way += 1
             with self._identify(path, metadata):
                 try:
-                    self._admit()
                     async with limit:
-                        call = Call(metadata, await self._authorise(access, metadata), context)
-                        answer: Message = await behaviour(decode(data), call)
+                        data = await _only(messages)
+                        self._admit()
+                        try:
+                            call = Call(metadata, await self._authorise(access, metadata), context)
+                            answer: Message = await behaviour(decode(data), call)
+                        finally:
+                            self._under_way -= 1
                     encoded = answer.SerializeToString()
                     code = "OK"
                     return encoded
@@ -153,15 +146,18 @@ class Rpc:
                     await status.abort(context, refusal)
                     return None
                 finally:
-                    self._under_way -= 1
                     _duration.record(time.perf_counter() - started, {"rpc.method": path, "code": code})
 
         async def streaming(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            limit = asyncio.timeout(UNARY_SECONDS)
             try:
                 metadata = _metadata(context)
                 self._identify(path, metadata, current=False)
                 call = Call(metadata, await self._authorise(access, metadata), context)
-                requests = decode_all(messages) if client_streaming else await only(messages)
+                requests: Message | AsyncIterator[Message] = decode_all(messages)
+                if not client_streaming:
+                    async with limit:
+                        requests = decode(await _only(messages))
                 # Closed here and now, not when the garbage collector comes by: a stream holds subscriptions and leases.
                 async with aclosing(behaviour(requests, call)) as answers:
                     async for answer in answers:
@@ -169,15 +165,17 @@ class Rpc:
             except GeneratorExit:
                 raise
             except BaseException as error:  # noqa: BLE001 - as above
-                await status.abort(context, _translate(error))
+                await status.abort(context, errors.DeadlineExceeded() if limit.expired() else _translate(error))
 
         if not server_streaming:
-            return grpc.unary_unary_rpc_method_handler(unary)
+            return grpc.stream_unary_rpc_method_handler(unary)
         return grpc.stream_stream_rpc_method_handler(streaming)
 
     def _admit(self) -> None:
-        if self._under_way > CALLS:
+        """Counts a call whose request is there; a caller who sends nothing takes nobody's place."""
+        if self._under_way >= CALLS:
             raise errors.Overloaded
+        self._under_way += 1
 
     def _identify(
         self, path: str, metadata: Mapping[str, str], *, current: bool = True
@@ -225,6 +223,16 @@ def methods(
             server_streaming=method.server_streaming,
         )
     return handlers
+
+
+async def _only(messages: AsyncIterator[bytes]) -> bytes:
+    """The one message of a call.
+
+    Read by us: grpc.aio never answers, nor ends, a unary call that ends before its message or in the middle of it.
+    """
+    async for data in messages:
+        return data
+    raise errors.InvalidArgument(Violation("request", "is missing: the call ended before its message"))
 
 
 def _metadata(context: Context) -> dict[str, str]:
