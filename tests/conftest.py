@@ -1,8 +1,17 @@
 """What every room's tests may ask for."""
 
+import os
+import sys
+from pathlib import Path
+
 import pytest
 
 pytest_plugins = ("support.database",)
+
+
+def pytest_configure() -> None:
+    """Programs of this environment (Envoy, buf, …) are found, whether it is activated or not."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from google.api import annotations_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
 ROOT = Path(__file__).parent.parent
 RELEASE = "tests/contract/v1.0.binpb"
 """The contract as last released: nothing that clients were promised may be taken back."""
@@ -34,6 +37,28 @@ def generated() -> str:
     return f"not what the contract generates (run `make generate`): {', '.join(stale)}" if stale else ""
 
 
+def routes() -> str:
+    """Whether every REST route of the released contract is still there; to buf, an option is no breaking change."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder, "now.binpb")
+        if fault := run("buf", "build", "proto", "-o", str(image)):
+            return fault
+        now = _routes(image)
+    gone = [f"{method} {route}" for method, route in _routes(ROOT / RELEASE).items() if now.get(method) != route]
+    return f"changed or gone: {', '.join(gone)}" if gone else ""
+
+
+def _routes(image: Path) -> dict[str, str]:
+    """Each method's route, as the text of its `google.api.http`."""
+    files = FileDescriptorSet.FromString(image.read_bytes()).file
+    return {
+        f"{file.package}.{service.name}.{method.name}": str(method.options.Extensions[annotations_pb2.http]).strip()
+        for file in files
+        for service in file.service
+        for method in service.method
+    }
+
+
 def vendored() -> str:
     """Whether the googleapis files are those of the pinned googleapis-common-protos."""
     base = ROOT / "third_party/googleapis"
@@ -55,6 +80,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "contract: lint": lambda: run("buf", "lint"),
     "contract: format": lambda: run("buf", "format", "--diff", "--exit-code", "proto"),
     "contract: breaking": lambda: run("buf", "breaking", "proto", "--against", RELEASE),
+    "contract: routes": routes,
     "contract: generated code": generated,
     "contract: googleapis": vendored,
     "docs made from code": lambda: run(sys.executable, "tools/docs.py", "--check"),

@@ -39,6 +39,10 @@ CONNECT_SECONDS = 0.2
 """How long to wait before the database is tried again."""
 
 
+class StartError(Exception):
+    """The server can't start. The message is for whoever starts it."""
+
+
 class App:
     """One server process's parts, put together over a store."""
 
@@ -67,17 +71,26 @@ class App:
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> int:
-        """Serves; returns the port. Raises OSError if it can't listen, ValueError if the master key is another one."""
-        await self.tokens.load()
-        port = await self.server.start(self._settings.listen)
+        """Serves; returns the port. Raises StartError, or Unavailable."""
+        try:
+            await self.tokens.load()
+            port = await self.server.start(self._settings.listen)
+        except (OSError, ValueError) as error:
+            # No port, or another master key: our own words.
+            raise StartError(str(error)) from None
         self._loops = [asyncio.create_task(self.sweep.run()), asyncio.create_task(self.server.watch_health())]
         return port
 
     async def stop(self) -> None:
-        """Drains: takes nothing new, ends the streams with what is known, answers what is under way, then lets go."""
+        """Drains, in an order that loses no call.
+
+        Says so, but goes on serving until nobody sends more (a server that stopped at once would refuse what a balancer
+        sends before it has heard); then ends the streams with what is known, answers what is under way, and lets go.
+        """
         await self.server.announce_shutdown()
-        self.events.drain()
         self.workers.drain()
+        await self.server.quiet(self._settings.lame_duck)
+        self.events.drain()
         await self.server.stop(self._settings.drain)
         for loop in self._loops:
             loop.cancel()
@@ -144,8 +157,7 @@ def main() -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
-    except (OSError, ValueError, errors.Unavailable) as error:
-        # Ours: no port, another master key, a database that went away again. A driver's errors don't leave the store.
+    except (StartError, errors.Unavailable) as error:
         sys.exit(f"openmcp server: {error}")
     finally:
         telemetry.flush()

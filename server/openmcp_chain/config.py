@@ -42,6 +42,8 @@ class Config:
     """OPENMCP_LEASE_DURATION, seconds: how long a worker may be silent."""
     retention: timedelta
     """OPENMCP_RETENTION, seconds: how long an ended task is kept."""
+    lame_duck: float
+    """OPENMCP_LAME_DUCK_SECONDS: how long, at most, calls are still taken on SIGTERM, after health says NOT_SERVING."""
     drain: float
     """OPENMCP_DRAIN_SECONDS: how long calls under way may take to end on SIGTERM."""
     log_level: str
@@ -59,6 +61,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Config:
         plans=load_plans(environment),
         lease_duration=_seconds(environment, "OPENMCP_LEASE_DURATION", 15, least=0.5),
         retention=_seconds(environment, "OPENMCP_RETENTION", 7 * 24 * 3600, least=1),
+        lame_duck=_seconds(environment, "OPENMCP_LAME_DUCK_SECONDS", 3, least=0).total_seconds(),
         drain=_seconds(environment, "OPENMCP_DRAIN_SECONDS", 10, least=0).total_seconds(),
         log_level=log_level(environment),
     )

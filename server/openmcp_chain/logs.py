@@ -20,6 +20,7 @@ from opentelemetry import trace
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 method: ContextVar[str] = ContextVar("method", default="")
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -40,8 +41,8 @@ class JsonFormatter(logging.Formatter):
         if current := method.get():
             entry["method"] = current
         span = trace.get_current_span().get_span_context()
-        if span.is_valid:
-            entry["trace_id"] = trace.format_trace_id(span.trace_id)
+        if current := trace.format_trace_id(span.trace_id) if span.is_valid else trace_id.get():
+            entry["trace_id"] = current
         entry.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if record.exc_info and record.exc_info[1]:
             entry["exception"] = describe(record.exc_info[1])

@@ -201,10 +201,10 @@ def test_a_signal_ends_everything(running: StackInfo) -> None:
     assert not (running.data_dir / "dev.json").exists()
 
 
-def test_a_killed_supervisor_leaves_nothing(tmp_path: Path, database: Database) -> None:
+def test_a_killed_supervisor_leaves_nothing(tmp_path: Path, fresh_database: Database) -> None:
     """With a database of its own choice and no worker, a stack has two children; even SIGKILL ends them with it."""
-    with running_stack(tmp_path / "data", "--mongodb-uri", database.uri, "--no-worker") as info:
-        assert info.mongodb_uri == database.uri
+    with running_stack(tmp_path / "data", "--mongodb-uri", fresh_database.uri, "--no-worker") as info:
+        assert info.mongodb_uri == fresh_database.uri
         assert set(info.pids) == {"envoy", "server"}
         processes = belonging(tmp_path)
         info.process.kill()
@@ -243,10 +243,10 @@ def test_an_unusable_folder(tmp_path: Path) -> None:
     assert refused.stderr.count("\n") == 1
 
 
-def test_an_unknown_plan(tmp_path: Path, database: Database) -> None:
+def test_an_unknown_plan(tmp_path: Path, fresh_database: Database) -> None:
     """A plan that doesn't exist: one line that lists those that do, status 1, nothing left."""
     arguments = ("--rest-port", "0", "--grpc-port", "0", "--data-dir", str(tmp_path / "data"))
-    refused = dev(*arguments, "--mongodb-uri", database.uri, "--plan", "gold")
+    refused = dev(*arguments, "--mongodb-uri", fresh_database.uri, "--plan", "gold")
     assert refused.returncode == 1
     assert refused.stderr == "openmcp dev: plan: must be one of free, standard, unlimited\n"
     assert not belonging(tmp_path)

@@ -114,6 +114,13 @@ def running_database() -> Iterator[Database]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture
+def fresh_database() -> Iterator[Database]:
+    """An empty one, for a test that can't share."""
+    with running_database() as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def database() -> Iterator[Database]:
     """One for the whole run. It is never stopped: a test that stops its database starts one of its own."""

@@ -41,6 +41,7 @@ SETTINGS: Config = replace(
             "OPENMCP_GRPC_LISTEN": "127.0.0.1:0",
         }
     ),
+    lame_duck=0.0,
     drain=5.0,
 )
 
@@ -56,6 +57,10 @@ class ManualClock:
 
     def advance(self, seconds: float) -> None:
         self._ahead += timedelta(seconds=seconds)
+
+
+NOBODYS = workers_pb2.LeaseRef(workspace_id="nobody", task_id="none", lease_token="none")
+"""A lease that nobody has."""
 
 
 @dataclass(frozen=True, slots=True)

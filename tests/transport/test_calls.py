@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.service import PATIENCE, SETTINGS, Service, refused, serving, until
 
 from openmcp.chain.v1 import rest_pb2, tasks_pb2
-from openmcp_chain.app import App
+from openmcp_chain.app import App, StartError
 from openmcp_chain.domain import errors
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import rpc, server
@@ -142,18 +142,34 @@ async def test_too_many_calls_at_once_are_refused(monkeypatch: pytest.MonkeyPatc
         assert (await refused(get(service, caller.metadata))).code == "TASK_NOT_FOUND"
 
 
+async def test_a_server_goes_on_serving_until_it_is_left_alone() -> None:
+    """A shutdown is told by health first; calls that still come are answered, and it ends soon after the last."""
+    async with serving(settings=replace(SETTINGS, lame_duck=30.0)) as service:
+        caller = await service.workspace()
+        health = health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await service.submit(caller)
+        stopping = asyncio.create_task(service.app.stop())
+        assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await health.read() is grpc.aio.EOF
+        for _ in range(20):
+            await service.submit(caller)
+            assert not stopping.done()
+        await asyncio.wait_for(stopping, PATIENCE)
+
+
 async def test_second_server_on_a_port_is_refused() -> None:
     """Two servers never share a port in silence: the second can't start."""
     async with serving() as service:
         second = App(replace(SETTINGS, listen=f"127.0.0.1:{service.port}"), MemoryStore())
-        with pytest.raises(OSError, match=str(service.port)):
+        with pytest.raises(StartError, match=str(service.port)):
             await second.start()
         await second.stop()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         third = App(replace(SETTINGS, listen=f"127.0.0.1:{listener.getsockname()[1]}"), MemoryStore())
-        with pytest.raises(OSError, match="cannot listen"):
+        with pytest.raises(StartError, match="cannot listen"):
             await third.start()
         await third.stop()
 

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.service import PATIENCE, Caller, Refusal, Service, refused, serving, until
+from support.service import NOBODYS, PATIENCE, Caller, Refusal, Service, refused, serving, until
 
 from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2
 from openmcp_chain import logs
@@ -179,7 +179,7 @@ async def test_in_a_workers_stream(part: str, monkeypatch: pytest.MonkeyPatch, l
             break_part(monkeypatch, service, part, poison_soon)
             from openmcp.chain.v1 import workers_pb2  # noqa: PLC0415
 
-            await worker.say(heartbeat=workers_pb2.Heartbeat())
+            await worker.say(heartbeat=workers_pb2.Heartbeat(lease=NOBODYS))
         else:
             break_part(monkeypatch, service, part, poison)
             await worker.hello()
@@ -262,3 +262,24 @@ async def test_request_id_and_method_are_in_every_line_of_a_call(lines: Lines) -
     assert refusals[0]["request_id"] == 'call-1 "quoted"'
     assert len(refusals[1]["request_id"]) == 36
     assert grpc.StatusCode.NOT_FOUND.name not in refusals[0]["message"]
+
+
+async def test_a_line_is_found_by_request_and_trace(lines: Lines) -> None:
+    """What is logged of a call, unary or stream, has its request id and its trace; a trace's state is not repeated."""
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    sent = (
+        ("x-request-id", "request-1"),
+        ("traceparent", f"00-{trace_id}-00f067aa0ba902b7-01"),
+        ("tracestate", f"{SECRET}{{}}=={SECRET}"),
+    )
+    async with serving() as service:
+        metadata = (await service.workspace()).metadata + sent
+        request = tasks_pb2.GetTaskRequest(task_id="none")
+        await refused(service.tasks.GetTask(request, metadata=metadata))
+        await refused(
+            service.tasks.StreamTaskEvents(tasks_pb2.StreamTaskEventsRequest(task_id="none"), metadata=metadata)
+        )
+    told = [line for line in lines() if line["message"] == "call refused"]
+    assert [line["code"] for line in told] == ["TASK_NOT_FOUND", "TASK_NOT_FOUND"]
+    assert [(line["request_id"], line["trace_id"]) for line in told] == [("request-1", trace_id)] * 2
+    assert SECRET not in json.dumps(lines())

@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from support.methods import call
-from support.service import PATIENCE, Caller, ManualClock, Service, refused, serving, until
+from support.service import NOBODYS, PATIENCE, Caller, ManualClock, Service, refused, serving, until
 
 from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
 from openmcp_chain.domain.workspace import Scope
@@ -290,12 +290,12 @@ async def test_workers_stream_ends_with_its_token_however_busy(
         assert known
         fresh = await service.sign_in(known, operator.secret)
         await kept.say(refresh=workers_pb2.Refresh(token=fresh.token))
-        await kept.heartbeat(workers_pb2.LeaseRef())
+        await kept.heartbeat(NOBODYS)
         clock.advance(2 * 60)
 
         async def chatter() -> None:
             while True:
-                await left.say(heartbeat=workers_pb2.Heartbeat())
+                await left.say(heartbeat=workers_pb2.Heartbeat(lease=NOBODYS))
                 await asyncio.sleep(0.001)
 
         chatting = asyncio.create_task(chatter())
@@ -303,5 +303,5 @@ async def test_workers_stream_ends_with_its_token_however_busy(
         await until(lambda: "TOKEN_EXPIRED" in [getattr(record, "code", "") for record in caplog.records])
         await until(lambda: len(service.app.workers._streams) == 1)
         await asyncio.gather(chatting, return_exceptions=True)
-        await kept.heartbeat(workers_pb2.LeaseRef())
+        await kept.heartbeat(NOBODYS)
         await kept.end()

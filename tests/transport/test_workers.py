@@ -5,12 +5,13 @@ from typing import Any
 
 import grpc
 import pytest
-from support.service import PATIENCE, ManualClock, refused, serving, until
+from support.service import NOBODYS, PATIENCE, ManualClock, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import workers
+from openmcp_chain.transport.allowance import Allowance
 
 HELLO: dict[str, Any] = {"worker_name": "worker-1", "task_types": ["echo"], "max_concurrency": 1}
 
@@ -39,6 +40,42 @@ async def test_hello_is_checked(changed: dict[str, Any], field: str) -> None:
         told = await refused(worker.call)
     assert told.status is grpc.StatusCode.INVALID_ARGUMENT
     assert told.fields[0] == field
+
+
+@pytest.mark.parametrize("field", ["workspace_id", "task_id", "lease_token"])
+@pytest.mark.parametrize("value", ["", "x" * 65])
+async def test_leases_are_checked(field: str, value: str) -> None:
+    """What can't be a lease ends the stream: an answer repeats it, so a long one would cost memory."""
+    ref = workers_pb2.LeaseRef()
+    ref.CopyFrom(NOBODYS)
+    setattr(ref, field, value)
+    async with serving() as service:
+        caller = await service.workspace()
+        for kind, message in (
+            ("heartbeat", workers_pb2.Heartbeat(lease=ref)),
+            ("complete", workers_pb2.Complete(lease=ref)),
+            ("fail", workers_pb2.Fail(lease=ref)),
+        ):
+            worker = service.work(caller)
+            await worker.hello()
+            await worker.say(**{kind: message})
+            assert (await refused(worker.call)).fields == [f"{kind}.lease.{field}"]
+
+
+async def test_reports_wait_for_room() -> None:
+    """Reports together stay within the allowance; one that is larger than all of it goes alone."""
+    allowance = Allowance(10)
+    await allowance.take(50)
+    waiting = asyncio.create_task(allowance.take(6))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    allowance.give_back(50)
+    await asyncio.wait_for(waiting, PATIENCE)
+    await allowance.take(4)
+    crowded = asyncio.create_task(allowance.take(1))
+    await asyncio.sleep(0)
+    assert not crowded.done()
+    crowded.cancel()
 
 
 @pytest.mark.parametrize(
@@ -270,7 +307,7 @@ async def test_flood_by_who_does_not_read_is_bounded(monkeypatch: pytest.MonkeyP
         tenant, operator = await service.workspace(), await service.operator("echo")
         flood = service.work(operator)
         await flood.hello()
-        name = "x" * 4000
+        name = "x" * 64
         beat = workers_pb2.Heartbeat(lease=workers_pb2.LeaseRef(workspace_id=name, task_id=name, lease_token=name))
 
         async def pour() -> None:

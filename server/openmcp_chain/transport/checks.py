@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 from google.protobuf.struct_pb2 import Struct
 
+from openmcp.chain.v1 import workers_pb2
 from openmcp_chain import structs
 from openmcp_chain.domain import errors, ids
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.task import Priority
 
+LEASE_CHARACTERS = 64
 METADATA_ENTRIES = 64
 METADATA_KEY_CHARACTERS = 128
 METADATA_VALUE_CHARACTERS = 1024
@@ -50,6 +52,12 @@ class Checks:
     def name(self, field: str, value: str) -> None:
         if not _NAME.fullmatch(value):
             self.refuse(field, "must be 1 to 128 printable ASCII characters")
+
+    def lease(self, field: str, ref: workers_pb2.LeaseRef) -> None:
+        """A lease is sent back with its answer: what can't be one is refused before it takes up memory."""
+        for name in ("workspace_id", "task_id", "lease_token"):
+            if not 0 < len(getattr(ref, name)) <= LEASE_CHARACTERS:
+                self.refuse(f"{field}.{name}", f"must be 1 to {LEASE_CHARACTERS} characters, as the task came with")
 
     def request_id(self, field: str, value: str) -> None:
         if value and not ids.is_uuid(value):

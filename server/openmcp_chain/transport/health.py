@@ -30,6 +30,7 @@ class Health:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = ("", *names)
         self._servicer = health.aio.HealthServicer()
+        self._shut_down = False
 
     async def set(self, *, serving: bool) -> None:
         """Says whether calls can be served; nothing after `shut_down`."""
@@ -38,7 +39,8 @@ class Health:
         await self._servicer.set(LIVENESS, _SERVING)
 
     async def shut_down(self) -> None:
-        """NOT_SERVING from here on."""
+        """NOT_SERVING from here on; watches end with it."""
+        self._shut_down = True
         await self._servicer.enter_graceful_shutdown()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, _: Call) -> health_pb2.HealthCheckResponse:
@@ -60,8 +62,9 @@ class Health:
         caller = _Caller()
         watching = asyncio.create_task(self._servicer.Watch(request, caller))
         try:
-            while True:
+            while not self._shut_down:
                 yield await caller.news()
+            # An open watch would hold up the shutdown that it has just told of.
         finally:
             watching.cancel()
 

@@ -16,6 +16,7 @@ unforeseen exception goes nowhere, since nobody knows what is in it; the log has
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
@@ -44,6 +45,8 @@ REQUEST_BYTES = 4 * 1024 * 1024
 RECEIVE_BYTES = 20 * 1024 * 1024
 UNARY_SECONDS = 30.0
 """No unary call takes longer, whatever deadline the client sets or forgets to set."""
+QUIET_SECONDS = 0.3
+"""Without a call for so long, a server that shuts down takes it that nobody sends it any more."""
 CALLS = 4000
 """Unary calls under way at a time."""
 
@@ -91,6 +94,7 @@ class Rpc:
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._under_way = 0
+        self._latest = -math.inf
         # Without a provider, only the client's own context is there to be passed on.
         self._traced = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
@@ -123,10 +127,12 @@ class Rpc:
 
         async def unary(messages: AsyncIterator[bytes], context: Context) -> bytes | None:
             started = time.perf_counter()
+            if access.scope is not None:
+                self._latest = started
             metadata = _metadata(context)
             limit = asyncio.timeout(UNARY_SECONDS)
             code = "CANCELLED"
-            with self._identify(path, metadata):
+            with _in(self._identify(path, metadata)):
                 try:
                     async with limit:
                         data = await _only(messages)
@@ -150,9 +156,10 @@ class Rpc:
 
         async def streaming(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             limit = asyncio.timeout(UNARY_SECONDS)
+            metadata = _metadata(context)
+            # Not made the current one: a generator has no context of its own to hold it in.
+            span = self._identify(path, metadata)
             try:
-                metadata = _metadata(context)
-                self._identify(path, metadata, current=False)
                 call = Call(metadata, await self._authorise(access, metadata), context)
                 requests: Message | AsyncIterator[Message] = decode_all(messages)
                 if not client_streaming:
@@ -166,10 +173,21 @@ class Rpc:
                 raise
             except BaseException as error:  # noqa: BLE001 - as above
                 await status.abort(context, errors.DeadlineExceeded() if limit.expired() else _translate(error))
+            finally:
+                span.end()
 
         if not server_streaming:
             return grpc.stream_unary_rpc_method_handler(unary)
         return grpc.stream_stream_rpc_method_handler(streaming)
+
+    async def quiet(self, seconds: float) -> None:
+        """Returns when no call that needs a token has come for QUIET_SECONDS, or after `seconds`."""
+        end = time.perf_counter() + seconds
+        while True:
+            wait = min(self._latest + QUIET_SECONDS, end) - time.perf_counter()
+            if wait <= 0:
+                return
+            await asyncio.sleep(wait)
 
     def _admit(self) -> None:
         """Counts a call whose request is there; a caller who sends nothing takes nobody's place."""
@@ -177,24 +195,20 @@ class Rpc:
             raise errors.Overloaded
         self._under_way += 1
 
-    def _identify(
-        self, path: str, metadata: Mapping[str, str], *, current: bool = True
-    ) -> AbstractContextManager[object]:
-        """Names the call in the log; enters its trace where that is wanted and there is one."""
+    def _identify(self, path: str, metadata: Mapping[str, str]) -> trace.Span:
+        """Names the call in the log, and begins its span: in the caller's trace, if it brings one."""
         request_id = metadata.get("x-request-id", "")
         logs.request_id.set(request_id if 0 < len(request_id) <= 128 else str(uuid_utils.uuid4()))
         logs.method.set(path)
-        if not current or (not self._traced and "traceparent" not in metadata):
-            return nullcontext()
-        parent = _propagator.extract(dict(metadata)) if "traceparent" in metadata else None
-        return _tracer.start_as_current_span(
-            path.lstrip("/"),
-            parent,
-            kind=trace.SpanKind.SERVER,
-            # The exception's text must not get into the trace either.
-            record_exception=False,
-            set_status_on_exception=False,
-        )
+        traceparent = metadata.get("traceparent")
+        if traceparent is None and not self._traced:
+            return trace.INVALID_SPAN
+        # The trace's state is not ours to keep, and a malformed one would be quoted in the log.
+        parent = _propagator.extract({"traceparent": traceparent}) if traceparent is not None else None
+        span = _tracer.start_span(path.lstrip("/"), parent, kind=trace.SpanKind.SERVER)
+        if span.get_span_context().is_valid:
+            logs.trace_id.set(trace.format_trace_id(span.get_span_context().trace_id))
+        return span
 
     async def _authorise(self, access: Access, metadata: Mapping[str, str]) -> Principal | None:
         if access.scope is None:
@@ -223,6 +237,13 @@ def methods(
             server_streaming=method.server_streaming,
         )
     return handlers
+
+
+def _in(span: trace.Span) -> AbstractContextManager[object]:
+    """Makes the span the current one, and ends it. The text of an exception must not get into the trace either."""
+    if not span.get_span_context().is_valid:
+        return nullcontext()
+    return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
 
 
 async def _only(messages: AsyncIterator[bytes]) -> bytes:

@@ -40,13 +40,16 @@ ACCESS: Mapping[str, Access] = {
 }
 """What each method needs. A method without a line stops the server from starting."""
 
+METADATA_BYTES = 16 * 1024
+
 OPTIONS: Sequence[tuple[str, int]] = (
     # Two servers on one port would share its calls without a word; the second must fail instead.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", rpc.RECEIVE_BYTES),
     ("grpc.max_send_message_length", rpc.RECEIVE_BYTES),
-    ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.absolute_max_metadata_size", 32 * 1024),
+    # The same number twice: between a soft and a hard limit, gRPC refuses at random.
+    ("grpc.max_metadata_size", METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES),
     ("grpc.max_concurrent_streams", 10_000),
     # Clients may ping to keep idle streams; a dead peer is noticed within a minute.
     ("grpc.keepalive_time_ms", 30_000),
@@ -73,8 +76,8 @@ class Server:
         workers: WorkerService,
         store: Store,
     ) -> None:
+        self._calls = calls
         self._store = store
-        self._workers = workers
         served: dict[ServiceDescriptor, object] = {
             auth_pb2.DESCRIPTOR.services_by_name["AuthService"]: auth,
             tasks_pb2.DESCRIPTOR.services_by_name["TaskService"]: tasks,
@@ -123,6 +126,10 @@ class Server:
     async def announce_shutdown(self) -> None:
         """NOT_SERVING from here on, whatever the database says."""
         await self._health.shut_down()
+
+    async def quiet(self, seconds: float) -> None:
+        """Goes on serving until balancers have heard and nobody calls any more; `seconds` at most."""
+        await self._calls.quiet(seconds)
 
     async def stop(self, grace: float) -> None:
         """Takes no new calls, and returns when those under way have ended, or after `grace` seconds."""

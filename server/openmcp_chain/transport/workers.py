@@ -19,6 +19,7 @@ from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.tokens import CLOCK_SKEW
 from openmcp_chain.transport import codec
+from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.rpc import Call
 
@@ -28,6 +29,8 @@ TASK_TYPES = 64
 CONCURRENCY = 1000
 REPORTS = 1024
 """Reports of a stream that are not answered on the wire yet; past it, the server reads no more from the worker."""
+REPORT_BYTES = 8 * 1024 * 1024
+"""What those reports that are being carried out may have together."""
 FAILURE_CODE_CHARACTERS = 64
 FAILURE_MESSAGE_CHARACTERS = 2048
 RECHECK_SECONDS = 2.0
@@ -87,6 +90,7 @@ class WorkerStream:
         self._session: Session | None = None
         self._outbox: asyncio.Queue[workers_pb2.WorkResponse | Task | errors.Error | None] = asyncio.Queue()
         self._slots = asyncio.Semaphore(REPORTS)
+        self._allowance = Allowance(REPORT_BYTES)
         self._reports: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -174,8 +178,13 @@ class WorkerStream:
         elif self._session is None:
             raise errors.InvalidArgument(Violation("hello", "must be the first message of a stream"))
         elif kind in ("heartbeat", "complete", "fail"):
+            report = getattr(request, kind)
+            checks = Checks()
+            checks.lease(f"{kind}.lease", report.lease)
+            checks.done()
             await self._slots.acquire()
-            self._spawn(self._answer(self._session, getattr(request, kind)))
+            await self._allowance.take(report.ByteSize())
+            self._spawn(self._answer(self._session, report))
         elif kind == "refresh":
             await self._refresh(request.refresh.token)
         elif kind == "drain":
@@ -197,6 +206,8 @@ class WorkerStream:
             checks.task_type(f"hello.task_types[{index}]", task_type)
         if len(hello.held) > hello.max_concurrency:
             checks.refuse("hello.held", "names more leases than max_concurrency")
+        for index, ref in enumerate(hello.held[:CONCURRENCY]):
+            checks.lease(f"hello.held[{index}]", ref)
         checks.done()
         allowed = self._principal.worker_types
         for task_type in hello.task_types:
@@ -258,6 +269,8 @@ class WorkerStream:
             log.exception("unforeseen")
             self._outbox.put_nowait(errors.Internal())
             return
+        finally:
+            self._allowance.give_back(report.ByteSize())
         self._outbox.put_nowait(workers_pb2.WorkResponse(ack=ack))
 
     def _deliver(self, task: Task) -> None:

@@ -173,14 +173,18 @@ def _matches(host: str, pattern: str) -> bool:
     return pattern in ("*", host)
 
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: leads wherever a site has it lead
+_V4_COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291, 2.5.5.1: deprecated, and still routed by some
 
 
 def _is_public(address: Address) -> bool:
     """Whether the address is one of the open internet's (IANA's special-purpose registries), however wrapped."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
-        if address in _NAT64:
+        if address.is_site_local or address in _LOCAL_NAT64:
+            return False
+        if address in _V4_COMPATIBLE or address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner:
             return _is_public(inner)
