@@ -1,7 +1,7 @@
 -- Gives REST responses the contract's shape, and Envoy's own replies the contract's errors.
 --
 -- The first filter in the list, so the last to see a response: the transcoder has already made it JSON.
--- REPLIES, the table of Envoy's own replies, is put before this source when the configuration is rendered.
+-- REPLIES, the table of Envoy's own replies, and json.lua are put before this source when the configuration is rendered.
 
 -- Set by local_reply_config on replies of Envoy's own: "<HTTP status> <HTTP method> <response code details>". There is no
 -- method in a request that could not even be parsed.
@@ -43,6 +43,7 @@ local NAMES_FIELD = {
   early_grpc_json_transcode_failure = true, -- path and query
   grpc_json_transcode_failure = true, -- body
   direct_response = true,
+  lua_response = true, -- body, by keep_body.lua
 }
 
 -- A gRPC status that came without our details was made by gRPC itself, whose words are not for clients.
@@ -103,57 +104,23 @@ local function server_error(json)
   return code, '{"error":{"code":"' .. code .. '","message":' .. message .. details .. "}}"
 end
 
--- Deeper JSON than this is refused by the transcoder; it allows a little more.
-local DEEP = 64
-
--- The name of the top-level member of the JSON object `json` in which position `to` is, or which is too deep; or nil.
-local function member_at(json, to)
-  local depth, name, at = 0, nil, 1
-  while true do
-    local found = json:find('["{}%[%]]', at)
-    if not found or found > to then
-      return name
-    end
-    local c = json:sub(found, found)
-    if c == '"' then
-      local last = string_end(json, found)
-      if not last or last >= to then
-        return name
-      end
-      if depth == 1 and json:find("^%s*:", last + 1) then
-        name = json:sub(found + 1, last - 1)
-      end
-      found = last
-    else
-      depth = depth + ((c == "{" or c == "[") and 1 or -1)
-      if depth > DEEP then
-        return name
-      elseif depth == 0 then
-        name = nil
-      end
-    end
-    at = found + 1
-  end
-end
-
--- The transcoder's refusal of a body, path or query that does not fit the contract: `field: what is wrong`, or without a
--- field where it knows none. Then, for a body, the characters around the place, and in a third line a ^ under it.
+-- The refusal of a body, path or query that does not fit the contract. The transcoder's words begin with `field: what is wrong`,
+-- or have no field where it knows none.
 local function refused_field(words, request)
-  local said = words:match("[^\r\n]*"):gsub("^INVALID_ARGUMENT:", ""):gsub("^[%s:]+", ""):sub(1, 300)
-  said = said:gsub("TYPE_(%u+)", string.lower)
-  local field, wrong = said:match('^([%w_][%w_%.%[%]"]*): (.+)$')
-  local unknown = said:match('^Could not find field "([^"]*)"')
-  if unknown then
-    field, wrong = unknown, "this call has no such field"
+  local field, wrong
+  if request then
+    field, wrong = fault(request.json, FIELDS[request.message])
   end
-  local around, arrow = words:match("\n(.*)\n( *)%^$")
-  local from = around and request and request:find(around, 1, true)
-  if from then
-    field, wrong = member_at(request, from + #arrow), said
-  elseif request and said:find("^Message too deep") then
-    field, wrong = member_at(request, #request), "is nested too deep"
+  if not field then
+    local said = words:match("[^\r\n]*"):gsub("^INVALID_ARGUMENT:", ""):gsub("^[%s:]+", ""):sub(1, 300)
+    said = said:gsub("TYPE_(%u+)", string.lower)
+    field, wrong = said:match('^([%w_][%w_%.%[%]"]*): (.+)$')
+    local unknown = said:match('^Could not find field "([^"]*)"')
+    if unknown then
+      field, wrong = unknown, "this call has no such field"
+    end
+    field, wrong = field or "request", wrong or said
   end
-  field, wrong = field or "request", wrong or said
   local known = { FIELD = escape(field), DESCRIPTION = escape(wrong) }
   return (REPLIES.INVALID_ARGUMENT.body:gsub("%f[%u]%u+%f[%U]", known))
 end
@@ -209,7 +176,7 @@ local function rest_refusal(handle, mark)
   elseif NAMES_FIELD[details:match("^[%w_]*")] and status == "400" then
     local body = handle:body(true)
     local kept = handle:streamInfo():dynamicMetadata():get("openmcp")
-    respond(handle, status, refused_field(body:getBytes(0, body:length()), kept and kept.body))
+    respond(handle, status, refused_field(body:getBytes(0, body:length()), kept and kept.request))
   else
     respond(handle, reply.http, reply.body)
   end

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine import tokens
@@ -111,7 +112,7 @@ def render(settings: Settings) -> str:
         "INTERNAL": replies.body(errors.Internal()).replace("%", "%%"),
         "ISSUER": settings.issuer,
         "JWKS_REFRESH": f"{settings.jwks_seconds}s",
-        "KEEP_BODY": _source("keep_body.lua"),
+        "KEEP_BODY": _json_lua() + _source("keep_body.lua"),
         "LISTEN_HOST": settings.listen.host,
         "LISTEN_PORT": settings.listen.port,
         "LUA": lua(settings),
@@ -131,8 +132,17 @@ def render(settings: Settings) -> str:
 
 
 def lua(settings: Settings) -> str:
-    """The Lua filter: its table of replies, then its source."""
-    return replies.lua_table(replies.replies(settings.body_limit, HEADER_LIMIT)) + _source("rest.lua")
+    """The first Lua filter: its table of replies, what it knows of JSON, then its source."""
+    return replies.lua_table(replies.replies(settings.body_limit, HEADER_LIMIT)) + _json_lua() + _source("rest.lua")
+
+
+def _json_lua() -> str:
+    """The part that both Lua filters have, with what it knows of the contract."""
+    fields = "".join(
+        f'  ["{message}"] = {{ {", ".join(f"{name} = {kind!r}" for name, kind in kinds.items())} }},\n'
+        for message, kinds in view.fields().items()
+    )
+    return f"local FIELDS = {{\n{fields}}}\nlocal LEVELS = {structs.LEVELS}\n" + _source("json.lua")
 
 
 def _source(name: str) -> str:

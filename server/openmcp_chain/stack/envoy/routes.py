@@ -97,7 +97,10 @@ def _rest(methods: Iterable[Method], unary_seconds: float) -> list[Json]:
                 why = f"{field}: is named by the path, and cannot be in the query too"
                 routes.append(_refusal(f"rest:{verb} {template} ({field} twice)", match, 400, why))
             match = regex | {"headers": [of_verb]}
-            routes.append({"name": f"rest:{verb} {template}", "match": match, **_call(method, unary_seconds)})
+            call = _call(method, unary_seconds)
+            if method.body:
+                call["metadata"]["filter_metadata"]["keep_body"] = {"message": method.input}
+            routes.append({"name": f"rest:{verb} {template}", "match": match, **call})
         allow = {"header": {"key": "allow", "value": ", ".join(sorted(paths[template]))}}
         routes.append(_refusal(f"rest:{template}", regex, 405) | {"response_headers_to_add": [allow]})
     return routes
@@ -108,7 +111,8 @@ def _call(method: Method, unary_seconds: float, *skipped: str) -> Json:
     action: Json = {
         "cluster": "server",
         "timeout": "0s",  # counts only from a request's last byte, and would end streams
-        # Only what is sure not to have reached the server is sent again; a restart passes unnoticed by it.
+        # Only what is sure not to have reached the server is sent again: to another one, or to one that is back within
+        # the second that this takes. After it, with no other server, callers get UPSTREAM_UNAVAILABLE until it is back.
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset-before-request",
             "num_retries": 3,
@@ -123,15 +127,12 @@ def _call(method: Method, unary_seconds: float, *skipped: str) -> Json:
         longest = f"{unary_seconds}s"
         action["max_stream_duration"] = {"max_stream_duration": longest, "grpc_timeout_header_max": longest}
     opened = (_JWT, _RATE_LIMIT) if method.name in OPEN else ()
-    call: Json = {"route": action, "typed_per_filter_config": _without(*opened, *skipped)}
-    told = {}
-    if method.input == "openmcp.chain.v1.SubmitTaskRequest":
-        told["keep_body"] = {"keep_body": True}
-    if method.output == "openmcp.chain.v1.TaskDetail":
-        told["envoy.filters.http.lua"] = {"nulls": True}
-    if told:
-        call["metadata"] = {"filter_metadata": told}
-    return call
+    told = {"envoy.filters.http.lua": {"nulls": True}} if method.output == "openmcp.chain.v1.TaskDetail" else {}
+    return {
+        "route": action,
+        "typed_per_filter_config": _without(*opened, *skipped),
+        "metadata": {"filter_metadata": told},
+    }
 
 
 def _refusal(name: str, match: Json, status: int, why: str = "refused") -> Json:

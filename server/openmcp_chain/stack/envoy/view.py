@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import FieldDescriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.rpc import error_details_pb2, status_pb2
 
 from openmcp.chain.v1 import auth_pb2, errors_pb2, rest_pb2, tasks_pb2, workers_pb2
@@ -27,6 +27,9 @@ SHORT_ENUMS: Mapping[str, str] = {"openmcp.chain.v1.TaskStatus": "TASK_STATUS_"}
 """The prefix that REST cuts from the names of an enum's values."""
 
 
+_STRUCT = "google.protobuf.Struct"
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """A method of the contract and the REST routes that it has."""
@@ -39,6 +42,8 @@ class Method:
     """The full name of its request's message."""
     output: str = ""
     """The full name of its answer's message."""
+    body: bool = False
+    """Whether REST sends its request as a JSON body."""
     routes: tuple[tuple[str, str], ...] = ()
     """(HTTP method, path template), such as (`GET`, `/v1/tasks/{task_id}`)."""
 
@@ -71,11 +76,35 @@ def methods() -> list[Method]:
             streams=method.client_streaming or method.server_streaming,
             input=method.input_type.full_name,
             output=method.output_type.full_name,
+            body=method.GetOptions().Extensions[annotations_pb2.http].body == "*",
             routes=tuple(_routes(method)),
         )
         for service in _services()
         for method in service.methods
     ]
+
+
+def fields() -> Mapping[str, Mapping[str, str]]:
+    """The messages that REST sends as a JSON body: by full name, each field's kind, as `envoy/json.lua` knows them."""
+    bodies = {method.input for method in methods() if method.body}
+    inputs = [method.input_type for service in _services() for method in service.methods]
+    return {
+        message.full_name: {field.json_name: _kind(field) for field in message.fields}
+        for message in inputs
+        if message.full_name in bodies
+    }
+
+
+def _kind(field: FieldDescriptor) -> str:
+    """Raises ValueError for a kind that `envoy/json.lua` would have to learn first."""
+    message = field.message_type
+    if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
+        return "string"
+    if message is not None and message.full_name == _STRUCT and not field.is_repeated:
+        return "struct"
+    if message is not None and message.GetOptions().map_entry and _kind(message.fields_by_name["value"]) == "string":
+        return "map"
+    raise ValueError(f"{field.full_name}: a field of this kind is not supported in a JSON body")
 
 
 def _services() -> Iterator[ServiceDescriptor]:
