@@ -24,7 +24,7 @@ run: install ## start everything and run a sample task; ARGS="--once" passes arg
 	@$(BIN)/openmcp dev $(ARGS)
 
 test: install ## run the tests; ARGS="-k name" passes arguments on
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 faults: install ## kill -9 amid 200 tasks, ten seeds for each process; ARGS="-k server" passes arguments on
 	@$(BIN)/python -m pytest tests/faults --seeds 10 $(ARGS)

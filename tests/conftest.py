@@ -14,6 +14,12 @@ def pytest_configure() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the run folder by folder, so that what a folder's tests share is started once."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of single rooms; pytest takes none from further down."""
     parser.addoption("--seeds", type=int, default=1, help="tests/faults: how many rounds of each kind (default: 1)")
