@@ -78,6 +78,7 @@ def test_grpcurl_command(stack: StackInfo, grpcurl: Path) -> None:
 
 def test_python_program(stack: StackInfo) -> None:
     """The program follows its task to the end, and prints the checksum."""
+    (stack.files_dir / "input.json").write_text('[{"city": "Accra", "c": 31}]')  # which the shell's commands make
     done = _run(stack, [sys.executable, "-c", PYTHON[0]])
     assert done.splitlines()[-2:][0].endswith("TASK_STATUS_SUCCEEDED")
     assert done.splitlines()[-1].startswith("sha256:")
