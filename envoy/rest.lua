@@ -57,7 +57,10 @@ local BY_GRPC_STATUS = {
 }
 
 -- Which of Envoy's own replies fits what Envoy says of itself.
-local function local_reply(status, details)
+local function local_reply(status, method, details)
+  if method == "CONNECT" and details == "upgrade_failed" then
+    return "ROUTE_NOT_FOUND" -- no tunnel leads anywhere
+  end
   local name = BY_DETAILS[details] or BY_DETAILS[details:match("^[%w_]*")] or BY_HTTP_STATUS[status]
   if not name then
     name = status:sub(1, 1) == "4" and "MALFORMED_REQUEST" or "INTERNAL"
@@ -163,7 +166,7 @@ end
 local function rest_refusal(handle, mark)
   local status, method, details = mark:match(MARK)
   local headers = handle:headers()
-  local reply = REPLIES[local_reply(status, details)]
+  local reply = REPLIES[local_reply(status, method, details)]
   add_headers(headers, reply)
   -- Envoy would name the URL that was asked for.
   local challenge = headers:get("www-authenticate")
@@ -201,8 +204,7 @@ end
 local function grpc_error(headers, mark)
   local name
   if mark then
-    local status, _, details = mark:match(MARK)
-    name = local_reply(status, details)
+    name = local_reply(mark:match(MARK))
   elseif not headers:get("grpc-status-details-bin") then
     name = BY_GRPC_STATUS[headers:get("grpc-status")]
   end

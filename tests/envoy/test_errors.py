@@ -1,5 +1,6 @@
 """Every failure has one shape, whoever made it, and says nothing of what is inside."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -242,10 +243,27 @@ async def test_large_enough(gateway: Gateway) -> None:
     assert (await gateway.rest.post("/v1/tasks", json=body)).json()["task_id"] == "large"
 
 
-async def test_headers_too_large(gateway: Gateway) -> None:
-    """Headers over the limit are 431."""
-    answer = await gateway.rest.get("/v1/tasks/x", headers={"x-large": "a" * 9000})
-    assert (answer.status_code, error_of(answer)["code"]) == (431, "REQUEST_TOO_LARGE")
+@pytest.mark.parametrize(
+    "headers", [{"x-large": "a" * 9000}, {"x-large": "a" * 90_000}, {f"x-{number}": "a" for number in range(150)}]
+)
+async def test_headers_too_large(gateway: Gateway, headers: dict[str, str]) -> None:
+    """Headers over the limit, in bytes or in number, are 431."""
+    for method, path in (("GET", "/v1/tasks/x"), ("POST", "/v1/tasks"), ("GET", "/nowhere")):
+        answer = await gateway.rest.request(method, path, headers=headers)
+        error = error_of(answer)
+        assert (answer.status_code, error["code"], fields_of(error)) == (431, "REQUEST_TOO_LARGE", ["headers"])
+
+
+async def test_connect(gateway: Gateway) -> None:
+    """A tunnel is refused at once, before Envoy would wait for what goes through it."""
+    url = gateway.rest.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    bearer = gateway.rest.headers["authorization"]
+    writer.write(f"CONNECT 127.0.0.1:80 HTTP/1.1\r\nhost: 127.0.0.1:80\r\nauthorization: {bearer}\r\n\r\n".encode())
+    answer = await asyncio.wait_for(reader.read(), 10)  # to its end: the connection is closed
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b'"code":"ROUTE_NOT_FOUND"' in answer
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,13 @@ import asyncio
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 from support.gateway import Gateway
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
+
+LAME_DUCK_SECONDS = 3.0
+"""How long, by default, a server goes on serving once it says NOT_SERVING."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -33,6 +37,19 @@ async def test_a_server_that_is_away(gateway: Gateway) -> None:
     await gateway.until("/v1/tasks/pending", 200)
     assert (await gateway.rest.get("/healthz")).status_code == 200
     assert (await stub.GetTask(request, metadata=gateway.bearer)).task_id == "pending"
+
+
+async def test_a_server_that_is_draining(gateway: Gateway) -> None:
+    """Envoy stops sending within the time that a server goes on serving after its health says NOT_SERVING."""
+    await gateway.upstream.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        async with asyncio.timeout(LAME_DUCK_SECONDS):
+            await gateway.until("/healthz", 503)
+        answer = await gateway.rest.get("/v1/tasks/pending")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "UPSTREAM_UNAVAILABLE")
+    finally:
+        await gateway.upstream.health.set("", health_pb2.HealthCheckResponse.SERVING)
+    await gateway.until("/v1/tasks/pending", 200)
 
 
 async def test_a_short_restart_goes_unnoticed(gateway: Gateway) -> None:

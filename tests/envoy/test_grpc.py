@@ -109,6 +109,15 @@ async def test_an_expired_token(gateway: Gateway) -> None:
     assert "Refresh" in (error.details() or "")
 
 
+@pytest.mark.parametrize("size", [9_000, 17_000, 60_000])
+async def test_metadata_too_large(gateway: Gateway, size: int) -> None:
+    """Metadata over the limit is an error with the contract's details, not a stream that breaks off."""
+    large = (*gateway.bearer, ("x-large", "a" * size))
+    error = await failure(call(gateway, GET_TASK, metadata=large))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details_of(error) == ("REQUEST_TOO_LARGE", "REQUEST_TOO_LARGE")
+
+
 async def test_too_long(gateway: Gateway) -> None:
     """A call that Envoy gives up is DEADLINE_EXCEEDED, in the contract's words."""
     stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)

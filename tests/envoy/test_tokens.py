@@ -72,7 +72,7 @@ async def test_two_tokens(gateway: Gateway) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "TOKEN_INVALID")
 
 
-@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_accepted(gateway: Gateway, scheme: str) -> None:
     """A token within the clock's skew of its end is accepted, and goes on to the server, which checks it again."""
     token = gateway.upstream.key.token(exp=int(time.time()) - SKEW // 3)

@@ -200,6 +200,7 @@ class Upstream:
         self.tasks = Tasks()
         self.rest = Rest()
         self.auth = Auth(self.rest)
+        self.health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -212,9 +213,9 @@ class Upstream:
         rest_pb2_grpc.add_RestServiceServicer_to_server(self.rest, self._server)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(self.auth, self._server)
         workers_pb2_grpc.add_WorkerServiceServicer_to_server(Workers(), self._server)
-        serving = health.aio.HealthServicer()
-        await serving.set("", health_pb2.HealthCheckResponse.SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(serving, self._server)
+        self.health = health.aio.HealthServicer()
+        await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
 

@@ -22,8 +22,10 @@ from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine import tokens
 from openmcp_chain.stack.envoy import replies, routes, view
 
-HEADER_LIMIT = 8 * 1024
-"""Bytes of request headers, as in the template."""
+HEADER_BYTES = 8 * 1024
+"""Of all request headers, names and values; the server reads 16 KiB of metadata, and Envoy adds its own."""
+HEADER_COUNT = 100
+"""How many headers a request may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ def render(settings: Settings) -> str:
         "ISSUER": settings.issuer,
         "JWKS_REFRESH": f"{settings.jwks_seconds}s",
         "KEEP_BODY": _json_lua() + _source("keep_body.lua"),
+        "LIMIT_HEADERS": f"local HEADER_BYTES, HEADER_COUNT = {HEADER_BYTES}, {HEADER_COUNT}\n"
+        + _source("limit_headers.lua"),
         "LISTEN_HOST": settings.listen.host,
         "LISTEN_PORT": settings.listen.port,
         "LUA": lua(settings),
@@ -133,7 +137,7 @@ def render(settings: Settings) -> str:
 
 def lua(settings: Settings) -> str:
     """The first Lua filter: its table of replies, what it knows of JSON, then its source."""
-    return replies.lua_table(replies.replies(settings.body_limit, HEADER_LIMIT)) + _json_lua() + _source("rest.lua")
+    return replies.lua_table(replies.replies(settings.body_limit, HEADER_BYTES)) + _json_lua() + _source("rest.lua")
 
 
 def _json_lua() -> str:

@@ -56,7 +56,9 @@ def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
         "match": {"prefix": "/", "headers": _GRPC},
         **_call(Method("", streams=False), unary_seconds, _BUFFER, _REST_HEADERS),
     }
-    return [*grpc, unknown, *_rest(methods, unary_seconds), _refusal("rest:unknown", {"prefix": "/"}, 404)]
+    # A tunnel has no path, and no end that a filter could wait for: with a route, Envoy refuses it before its filters.
+    tunnel = _refusal("rest:CONNECT", {"connect_matcher": {}}, 404)
+    return [*grpc, unknown, *_rest(methods, unary_seconds), tunnel, _refusal("rest:unknown", {"prefix": "/"}, 404)]
 
 
 def pattern(template: str) -> str:
