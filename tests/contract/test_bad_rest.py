@@ -170,6 +170,49 @@ def test_bad_bodies(stack: StackInfo, bearer: Headers, template: str, name: str)
     assert answers[0].status == answers[1].status
 
 
+LONG = b'"request_id":"' + b"x" * 3_000_000 + b'",'
+NAMED: dict[str, tuple[str, bytes, str]] = {
+    "syntax": ("/v1/tasks", b'{%s"type":"a","payload":{"a":[1,}', "payload.a[1]"),
+    "NaN": ("/v1/tasks", b'{%s"type":"a","payload":{"a":NaN}}', "payload.a"),
+    "lone surrogate": ("/v1/tasks", b'{%s"type":"a","payload":{"a":"\\ud800"}}', "payload.a"),
+    "too deep": ("/v1/tasks", b'{%s"type":"a","payload":{"a":' + b"[" * 200 + b"]" * 200 + b"}}", "payload"),
+    "inexact": ("/v1/tasks", b'{%s"type":"a","payload":{"a":[1,2,9007199254740993]}}', "payload.a[2]"),
+    "payload is a list": ("/v1/tasks", b'{%s"type":"a","payload":[1]}', "payload"),
+    "type is a list": ("/v1/tasks", b'{%s"type":["a"]}', "type"),
+    "type is an object": ("/v1/tasks", b'{%s"type":{"a":1}}', "type"),
+    "metadata is a list": ("/v1/tasks", b'{%s"type":"a","metadata":["x"]}', "metadata"),
+    "metadata of numbers": ("/v1/tasks", b'{%s"type":"a","metadata":{"a":1}}', 'metadata["a"]'),
+    "workspace is a query": ("/v1/auth/token", b'{%s"workspace_id":{"$ne":1},"workspace_secret":"x"}', "workspace_id"),
+    "workspace is no text": ("/v1/auth/token", b'{%s"workspace_id":"\\ud800"}', "workspace_id"),
+}
+
+
+@pytest.mark.parametrize("before", [b"", LONG], ids=["short", "long"])
+@pytest.mark.parametrize("name", NAMED)
+def test_the_field_is_named(stack: StackInfo, bearer: Headers, name: str, before: bytes) -> None:
+    """A fault names its field, however long the body is and whether it says its length or not."""
+    target, template, field = NAMED[name]
+    body = template.replace(b"%s", before)
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    in_chunks = [*bearer, *JSON, ("transfer-encoding", "chunked")]
+    for answer in (
+        exchange(stack.rest_url, "POST", target, [*bearer, *JSON], body),
+        exchange(stack.rest_url, "POST", target, in_chunks, chunked, sized=False),
+    ):
+        error = judge(answer)
+        assert error
+        assert (error["code"], fields_named(error)) == ("INVALID_ARGUMENT", [field])
+
+
+def test_an_object_in_a_map(stack: StackInfo, bearer: Headers) -> None:
+    """A map's value that is an object is refused by the map's name."""
+    body = b'{"type":"a","metadata":{"a":{"b":"c"}}}'
+    error = judge(exchange(stack.rest_url, "POST", "/v1/tasks", [*bearer, *JSON], body))
+    assert error
+    assert error["code"] == "INVALID_ARGUMENT"
+    assert fields_named(error)[0].startswith("metadata")
+
+
 TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 """Any code points, lone surrogates among them: JSON spells them by escapes."""
 VALUES = st.recursive(
