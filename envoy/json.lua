@@ -1,8 +1,10 @@
--- Finds what is wrong with a JSON request, and where: the transcoder says it of few faults, and changes what it can't keep.
+-- Finds what is wrong with a JSON request, and where: the transcoder says it of few faults, and changes what it can't
+-- keep.
 --
--- Put before the other filters' sources when the configuration is rendered, behind two tables of the contract's: FIELDS, for
--- each message that REST sends as JSON the kind of each field ("string", "struct", or "map" of strings), and LEVELS, how deep a
--- Struct may be. It goes byte by byte, which LuaJIT compiles; string.find with a pattern, which it does not, is for rare cases.
+-- Put before the other filters' sources when the configuration is rendered, behind two tables of the contract's:
+-- FIELDS, for each message that REST sends as JSON the kind of each field ("string", "struct", or "map" of strings),
+-- and LEVELS, how deep a Struct may be. It goes byte by byte, which LuaJIT compiles; string.find with a pattern, which
+-- it does not, is for rare cases.
 
 local byte = string.byte
 

@@ -2,8 +2,8 @@
 -- one fault that the transcoder would pass: an integer that it would change. Stands after token, rate limit and the
 -- limit of a body, before the transcoder.
 
--- Whether the JSON may hold an integer of 16 digits or more that no double is. Quick, since it looks at every 16th byte only,
--- and at strings too; `fault` knows for certain.
+-- Whether the JSON may hold an integer of 16 digits or more that no double is. Quick, since it looks at every 16th byte
+-- only, and at strings too; `fault` knows for certain.
 local function may_be_inexact(json)
   local at = 16
   while true do

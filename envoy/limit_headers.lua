@@ -1,5 +1,5 @@
--- Refuses headers over HEADER_BYTES or HEADER_COUNT, which are put before this source when the configuration is rendered: above a
--- limit of its own, Envoy resets an HTTP/2 stream without a word.
+-- Refuses headers over HEADER_BYTES or HEADER_COUNT, which are put before this source when the configuration is
+-- rendered: above a limit of its own, Envoy resets an HTTP/2 stream without a word.
 
 function envoy_on_request(handle)
   local bytes, count = 0, 0

@@ -107,8 +107,8 @@ local function server_error(json)
   return code, '{"error":{"code":"' .. code .. '","message":' .. message .. details .. "}}"
 end
 
--- The refusal of a body, path or query that does not fit the contract. The transcoder's words begin with `field: what is wrong`,
--- or have no field where it knows none.
+-- The refusal of a body, path or query that does not fit the contract. The transcoder's words begin with `field: what
+-- is wrong`, or have no field where it knows none.
 local function refused_field(words, request)
   local field, wrong
   if request then

@@ -23,7 +23,7 @@ from openmcp_chain.engine import tokens
 from openmcp_chain.stack.envoy import replies, routes, view
 
 HEADER_BYTES = 8 * 1024
-"""Of all request headers, names and values; the server reads 16 KiB of metadata, and Envoy adds its own."""
+"""Of all request headers, names and values, Envoy's own among them; the server reads 16 KiB of metadata."""
 HEADER_COUNT = 100
 """How many headers a request may have."""
 
