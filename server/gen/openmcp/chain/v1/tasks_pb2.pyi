@@ -98,8 +98,9 @@ class SubmitTaskRequest(_message.Message):
     """
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """The task's input. At most 1 MiB in protobuf encoding and 32 levels deep; numbers are finite doubles, so
-        integers beyond 2^53 do not survive. Larger data goes by URI.
+        """The task's input. At most 1 MiB in protobuf encoding and 32 levels deep. Numbers are finite doubles: send an
+        integer beyond 2^53 as a string. REST refuses one that a double can't hold; a gRPC client rounds it before it is
+        sent. Larger data goes by URI.
         """
 
     @_builtins.property
