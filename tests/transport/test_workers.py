@@ -371,3 +371,18 @@ async def test_two_servers_on_one_store_share_tasks_and_workers() -> None:
             await stream.call.done_writing()
         await asyncio.gather(*working)
     assert sorted(runs) == sorted(ids)
+
+
+async def test_an_attempt_tells_the_workers_version() -> None:
+    """The event of a claim names the worker, and the version of its code if it has told one."""
+    async with serving() as service:
+        caller = await service.workspace()
+        task_id = await service.submit(caller)
+        worker = service.work(caller)
+        await worker.say(hello=workers_pb2.Hello(**HELLO, worker_version="2.1"))
+        await worker.next("welcome")
+        await worker.complete((await worker.task()).lease)
+        request = tasks_pb2.StreamTaskEventsRequest(task_id=task_id)
+        events = [event async for event in service.tasks.StreamTaskEvents(request, metadata=caller.metadata)]
+        await worker.end()
+    assert dict(events[1].context) == {"attempt": 1, "worker": "worker-1", "worker_version": "2.1"}

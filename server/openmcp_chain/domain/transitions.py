@@ -83,7 +83,7 @@ def submit(
     )
 
 
-def claim(task: Task, lease: Lease, now: datetime) -> Task:
+def claim(task: Task, lease: Lease, now: datetime, worker_version: str = "") -> Task:
     """Gives a PENDING task to the holder of `lease`: its next attempt begins.
 
     Raises LeaseLost if it is not PENDING (any more).
@@ -91,6 +91,8 @@ def claim(task: Task, lease: Lease, now: datetime) -> Task:
     if task.status is not Status.PENDING:
         raise errors.LeaseLost
     context: dict[str, str | int] = {"attempt": task.attempt + 1, "worker": lease.worker}
+    if worker_version:
+        context["worker_version"] = worker_version
     return replace(
         _step(task, Status.RUNNING, now, context), attempt=task.attempt + 1, lease=lease, due_at=lease.expires_at
     )

@@ -179,7 +179,7 @@ class Dispatcher:
     def _leased(self, task: Task, session: Session) -> Task:
         now = self._clock()
         lease = Lease(secrets.token_urlsafe(16), session.worker, now + self.lease_duration)
-        return transitions.claim(task, lease, now)
+        return transitions.claim(task, lease, now, session.version)
 
     def _idle_for(self, task: Task) -> Session | None:
         return next((session for session in self._idle.get(task.type, ()) if session.accepts(task)), None)
