@@ -8,9 +8,9 @@ Error:
     ├── UNAUTHENTICATED     TokenMissing · TokenInvalid · TokenExpired · CredentialsInvalid
     ├── PERMISSION_DENIED   WorkspaceMismatch · ScopeMissing · TypeNotAllowed
     ├── NOT_FOUND           TaskNotFound · RouteNotFound · ServiceUnknown
-    ├── ALREADY_EXISTS      RequestIdReused · WorkspaceExists
-    ├── FAILED_PRECONDITION LeaseLost
-    ├── RESOURCE_EXHAUSTED  RateLimited · TooManyStreams
+    ├── ALREADY_EXISTS      RequestIdReused · DedupeKeyTaken · WorkspaceExists
+    ├── FAILED_PRECONDITION LeaseLost · TaskEnded · TaskNotRetryable · CancelNotRequested
+    ├── RESOURCE_EXHAUSTED  RateLimited · TooManyStreams · TooManyTypes · EventsFull
     ├── ABORTED             Aborted
     ├── DEADLINE_EXCEEDED   DeadlineExceeded
     ├── UNIMPLEMENTED       MethodNotFound · MethodNotAllowed
@@ -247,8 +247,8 @@ class TypeNotAllowed(Error):
     when = "An operator's worker asks for a task type that its credential does not cover."
 
     def __init__(self, task_type: str) -> None:
-        super().__init__(f"hello.task_types: this credential does not cover `{_shown(task_type)}`.")
-        self.violations = (Violation("hello.task_types", "names a type that this credential does not cover"),)
+        super().__init__(f"task_types: this credential does not cover `{_shown(task_type)}`.")
+        self.violations = (Violation("task_types", "names a type that this credential does not cover"),)
 
 
 class TaskNotFound(Error):
@@ -291,6 +291,17 @@ class RequestIdReused(Error):
         self.violations = (Violation("request_id", "was used before with a different request"),)
 
 
+class DedupeKeyTaken(Error):
+    code = "DEDUPE_KEY_TAKEN"
+    status = Status.ALREADY_EXISTS
+    when = "A task with the same dedupe_key has not ended; the details name it."
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"dedupe_key: is taken by task {task_id}, which has not ended.")
+        self.violations = (Violation("dedupe_key", f"is taken by task {task_id}, which has not ended"),)
+        self.resource = ("openmcp.chain.v1.Task", task_id)
+
+
 class WorkspaceExists(Error):
     code = "WORKSPACE_EXISTS"
     status = Status.ALREADY_EXISTS
@@ -307,6 +318,54 @@ class LeaseLost(Error):
 
     def __init__(self) -> None:
         super().__init__("The lease is no longer yours: it expired, or the task has ended. Stop working on the task.")
+
+
+class TaskEnded(Error):
+    code = "TASK_ENDED"
+    status = Status.FAILED_PRECONDITION
+    when = "A task that has succeeded or failed is to be cancelled."
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(f"Task {task_id} has ended: it is {status}, and can't be cancelled.")
+        self.resource = ("openmcp.chain.v1.Task", task_id)
+
+
+class TaskNotRetryable(Error):
+    code = "TASK_NOT_RETRYABLE"
+    status = Status.FAILED_PRECONDITION
+    when = "A task is to be tried again that has not failed, or whose dedupe_key another task has taken over."
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        super().__init__(f"Task {task_id} can't be tried again: {reason}.")
+        self.resource = ("openmcp.chain.v1.Task", task_id)
+
+
+class CancelNotRequested(Error):
+    code = "CANCEL_NOT_REQUESTED"
+    status = Status.FAILED_PRECONDITION
+    when = "A worker reports that it has stopped a task that nobody cancelled."
+
+    def __init__(self) -> None:
+        super().__init__("Nobody asked for this task to stop. End the attempt by a completion or a failure.")
+
+
+class EventsFull(Error):
+    code = "EVENTS_FULL"
+    status = Status.RESOURCE_EXHAUSTED
+    when = "A worker sends more log lines than a task keeps."
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The task keeps {limit} lines and steps of progress, and has them all. The line is not kept.")
+
+
+class TooManyTypes(Error):
+    code = "TOO_MANY_TYPES"
+    status = Status.RESOURCE_EXHAUSTED
+    when = "The workspace uses as many task types as it may."
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"type: the workspace uses {limit} task types, which is its limit. Use one of them.")
+        self.violations = (Violation("type", f"would be one more than the {limit} that a workspace may use"),)
 
 
 class RateLimited(Error):

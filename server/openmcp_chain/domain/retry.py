@@ -1,19 +1,29 @@
 """When a failed attempt is tried again."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 
-INITIAL_INTERVAL = timedelta(milliseconds=500)
-BACKOFF_COEFFICIENT = 2.0
-MAXIMUM_INTERVAL = timedelta(minutes=1)
-MAXIMUM_ATTEMPTS = 5
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often, and how soon, an attempt is followed by another. The names are Temporal's."""
+
+    initial_interval: timedelta = timedelta(milliseconds=500)
+    backoff_coefficient: float = 2.0
+    maximum_interval: timedelta = timedelta(minutes=1)
+    maximum_attempts: int = 5
+    non_retryable_error_codes: frozenset[str] = frozenset()
+
+    def backoff(self, attempt: int, jitter: float) -> timedelta:
+        """How long to wait after the given attempt (1, 2, …): exponential, with full jitter.
+
+        `jitter` is a random number in [0, 1). Full jitter spreads the tries of many tasks that failed together
+        (Brooker, "Exponential Backoff And Jitter", AWS 2015).
+        """
+        # 10 to the 30th is past every maximum, and a float yet.
+        ceiling = self.initial_interval.total_seconds() * self.backoff_coefficient ** min(attempt - 1, 30)
+        seconds = min(ceiling, self.maximum_interval.total_seconds()) * jitter
+        return timedelta(milliseconds=round(seconds * 1000))
 
 
-def backoff(attempt: int, jitter: float) -> timedelta:
-    """How long to wait after the given attempt (1, 2, …): exponential, with full jitter.
-
-    `jitter` is a random number in [0, 1). Full jitter spreads the tries of many tasks that failed together
-    (Brooker, "Exponential Backoff And Jitter", AWS 2015).
-    """
-    ceiling = min(INITIAL_INTERVAL * BACKOFF_COEFFICIENT ** min(attempt - 1, 30), MAXIMUM_INTERVAL)
-    milliseconds = round(ceiling.total_seconds() * 1000 * jitter)
-    return timedelta(milliseconds=milliseconds)
+DEFAULT = RetryPolicy()

@@ -3,8 +3,14 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import NamedTuple
+from datetime import datetime, timedelta
+from typing import NamedTuple, TypeAlias
+
+from openmcp_chain.domain import retry
+from openmcp_chain.domain.retry import RetryPolicy
+
+Context: TypeAlias = Mapping[str, str | float | bool]
+"""What is worth knowing about an event; plain JSON values."""
 
 
 class Status(enum.StrEnum):
@@ -17,19 +23,17 @@ class Status(enum.StrEnum):
     SUCCEEDED = "SUCCEEDED"
     """Ended, with a result. Nothing moves it out; retention deletes it."""
     FAILED = "FAILED"
-    """Ended, with a failure. Nothing moves it out; retention deletes it."""
+    """Ended, with a failure. A retry moves it out, else retention deletes it."""
+    CANCELLED = "CANCELLED"
+    """Ended, since its workspace asked for it. A retry moves it out, else retention deletes it."""
 
     @property
     def terminal(self) -> bool:
-        return self in (Status.SUCCEEDED, Status.FAILED)
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
-class Priority(enum.IntEnum):
-    """Orders a workspace's waiting tasks: a lower number goes first (Temporal's direction)."""
-
-    HIGH = 1
-    NORMAL = 3
-    LOW = 5
+HIGH, NORMAL, LOW = 1, 3, 5
+"""Priorities, out of 1 to 5: a lower number goes first (Temporal's direction)."""
 
 
 class Key(NamedTuple):
@@ -37,6 +41,13 @@ class Key(NamedTuple):
 
     workspace: str
     id: str
+
+
+class Queue(NamedTuple):
+    """Where a task waits: with the others of its type in its workspace."""
+
+    workspace: str
+    type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +59,7 @@ class Event:
     status: Status
     """The task's status after it."""
     at: datetime
-    context: Mapping[str, str | int]
-    """What is worth knowing about it; plain JSON values."""
+    context: Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,8 @@ class Lease:
     worker: str
     """The worker's name, for people."""
     expires_at: datetime
+    deadline: datetime | None = None
+    """When the attempt must have ended: the lease is never extended beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,35 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an attempt says that it is."""
+
+    fraction: float
+    """From 0 to 1."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a task was submitted under, besides what it is: how long each thing may take, and how often."""
+
+    retry: RetryPolicy = retry.DEFAULT
+    schedule_to_start: timedelta | None = None
+    """From when it may run until a worker has it."""
+    start_to_close: timedelta | None = None
+    """For one attempt."""
+    schedule_to_close: timedelta | None = None
+    """For all of it, from the submit (or the retry) on."""
+    heartbeat: timedelta | None = None
+    """How long its worker may be silent; the server's own time if None."""
+    retention: timedelta | None = None
+    """How long it is kept once it has ended; the server's own time if None."""
+
+
+STANDARD = Terms()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,35 +129,63 @@ class Task:
     payload: bytes
     """The serialized `google.protobuf.Struct`, opaque here."""
     metadata: Mapping[str, str]
-    priority: Priority
+    labels: Mapping[str, str]
+    priority: int
+    """1 (first) to 5 (last)."""
+    terms: Terms
+    dedupe_key: str
+    """While it has not ended, no other task of its workspace has the same; empty: none."""
     fingerprint: bytes
     """Digest of the submitted request if it had a request_id, else empty."""
     traceparent: str
     """The W3C trace context of the submit, or empty."""
-    max_attempts: int
     submitted_at: datetime
 
     version: int
     status: Status
     attempt: int
     """How many attempts have begun."""
-    due_at: datetime | None
-    """When somebody must see to it: PENDING, from when it may run; RUNNING, when its lease expires; ended, None."""
+    tried_before: int
+    """How many of them don't count against the retry policy: those before a retry by hand."""
+    due_at: datetime
+    """When somebody must see to it: PENDING, from when it may run; RUNNING, when its lease expires; ended, when
+    retention deletes it."""
+    start_by: datetime | None
+    """While PENDING: when a worker must have it."""
+    close_by: datetime | None
+    """When it must have ended."""
     lease: Lease | None
     """While RUNNING, the holder's. It stays after the end, so that a repeated report is known for what it is."""
+    cancel: str | None
+    """The reason (may be empty) for which it is to stop, or was stopped."""
+    progress: Progress | None
+    """Of the present attempt, or the last."""
+    notes: int
+    """How many of its events are progress or log lines."""
     updated_at: datetime
     """When its last event happened."""
     events: tuple[Event, ...]
     result: bytes | None
     """The serialized `google.protobuf.Struct` of a SUCCEEDED task."""
     failure: Failure | None
-    """Why a FAILED task failed."""
-    expire_at: datetime | None
-    """When retention deletes it; set when it ends."""
+    """Why a FAILED or CANCELLED task ended."""
+    superseded: bool
+    """Whether another task has taken over its `dedupe_key`."""
 
     @property
     def key(self) -> Key:
         return Key(self.workspace, self.id)
+
+    @property
+    def queue(self) -> Queue:
+        return Queue(self.workspace, self.type)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """While PENDING, when it fails unless a worker has it by then; a lease ends in time by itself."""
+        if self.status is not Status.PENDING:
+            return None
+        return min((at for at in (self.start_by, self.close_by) if at is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)

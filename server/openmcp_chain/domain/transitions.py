@@ -1,24 +1,29 @@
 """The life of a task: the one place that says what may become what.
 
-    submit            claim              complete
+                 retry (by hand): FAILED, CANCELLED
+               ┌─────────────────────────────────────────┐
+    submit     ▼      claim              complete        │
     ──────▶ PENDING ─────────▶ RUNNING ───────────▶ SUCCEEDED
-               ▲                  │ fail, expire: no attempt left, or not retryable
-               └──────────────────┼─────────────────▶ FAILED
-                 fail, expire:    │
-                 attempts left    └─┐ extend (a heartbeat; no event)
-                                  ▲─┘
+            │  ▲ ▲                │ fail, expire: no attempt left, or not retryable
+            │  │ └── release ─────┼─────────────────▶ FAILED ◀── time_out, from PENDING
+            │  └─────────────── fail, expire: attempts left
+            │                     │ stop; fail, expire, release: once asked to
+            └── cancel ───────────┴─────────────────▶ CANCELLED
 
-Each function is pure: it takes a task, and returns the task that follows with the event appended, or raises
-`LeaseLost`. `TABLE` is the same in data; the tests walk it.
+A RUNNING task stays so on `extend` (a heartbeat; no event), `note` (progress or a line) and `cancel` (it is asked to
+stop). An ended one stays so on `supersede`.
+
+Each function is pure: it takes a task, and returns the task that follows with the event appended, or raises what the
+caller is told. `TABLE` is the same in data; the tests walk it.
 """
 
 import enum
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from openmcp_chain.domain import errors, retry
-from openmcp_chain.domain.task import Event, Failure, Lease, Priority, Status, Task
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Context, Event, Failure, Lease, Progress, Status, Task, Terms
 
 
 class Action(enum.Enum):
@@ -27,22 +32,60 @@ class Action(enum.Enum):
     SUBMIT = "submit"
     CLAIM = "claim"
     EXTEND = "extend"
+    NOTE = "note"
     COMPLETE = "complete"
     FAIL = "fail"
+    STOP = "stop"
+    RELEASE = "release"
     EXPIRE = "expire"
+    TIME_OUT = "time_out"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    SUPERSEDE = "supersede"
 
 
-TABLE: Mapping[Action, tuple[Status | None, frozenset[Status]]] = {
-    Action.SUBMIT: (None, frozenset({Status.PENDING})),
-    Action.CLAIM: (Status.PENDING, frozenset({Status.RUNNING})),
-    Action.EXTEND: (Status.RUNNING, frozenset({Status.RUNNING})),
-    Action.COMPLETE: (Status.RUNNING, frozenset({Status.SUCCEEDED})),
-    Action.FAIL: (Status.RUNNING, frozenset({Status.PENDING, Status.FAILED})),
-    Action.EXPIRE: (Status.RUNNING, frozenset({Status.PENDING, Status.FAILED})),
+_PENDING, _RUNNING = frozenset({Status.PENDING}), frozenset({Status.RUNNING})
+_OPEN = _PENDING | _RUNNING
+_OVER = frozenset({Status.PENDING, Status.FAILED, Status.CANCELLED})
+_ENDED = frozenset(status for status in Status if status.terminal)
+
+TABLE: Mapping[Action, tuple[frozenset[Status], frozenset[Status]]] = {
+    Action.SUBMIT: (frozenset(), _PENDING),
+    Action.CLAIM: (_PENDING, _RUNNING),
+    Action.EXTEND: (_RUNNING, _RUNNING),
+    Action.NOTE: (_RUNNING, _RUNNING),
+    Action.COMPLETE: (_RUNNING, frozenset({Status.SUCCEEDED})),
+    Action.FAIL: (_RUNNING, _OVER),
+    Action.STOP: (_RUNNING, frozenset({Status.CANCELLED})),
+    Action.RELEASE: (_RUNNING, _OVER),
+    Action.EXPIRE: (_RUNNING, _OVER),
+    Action.TIME_OUT: (_PENDING, frozenset({Status.FAILED})),
+    Action.CANCEL: (_OPEN, frozenset({Status.RUNNING, Status.CANCELLED})),
+    Action.RETRY: (frozenset({Status.FAILED, Status.CANCELLED}), _PENDING),
+    Action.SUPERSEDE: (_ENDED, _ENDED),
 }
-"""For each action: the status that it needs, and those that it may lead to."""
+"""For each action: the statuses that it needs one of, and those that it may lead to."""
+
+NOTES = 200
+"""How many events of a task may be progress or log lines."""
+EVENTS = 1000
+"""Past so many events, what could go on for ever does not: an undelivered attempt counts, a retry is refused."""
 
 LEASE_EXPIRED = Failure("LEASE_EXPIRED", "the worker stopped reporting before its lease ended")
+START_TO_CLOSE = Failure("START_TO_CLOSE_TIMEOUT", "the attempt took longer than start_to_close_timeout")
+SCHEDULE_TO_START = Failure("SCHEDULE_TO_START_TIMEOUT", "no worker took the task within schedule_to_start_timeout")
+SCHEDULE_TO_CLOSE = Failure("SCHEDULE_TO_CLOSE_TIMEOUT", "the task did not end within schedule_to_close_timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What an end or a retry depends on besides the task: time, chance, and the server's own settings."""
+
+    now: datetime
+    retention: timedelta
+    """How long an ended task is kept whose submit did not say."""
+    jitter: float = 0.0
+    """A random number in [0, 1)."""
 
 
 def submit(
@@ -52,104 +95,250 @@ def submit(
     task_type: str,
     payload: bytes,
     metadata: Mapping[str, str],
-    priority: Priority,
+    labels: Mapping[str, str],
+    priority: int,
+    terms: Terms,
+    dedupe_key: str,
     fingerprint: bytes,
     traceparent: str,
-    max_attempts: int,
+    schedule_time: datetime | None,
     now: datetime,
 ) -> Task:
-    """A new task, ready at once."""
+    """A new task, ready at `schedule_time`, or at once if that is None or past."""
+    due_at = max(now, schedule_time) if schedule_time else now
+    context: Context = {"scheduled": True} if due_at > now else {}
     return Task(
         workspace=workspace,
         id=task_id,
         type=task_type,
         payload=payload,
         metadata=metadata,
+        labels=labels,
         priority=priority,
+        terms=terms,
+        dedupe_key=dedupe_key,
         fingerprint=fingerprint,
         traceparent=traceparent,
-        max_attempts=max_attempts,
         submitted_at=now,
         version=1,
         status=Status.PENDING,
         attempt=0,
-        due_at=now,
+        tried_before=0,
+        due_at=due_at,
+        start_by=_after(due_at, terms.schedule_to_start),
+        close_by=_after(now, terms.schedule_to_close),
         lease=None,
+        cancel=None,
+        progress=None,
+        notes=0,
         updated_at=now,
-        events=(Event(1, Status.PENDING, now, {}),),
+        events=(Event(1, Status.PENDING, now, context),),
         result=None,
         failure=None,
-        expire_at=None,
+        superseded=False,
     )
 
 
 def claim(task: Task, lease: Lease, now: datetime, worker_version: str = "") -> Task:
     """Gives a PENDING task to the holder of `lease`: its next attempt begins.
 
-    Raises LeaseLost if it is not PENDING (any more).
+    The lease gets the attempt's deadline, and does not outlast it. Raises LeaseLost if the task is not PENDING (any
+    more), or its time is up.
     """
-    if task.status is not Status.PENDING:
+    if task.status is not Status.PENDING or _past(task.deadline, now):
         raise errors.LeaseLost
-    context: dict[str, str | int] = {"attempt": task.attempt + 1, "worker": lease.worker}
+    context: dict[str, str | float | bool] = {"attempt": task.attempt + 1, "worker": lease.worker}
     if worker_version:
         context["worker_version"] = worker_version
+    deadline = _earliest(_after(now, task.terms.start_to_close), task.close_by)
+    lease = replace(lease, deadline=deadline, expires_at=_earliest(lease.expires_at, deadline) or lease.expires_at)
     return replace(
-        _step(task, Status.RUNNING, now, context), attempt=task.attempt + 1, lease=lease, due_at=lease.expires_at
+        _step(task, Status.RUNNING, now, context),
+        attempt=task.attempt + 1,
+        lease=lease,
+        due_at=lease.expires_at,
+        start_by=None,
+        progress=None,
     )
 
 
 def extend(task: Task, token: str, expires_at: datetime) -> Task:
-    """Keeps the lease `token` until `expires_at`. No event: nothing happened to the task."""
+    """Keeps the lease `token` until `expires_at`, or its deadline. No event: nothing happened to the task."""
     lease = _held(task, token)
-    return replace(task, version=task.version + 1, lease=replace(lease, expires_at=expires_at), due_at=expires_at)
+    until = _earliest(expires_at, lease.deadline) or expires_at
+    if until <= lease.expires_at:
+        return task
+    return replace(task, version=task.version + 1, lease=replace(lease, expires_at=until), due_at=until)
 
 
-def complete(task: Task, token: str, result: bytes, now: datetime, retention: timedelta) -> Task:
+def note(task: Task, token: str, now: datetime, *, progress: Progress | None = None, line: str = "") -> Task:
+    """Keeps what the holder of the lease `token` says of its attempt: how far it is, or a line.
+
+    Progress replaces what was said before, and is an event too while there is room for it; a line without room raises
+    EventsFull.
+    """
+    _held(task, token)
+    context: dict[str, str | float | bool] = {"attempt": task.attempt}
+    if line:
+        if task.notes >= NOTES:
+            raise errors.EventsFull(NOTES)
+        context["log"] = line
+    if progress is not None:
+        context |= {"progress": progress.fraction, "message": progress.message}
+        if progress == task.progress and not line:
+            return task
+        if task.notes >= NOTES:
+            return replace(task, version=task.version + 1, progress=progress)
+    return replace(_step(task, Status.RUNNING, now, context), progress=progress or task.progress, notes=task.notes + 1)
+
+
+def complete(task: Task, token: str, result: bytes, moment: Moment) -> Task:
     """Ends the task with `result`, by the holder of the lease `token`.
 
-    Returns the task unchanged if this very completion was recorded before: a repeated report is answered as the
-    first was.
+    Returns the task unchanged if this very completion was recorded before: a repeated report is answered as the first
+    was.
     """
     if task.status is Status.SUCCEEDED and _reported_by(task, token) and task.result == result:
         return task
     _held(task, token)
-    return replace(
-        _step(task, Status.SUCCEEDED, now, {"attempt": task.attempt}),
-        due_at=None,
-        result=result,
-        expire_at=now + retention,
-    )
+    return replace(_end(task, Status.SUCCEEDED, {"attempt": task.attempt}, moment), result=result)
 
 
 def fail(
-    task: Task, token: str, failure: Failure, *, retryable: bool, now: datetime, retention: timedelta, jitter: float
+    task: Task, token: str, failure: Failure, moment: Moment, *, retryable: bool, delay: timedelta | None = None
 ) -> Task:
-    """Ends an attempt by the holder of the lease `token`: the task waits for its next attempt, or has FAILED.
+    """Ends an attempt by the holder of the lease `token`: the task waits for its next attempt, or has ended.
 
-    `jitter` is a random number in [0, 1). Returns the task unchanged if this very failure was recorded before.
+    `delay` takes the place of the retry policy's. Returns the task unchanged if this very failure was recorded before.
     """
     if task.status is Status.FAILED and _reported_by(task, token) and task.failure == failure:
         return task
     _held(task, token)
-    return _attempt_over(task, failure, retryable=retryable, now=now, retention=retention, jitter=jitter)
+    return _attempt_over(task, failure, moment, retryable=retryable, delay=delay)
 
 
-def expire(task: Task, *, now: datetime, retention: timedelta, jitter: float) -> Task:
+def stop(task: Task, token: str, moment: Moment) -> Task:
+    """Ends a task that was to stop, by the holder of the lease `token`. Raises CancelNotRequested if it was not.
+
+    Returns the task unchanged if this was recorded before.
+    """
+    if task.status is Status.CANCELLED and _reported_by(task, token):
+        return task
+    _held(task, token)
+    if task.cancel is None:
+        raise errors.CancelNotRequested
+    return _cancelled(task, {"attempt": task.attempt}, moment)
+
+
+def release(task: Task, token: str, failure: Failure, moment: Moment) -> Task:
+    """Takes the lease `token` back from a worker that never got the task: the attempt does not count, it waits again.
+
+    Raises LeaseLost if it runs under another.
+    """
+    _held(task, token)
+    if len(task.events) >= EVENTS or task.cancel is not None:
+        return _attempt_over(task, failure, moment, retryable=True)
+    context: Context = {"attempt": task.attempt, "code": failure.code, "message": failure.message}
+    return replace(_wait(task, moment.now, context, moment.now), attempt=task.attempt - 1)
+
+
+def expire(task: Task, moment: Moment) -> Task:
     """Ends an attempt whose lease ran out. Raises LeaseLost if there is no such lease (any more)."""
-    if task.status is not Status.RUNNING or task.lease is None or task.lease.expires_at > now:
+    lease = task.lease
+    if task.status is not Status.RUNNING or lease is None or lease.expires_at > moment.now:
         raise errors.LeaseLost
-    return _attempt_over(task, LEASE_EXPIRED, retryable=True, now=now, retention=retention, jitter=jitter)
+    if not _past(lease.deadline, moment.now):
+        return _attempt_over(task, LEASE_EXPIRED, moment, retryable=True)
+    if _past(task.close_by, moment.now):
+        return _attempt_over(task, SCHEDULE_TO_CLOSE, moment, retryable=False)
+    return _attempt_over(task, START_TO_CLOSE, moment, retryable=True)
+
+
+def time_out(task: Task, moment: Moment) -> Task:
+    """Fails a task that waited too long. Raises LeaseLost if it does not wait (any more), or has time left."""
+    if not _past(task.deadline, moment.now):
+        raise errors.LeaseLost
+    failure = SCHEDULE_TO_CLOSE if _past(task.close_by, moment.now) else SCHEDULE_TO_START
+    context: Context = {"code": failure.code, "message": failure.message}
+    return replace(_end(task, Status.FAILED, context, moment), failure=failure)
+
+
+def cancel(task: Task, reason: str, moment: Moment) -> Task:
+    """Ends a waiting task; asks a running one to stop. Unchanged if that was done before.
+
+    Raises TaskEnded if it has succeeded or failed.
+    """
+    if task.status in (Status.SUCCEEDED, Status.FAILED):
+        raise errors.TaskEnded(task.id, task.status)
+    if task.cancel is not None:
+        return task
+    task = replace(task, cancel=reason)
+    if task.status is Status.PENDING:
+        return _cancelled(task, {}, moment)
+    context: Context = {"attempt": task.attempt, "cancel_requested": True, "reason": reason}
+    return _step(task, Status.RUNNING, moment.now, context)
+
+
+def retry(task: Task, now: datetime) -> Task:
+    """Makes a task that failed or was cancelled wait again, with all its attempts. Raises TaskNotRetryable."""
+    if task.status not in (Status.FAILED, Status.CANCELLED):
+        raise errors.TaskNotRetryable(task.id, f"it is {task.status}")
+    if task.superseded:
+        raise errors.TaskNotRetryable(task.id, "another task has its dedupe_key")
+    if len(task.events) >= EVENTS:
+        raise errors.TaskNotRetryable(task.id, f"it has {EVENTS} events")
+    return replace(
+        _wait(task, now, {"retried": True}, now),
+        tried_before=task.attempt,
+        close_by=_after(now, task.terms.schedule_to_close),
+        cancel=None,
+        progress=None,
+        failure=None,
+    )
+
+
+def supersede(task: Task) -> Task:
+    """Gives an ended task's dedupe_key away: it can't be tried again. Raises DedupeKeyTaken if it has not ended."""
+    if not task.status.terminal:
+        raise errors.DedupeKeyTaken(task.id)
+    return task if task.superseded else replace(task, version=task.version + 1, superseded=True)
 
 
 def _attempt_over(
-    task: Task, failure: Failure, *, retryable: bool, now: datetime, retention: timedelta, jitter: float
+    task: Task, failure: Failure, moment: Moment, *, retryable: bool, delay: timedelta | None = None
 ) -> Task:
-    context: dict[str, str | int] = {"attempt": task.attempt, "code": failure.code, "message": failure.message}
-    if retryable and task.attempt < task.max_attempts:
-        delay = retry.backoff(task.attempt, jitter)
-        context["retry_in_ms"] = round(delay.total_seconds() * 1000)
-        return replace(_step(task, Status.PENDING, now, context), lease=None, due_at=now + delay)
-    return replace(_step(task, Status.FAILED, now, context), due_at=None, failure=failure, expire_at=now + retention)
+    context: dict[str, str | float | bool] = {
+        "attempt": task.attempt,
+        "code": failure.code,
+        "message": failure.message,
+    }
+    if task.cancel is not None:
+        return _cancelled(task, context, moment)
+    policy = task.terms.retry
+    tries = task.attempt - task.tried_before
+    if retryable and tries < policy.maximum_attempts and failure.code not in policy.non_retryable_error_codes:
+        delay = policy.backoff(tries, moment.jitter) if delay is None else delay
+        due_at = moment.now + delay
+        if not _past(task.close_by, due_at):
+            context["retry_in_ms"] = round(delay.total_seconds() * 1000)
+            return _wait(task, moment.now, context, due_at)
+    return replace(_end(task, Status.FAILED, context, moment), failure=failure)
+
+
+def _wait(task: Task, now: datetime, context: Context, due_at: datetime) -> Task:
+    start_by = _after(due_at, task.terms.schedule_to_start)
+    return replace(_step(task, Status.PENDING, now, context), lease=None, due_at=due_at, start_by=start_by)
+
+
+def _cancelled(task: Task, context: Context, moment: Moment) -> Task:
+    reason = task.cancel or ""
+    failure = Failure("CANCELLED", reason or "on request")
+    return replace(_end(task, Status.CANCELLED, {**context, "reason": reason}, moment), failure=failure)
+
+
+def _end(task: Task, status: Status, context: Context, moment: Moment) -> Task:
+    kept = moment.retention if task.terms.retention is None else task.terms.retention
+    return replace(_step(task, status, moment.now, context), due_at=moment.now + kept, start_by=None)
 
 
 def _held(task: Task, token: str) -> Lease:
@@ -163,8 +352,20 @@ def _reported_by(task: Task, token: str) -> bool:
     return task.lease is not None and task.lease.token == token
 
 
-def _step(task: Task, status: Status, now: datetime, context: Mapping[str, str | int]) -> Task:
+def _step(task: Task, status: Status, now: datetime, context: Context) -> Task:
     """The task with one more event. Clocks of two servers differ: an event is never dated before the one it follows."""
     at = max(now, task.updated_at)
     event = Event(len(task.events) + 1, status, at, context)
     return replace(task, version=task.version + 1, status=status, updated_at=at, events=(*task.events, event))
+
+
+def _after(start: datetime, span: timedelta | None) -> datetime | None:
+    return None if span is None else start + span
+
+
+def _past(deadline: datetime | None, now: datetime) -> bool:
+    return deadline is not None and deadline <= now
+
+
+def _earliest(*times: datetime | None) -> datetime | None:
+    return min((at for at in times if at is not None), default=None)

@@ -5,20 +5,60 @@ the store's own tries. The write may or may not have happened; every write is gu
 made again.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from openmcp_chain.domain.task import Change, Key, Task
+from openmcp_chain.domain.filters import Filter
+from openmcp_chain.domain.queue import QueueState, Waiting
+from openmcp_chain.domain.task import Change, Key, Queue, Status, Task
 from openmcp_chain.domain.workspace import SigningKey, Workspace
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a workspace's list of tasks, the newest first: behind the task with these."""
+
+    submitted_at: datetime
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list."""
+
+    tasks: Sequence[Task]
+    rest: Place | None
+    """Where to go on; None if there is nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A lease that a call granted."""
+
+    key: Key
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Tells other processes what one of them has changed: a hint, which may be lost."""
+
+    process: str
+    """Who says so."""
+    changed: Sequence[Key]
+    """Tasks that have something new."""
+
+
 class Store(Protocol):
-    """Tasks, workspaces and signing keys on durable storage.
+    """Tasks, queues, workspaces and signing keys on durable storage.
 
     What a write method has returned survives the death of any process. A read sees every write that has returned before
     it began.
     """
+
+    # --- tasks
 
     async def insert_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Adds tasks, each by itself: one that loses does not stop the others.
@@ -42,17 +82,75 @@ class Store(Protocol):
         ...
 
     async def ready_tasks(
-        self, types: Collection[str], workspace: str | None, now: datetime, limit: int
-    ) -> Sequence[Task]:
-        """Up to `limit` tasks of these types that are PENDING with `due_at` at or before `now`, in no set order.
+        self, queue: Queue, priority: int, since: datetime | None, until: datetime, limit: int
+    ) -> Sequence[Waiting]:
+        """Up to `limit` PENDING tasks of a queue and a priority, `since` <= `due_at` <= `until`, in no set order.
 
-        Of one workspace, or of all if it is None.
+        Without their payloads (`Waiting.task` is None). On some servers the cost grows with all that the span of time
+        holds, whatever the limit.
         """
         ...
 
-    async def expired_tasks(self, now: datetime, limit: int) -> Sequence[Task]:
-        """Up to `limit` tasks that are RUNNING with `due_at` before `now`, in no set order."""
+    async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:
+        """Tasks that are RUNNING with `due_at` at or before `now`, and those PENDING with such a `deadline`.
+
+        Up to `limit` of each, in no set order.
+        """
         ...
+
+    async def delete_ended(self, now: datetime, limit: int) -> int:
+        """Deletes up to `limit` ended tasks with `due_at` at or before `now`; returns how many."""
+        ...
+
+    async def list_tasks(
+        self, workspace: str, chosen: Filter, after: Place | None, limit: int, *, bodies: bool
+    ) -> Page:
+        """The workspace's tasks that the filter selects, the newest first, from behind the place `after`.
+
+        The tasks have no events, and neither payload nor result unless `bodies`. A page may have fewer tasks than
+        `limit`, or none, and yet not be the last: a call reads only so much.
+        """
+        ...
+
+    async def count_tasks(self, workspace: str, chosen: Filter) -> Mapping[Status, int]:
+        """How many of the workspace's tasks the filter selects, by status; one that has none is left out."""
+        ...
+
+    # --- what belongs to tasks
+
+    async def put_queue(self, state: QueueState) -> bool:
+        """Adds the queue if its version is 1, else replaces the one whose version is one less.
+
+        Returns whether it is now what is stored; if not, another write came first.
+        """
+        ...
+
+    async def list_queues(self, since: datetime | None) -> Sequence[QueueState]:
+        """All queues, or those with `changed_at` at or after `since`."""
+        ...
+
+    async def get_generation(self, workspace: str, dedupe_key: str) -> int:
+        """How many tasks with this dedupe_key have been superseded."""
+        ...
+
+    async def raise_generation(self, workspace: str, dedupe_key: str, generation: int) -> None:
+        """Makes it `generation` if it is one less; otherwise changes nothing."""
+        ...
+
+    async def record_leases(
+        self, workspace: str, request_id: str, granted: Sequence[Granted], expire_at: datetime
+    ) -> Sequence[Granted]:
+        """Keeps what a call granted, until about `expire_at`, unless something is kept of it already.
+
+        Returns what is kept.
+        """
+        ...
+
+    async def recorded_leases(self, workspace: str, request_id: str) -> Sequence[Granted] | None:
+        """What the call granted; None if nothing is kept of it."""
+        ...
+
+    # --- identity
 
     async def get_workspace(self, workspace_id: str) -> Workspace | None:
         """The workspace or operator with this id."""
@@ -76,6 +174,26 @@ class Store(Protocol):
     async def add_key(self, key: SigningKey) -> None:
         """Adds a signing key; one with the same kid that is there stays as it is."""
         ...
+
+    # --- between processes
+
+    async def beat(self, process: str, now: datetime) -> None:
+        """Says that this process is alive."""
+        ...
+
+    async def processes(self, since: datetime) -> Collection[str]:
+        """The processes that have said so at or after `since`."""
+        ...
+
+    async def publish(self, signal: Signal) -> None:
+        """Tells those who `watch`. Not durable: nothing may hang on it."""
+        ...
+
+    def watch(self) -> AsyncIterator[Signal]:
+        """The signals that are published from when the first `__anext__` was called. Ends by raising Unavailable."""
+        ...
+
+    # --- itself
 
     async def ping(self) -> None:
         """Returns if the database takes writes."""

@@ -23,11 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from openmcp.chain.v1 import errors_pb2 as openmcp_dot_chain_dot_v1_dot_errors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1copenmcp/chain/v1/tasks.proto\x12\x10openmcp.chain.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x02\n\x11SubmitTaskRequest\x12\"\n\x0cworkspace_id\x18\x01 \x01(\tR\x0cworkspace_id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x31\n\x07payload\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructR\x07payload\x12M\n\x08metadata\x18\x04 \x03(\x0b\x32\x31.openmcp.chain.v1.SubmitTaskRequest.MetadataEntryR\x08metadata\x12\x1e\n\nrequest_id\x18\x05 \x01(\tR\nrequest_id\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x9d\x01\n\x0bTaskSummary\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32\x1c.openmcp.chain.v1.TaskStatusR\x06status\x12>\n\x0csubmitted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0csubmitted_at\"*\n\x0eGetTaskRequest\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\"\x9f\x02\n\nTaskDetail\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32\x1c.openmcp.chain.v1.TaskStatusR\x06status\x12>\n\x0csubmitted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0csubmitted_at\x12:\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdated_at\x12/\n\x06result\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructR\x06result\x12\x14\n\x05\x65rror\x18\x06 \x01(\tR\x05\x65rror\"[\n\x17StreamTaskEventsRequest\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12&\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05R\x0e\x61\x66ter_sequence\"\xe8\x01\n\tTaskEvent\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32\x1c.openmcp.chain.v1.TaskStatusR\x06status\x12<\n\x0boccurred_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0boccurred_at\x12\x31\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructR\x07\x63ontext\x12\x1a\n\x08sequence\x18\x05 \x01(\x05R\x08sequence*\x8e\x01\n\nTaskStatus\x12\x1b\n\x17TASK_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_STATUS_PENDING\x10\x01\x12\x17\n\x13TASK_STATUS_RUNNING\x10\x02\x12\x19\n\x15TASK_STATUS_SUCCEEDED\x10\x03\x12\x16\n\x12TASK_STATUS_FAILED\x10\x04\x32\xbb\x02\n\x0bTaskService\x12\x66\n\nSubmitTask\x12#.openmcp.chain.v1.SubmitTaskRequest\x1a\x1d.openmcp.chain.v1.TaskSummary\"\x14\x82\xd3\xe4\x93\x02\x0e\"\t/v1/tasks:\x01*\x12\x66\n\x07GetTask\x12 .openmcp.chain.v1.GetTaskRequest\x1a\x1c.openmcp.chain.v1.TaskDetail\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/tasks/{task_id}\x12\\\n\x10StreamTaskEvents\x12).openmcp.chain.v1.StreamTaskEventsRequest\x1a\x1b.openmcp.chain.v1.TaskEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1copenmcp/chain/v1/tasks.proto\x12\x10openmcp.chain.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dopenmcp/chain/v1/errors.proto\"\xc2\x08\n\x11SubmitTaskRequest\x12\"\n\x0cworkspace_id\x18\x01 \x01(\tR\x0cworkspace_id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x31\n\x07payload\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructR\x07payload\x12M\n\x08metadata\x18\x04 \x03(\x0b\x32\x31.openmcp.chain.v1.SubmitTaskRequest.MetadataEntryR\x08metadata\x12\x1e\n\nrequest_id\x18\x05 \x01(\tR\nrequest_id\x12\x1e\n\ndedupe_key\x18\x06 \x01(\tR\ndedupe_key\x12J\n\x0f\x63onflict_policy\x18\x07 \x01(\x0e\x32 .openmcp.chain.v1.ConflictPolicyR\x0f\x63onflict_policy\x12\x1a\n\x08priority\x18\x08 \x01(\x05R\x08priority\x12@\n\rschedule_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rschedule_time\x12\x41\n\x0cretry_policy\x18\n \x01(\x0b\x32\x1d.openmcp.chain.v1.RetryPolicyR\x0cretry_policy\x12W\n\x19schedule_to_start_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationR\x19schedule_to_start_timeout\x12Q\n\x16start_to_close_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationR\x16start_to_close_timeout\x12W\n\x19schedule_to_close_timeout\x18\r \x01(\x0b\x32\x19.google.protobuf.DurationR\x19schedule_to_close_timeout\x12G\n\x11heartbeat_timeout\x18\x0e \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeat_timeout\x12\x37\n\tretention\x18\x0f \x01(\x0b\x32\x19.google.protobuf.DurationR\tretention\x12G\n\x06labels\x18\x10 \x03(\x0b\x32/.openmcp.chain.v1.SubmitTaskRequest.LabelsEntryR\x06labels\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xb7\x02\n\x0bRetryPolicy\x12\x45\n\x10initial_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x10initial_interval\x12\x30\n\x13\x62\x61\x63koff_coefficient\x18\x02 \x01(\x01R\x13\x62\x61\x63koff_coefficient\x12\x45\n\x10maximum_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x10maximum_interval\x12*\n\x10maximum_attempts\x18\x04 \x01(\x05R\x10maximum_attempts\x12<\n\x19non_retryable_error_codes\x18\x05 \x03(\tR\x19non_retryable_error_codes\"\x9d\x01\n\x0bTaskSummary\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32\x1c.openmcp.chain.v1.TaskStatusR\x06status\x12>\n\x0csubmitted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0csubmitted_at\"Z\n\x0eGetTaskRequest\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12.\n\x04view\x18\x02 \x01(\x0e\x32\x1a.openmcp.chain.v1.TaskViewR\x04view\"\xa6\x07\n\nTaskDetail\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32\x1c.openmcp.chain.v1.TaskStatusR\x06status\x12>\n\x0csubmitted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0csubmitted_at\x12:\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdated_at\x12/\n\x06result\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructR\x06result\x12\x14\n\x05\x65rror\x18\x06 \x01(\tR\x05\x65rror\x12\x12\n\x04type\x18\x07 \x01(\tR\x04type\x12\x31\n\x07payload\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructR\x07payload\x12\x46\n\x08metadata\x18\t \x03(\x0b\x32*.openmcp.chain.v1.TaskDetail.MetadataEntryR\x08metadata\x12@\n\x06labels\x18\n \x03(\x0b\x32(.openmcp.chain.v1.TaskDetail.LabelsEntryR\x06labels\x12\x1a\n\x08priority\x18\x0b \x01(\x05R\x08priority\x12\x18\n\x07\x61ttempt\x18\x0c \x01(\x05R\x07\x61ttempt\x12:\n\x08progress\x18\r \x01(\x0b\x32\x1e.openmcp.chain.v1.TaskProgressR\x08progress\x12*\n\x10\x63\x61ncel_requested\x18\x0e \x01(\x08R\x10\x63\x61ncel_requested\x12@\n\rschedule_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rschedule_time\x12<\n\x0b\x65xpire_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x65xpire_time\x12\x1e\n\ndedupe_key\x18\x11 \x01(\tR\ndedupe_key\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"D\n\x0cTaskProgress\x12\x1a\n\x08\x66raction\x18\x01 \x01(\x01R\x08\x66raction\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"[\n\x17StreamTaskEventsRequest\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12&\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05R\x0e\x61\x66ter_sequence\"\xe8\x01\n\tTaskEvent\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32\x1c.openmcp.chain.v1.TaskStatusR\x06status\x12<\n\x0boccurred_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0boccurred_at\x12\x31\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructR\x07\x63ontext\x12\x1a\n\x08sequence\x18\x05 \x01(\x05R\x08sequence\"`\n\x0fWaitTaskRequest\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12\x33\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07timeout\"\x98\x01\n\x10ListTasksRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05R\tpage_size\x12\x1e\n\npage_token\x18\x02 \x01(\tR\npage_token\x12\x16\n\x06\x66ilter\x18\x03 \x01(\tR\x06\x66ilter\x12.\n\x04view\x18\x04 \x01(\x0e\x32\x1a.openmcp.chain.v1.TaskViewR\x04view\"q\n\x11ListTasksResponse\x12\x32\n\x05tasks\x18\x01 \x03(\x0b\x32\x1c.openmcp.chain.v1.TaskDetailR\x05tasks\x12(\n\x0fnext_page_token\x18\x02 \x01(\tR\x0fnext_page_token\"+\n\x11\x43ountTasksRequest\x12\x16\n\x06\x66ilter\x18\x01 \x01(\tR\x06\x66ilter\"a\n\x12\x43ountTasksResponse\x12\x35\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1d.openmcp.chain.v1.StatusCountR\x06\x63ounts\x12\x14\n\x05total\x18\x02 \x01(\x05R\x05total\"Y\n\x0bStatusCount\x12\x34\n\x06status\x18\x01 \x01(\x0e\x32\x1c.openmcp.chain.v1.TaskStatusR\x06status\x12\x14\n\x05\x63ount\x18\x02 \x01(\x05R\x05\x63ount\"E\n\x11\x43\x61ncelTaskRequest\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\",\n\x10RetryTaskRequest\x12\x18\n\x07task_id\x18\x01 \x01(\tR\x07task_id\"Z\n\x17\x42\x61tchSubmitTasksRequest\x12?\n\x08requests\x18\x01 \x03(\x0b\x32#.openmcp.chain.v1.SubmitTaskRequestR\x08requests\"Y\n\x18\x42\x61tchSubmitTasksResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32#.openmcp.chain.v1.BatchSubmitResultR\x07results\"\x84\x01\n\x11\x42\x61tchSubmitResult\x12\x33\n\x04task\x18\x01 \x01(\x0b\x32\x1d.openmcp.chain.v1.TaskSummaryH\x00R\x04task\x12/\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x17.openmcp.chain.v1.ErrorH\x00R\x05\x65rrorB\t\n\x07outcome\"b\n\x14\x42\x61tchGetTasksRequest\x12\x1a\n\x08task_ids\x18\x01 \x03(\tR\x08task_ids\x12.\n\x04view\x18\x02 \x01(\x0e\x32\x1a.openmcp.chain.v1.TaskViewR\x04view\"i\n\x15\x42\x61tchGetTasksResponse\x12\x32\n\x05tasks\x18\x01 \x03(\x0b\x32\x1c.openmcp.chain.v1.TaskDetailR\x05tasks\x12\x1c\n\tnot_found\x18\x02 \x03(\tR\tnot_found\"F\n\x16\x42\x61tchRetryTasksRequest\x12\x16\n\x06\x66ilter\x18\x01 \x01(\tR\x06\x66ilter\x12\x14\n\x05limit\x18\x02 \x01(\x05R\x05limit\"I\n\x17\x42\x61tchRetryTasksResponse\x12\x1a\n\x08task_ids\x18\x01 \x03(\tR\x08task_ids\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\"\x88\x01\n\x08TaskType\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x16\n\x06paused\x18\x02 \x01(\x08R\x06paused\x12\x38\n\tpaused_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tpaused_at\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\"\x16\n\x14ListTaskTypesRequest\"S\n\x15ListTaskTypesResponse\x12:\n\ntask_types\x18\x01 \x03(\x0b\x32\x1a.openmcp.chain.v1.TaskTypeR\ntask_types\"B\n\x14PauseTaskTypeRequest\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\"Q\n\x15PauseTaskTypeResponse\x12\x38\n\ttask_type\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.TaskTypeR\ttask_type\"+\n\x15ResumeTaskTypeRequest\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\"R\n\x16ResumeTaskTypeResponse\x12\x38\n\ttask_type\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.TaskTypeR\ttask_type*m\n\x0e\x43onflictPolicy\x12\x1f\n\x1b\x43ONFLICT_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONFLICT_POLICY_FAIL\x10\x01\x12 \n\x1c\x43ONFLICT_POLICY_USE_EXISTING\x10\x02*N\n\x08TaskView\x12\x19\n\x15TASK_VIEW_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_VIEW_BASIC\x10\x01\x12\x12\n\x0eTASK_VIEW_FULL\x10\x02*\xa9\x01\n\nTaskStatus\x12\x1b\n\x17TASK_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_STATUS_PENDING\x10\x01\x12\x17\n\x13TASK_STATUS_RUNNING\x10\x02\x12\x19\n\x15TASK_STATUS_SUCCEEDED\x10\x03\x12\x16\n\x12TASK_STATUS_FAILED\x10\x04\x12\x19\n\x15TASK_STATUS_CANCELLED\x10\x05\x32\x9c\r\n\x0bTaskService\x12\x66\n\nSubmitTask\x12#.openmcp.chain.v1.SubmitTaskRequest\x1a\x1d.openmcp.chain.v1.TaskSummary\"\x14\x82\xd3\xe4\x93\x02\x0e\"\t/v1/tasks:\x01*\x12\x66\n\x07GetTask\x12 .openmcp.chain.v1.GetTaskRequest\x1a\x1c.openmcp.chain.v1.TaskDetail\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/tasks/{task_id}\x12\\\n\x10StreamTaskEvents\x12).openmcp.chain.v1.StreamTaskEventsRequest\x1a\x1b.openmcp.chain.v1.TaskEvent0\x01\x12m\n\x08WaitTask\x12!.openmcp.chain.v1.WaitTaskRequest\x1a\x1c.openmcp.chain.v1.TaskDetail\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/tasks/{task_id}:wait\x12g\n\tListTasks\x12\".openmcp.chain.v1.ListTasksRequest\x1a#.openmcp.chain.v1.ListTasksResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/tasks\x12p\n\nCountTasks\x12#.openmcp.chain.v1.CountTasksRequest\x1a$.openmcp.chain.v1.CountTasksResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/tasks:count\x12v\n\nCancelTask\x12#.openmcp.chain.v1.CancelTaskRequest\x1a\x1c.openmcp.chain.v1.TaskDetail\"%\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/tasks/{task_id}:cancel:\x01*\x12s\n\tRetryTask\x12\".openmcp.chain.v1.RetryTaskRequest\x1a\x1c.openmcp.chain.v1.TaskDetail\"$\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/tasks/{task_id}:retry:\x01*\x12\x8b\x01\n\x10\x42\x61tchSubmitTasks\x12).openmcp.chain.v1.BatchSubmitTasksRequest\x1a*.openmcp.chain.v1.BatchSubmitTasksResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/tasks:batchSubmit:\x01*\x12|\n\rBatchGetTasks\x12&.openmcp.chain.v1.BatchGetTasksRequest\x1a\'.openmcp.chain.v1.BatchGetTasksResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/tasks:batchGet\x12\x87\x01\n\x0f\x42\x61tchRetryTasks\x12(.openmcp.chain.v1.BatchRetryTasksRequest\x1a).openmcp.chain.v1.BatchRetryTasksResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/tasks:batchRetry:\x01*\x12x\n\rListTaskTypes\x12&.openmcp.chain.v1.ListTaskTypesRequest\x1a\'.openmcp.chain.v1.ListTaskTypesResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/task-types\x12\x88\x01\n\rPauseTaskType\x12&.openmcp.chain.v1.PauseTaskTypeRequest\x1a\'.openmcp.chain.v1.PauseTaskTypeResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/task-types/{type}:pause:\x01*\x12\x8c\x01\n\x0eResumeTaskType\x12\'.openmcp.chain.v1.ResumeTaskTypeRequest\x1a(.openmcp.chain.v1.ResumeTaskTypeResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/task-types/{type}:resume:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,26 +38,112 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SUBMITTASKREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_SUBMITTASKREQUEST_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_SUBMITTASKREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_SUBMITTASKREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_TASKDETAIL_METADATAENTRY']._loaded_options = None
+  _globals['_TASKDETAIL_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_TASKDETAIL_LABELSENTRY']._loaded_options = None
+  _globals['_TASKDETAIL_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TASKSERVICE'].methods_by_name['SubmitTask']._loaded_options = None
   _globals['_TASKSERVICE'].methods_by_name['SubmitTask']._serialized_options = b'\202\323\344\223\002\016\"\t/v1/tasks:\001*'
   _globals['_TASKSERVICE'].methods_by_name['GetTask']._loaded_options = None
   _globals['_TASKSERVICE'].methods_by_name['GetTask']._serialized_options = b'\202\323\344\223\002\025\022\023/v1/tasks/{task_id}'
-  _globals['_TASKSTATUS']._serialized_start=1267
-  _globals['_TASKSTATUS']._serialized_end=1409
-  _globals['_SUBMITTASKREQUEST']._serialized_start=144
-  _globals['_SUBMITTASKREQUEST']._serialized_end=442
-  _globals['_SUBMITTASKREQUEST_METADATAENTRY']._serialized_start=383
-  _globals['_SUBMITTASKREQUEST_METADATAENTRY']._serialized_end=442
-  _globals['_TASKSUMMARY']._serialized_start=445
-  _globals['_TASKSUMMARY']._serialized_end=602
-  _globals['_GETTASKREQUEST']._serialized_start=604
-  _globals['_GETTASKREQUEST']._serialized_end=646
-  _globals['_TASKDETAIL']._serialized_start=649
-  _globals['_TASKDETAIL']._serialized_end=936
-  _globals['_STREAMTASKEVENTSREQUEST']._serialized_start=938
-  _globals['_STREAMTASKEVENTSREQUEST']._serialized_end=1029
-  _globals['_TASKEVENT']._serialized_start=1032
-  _globals['_TASKEVENT']._serialized_end=1264
-  _globals['_TASKSERVICE']._serialized_start=1412
-  _globals['_TASKSERVICE']._serialized_end=1727
+  _globals['_TASKSERVICE'].methods_by_name['WaitTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['WaitTask']._serialized_options = b'\202\323\344\223\002\032\022\030/v1/tasks/{task_id}:wait'
+  _globals['_TASKSERVICE'].methods_by_name['ListTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['ListTasks']._serialized_options = b'\202\323\344\223\002\013\022\t/v1/tasks'
+  _globals['_TASKSERVICE'].methods_by_name['CountTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['CountTasks']._serialized_options = b'\202\323\344\223\002\021\022\017/v1/tasks:count'
+  _globals['_TASKSERVICE'].methods_by_name['CancelTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['CancelTask']._serialized_options = b'\202\323\344\223\002\037\"\032/v1/tasks/{task_id}:cancel:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['RetryTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['RetryTask']._serialized_options = b'\202\323\344\223\002\036\"\031/v1/tasks/{task_id}:retry:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['BatchSubmitTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['BatchSubmitTasks']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/tasks:batchSubmit:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['BatchGetTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['BatchGetTasks']._serialized_options = b'\202\323\344\223\002\024\022\022/v1/tasks:batchGet'
+  _globals['_TASKSERVICE'].methods_by_name['BatchRetryTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['BatchRetryTasks']._serialized_options = b'\202\323\344\223\002\031\"\024/v1/tasks:batchRetry:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['ListTaskTypes']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['ListTaskTypes']._serialized_options = b'\202\323\344\223\002\020\022\016/v1/task-types'
+  _globals['_TASKSERVICE'].methods_by_name['PauseTaskType']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['PauseTaskType']._serialized_options = b'\202\323\344\223\002 \"\033/v1/task-types/{type}:pause:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['ResumeTaskType']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['ResumeTaskType']._serialized_options = b'\202\323\344\223\002!\"\034/v1/task-types/{type}:resume:\001*'
+  _globals['_CONFLICTPOLICY']._serialized_start=5120
+  _globals['_CONFLICTPOLICY']._serialized_end=5229
+  _globals['_TASKVIEW']._serialized_start=5231
+  _globals['_TASKVIEW']._serialized_end=5309
+  _globals['_TASKSTATUS']._serialized_start=5312
+  _globals['_TASKSTATUS']._serialized_end=5481
+  _globals['_SUBMITTASKREQUEST']._serialized_start=207
+  _globals['_SUBMITTASKREQUEST']._serialized_end=1297
+  _globals['_SUBMITTASKREQUEST_METADATAENTRY']._serialized_start=1179
+  _globals['_SUBMITTASKREQUEST_METADATAENTRY']._serialized_end=1238
+  _globals['_SUBMITTASKREQUEST_LABELSENTRY']._serialized_start=1240
+  _globals['_SUBMITTASKREQUEST_LABELSENTRY']._serialized_end=1297
+  _globals['_RETRYPOLICY']._serialized_start=1300
+  _globals['_RETRYPOLICY']._serialized_end=1611
+  _globals['_TASKSUMMARY']._serialized_start=1614
+  _globals['_TASKSUMMARY']._serialized_end=1771
+  _globals['_GETTASKREQUEST']._serialized_start=1773
+  _globals['_GETTASKREQUEST']._serialized_end=1863
+  _globals['_TASKDETAIL']._serialized_start=1866
+  _globals['_TASKDETAIL']._serialized_end=2800
+  _globals['_TASKDETAIL_METADATAENTRY']._serialized_start=1179
+  _globals['_TASKDETAIL_METADATAENTRY']._serialized_end=1238
+  _globals['_TASKDETAIL_LABELSENTRY']._serialized_start=1240
+  _globals['_TASKDETAIL_LABELSENTRY']._serialized_end=1297
+  _globals['_TASKPROGRESS']._serialized_start=2802
+  _globals['_TASKPROGRESS']._serialized_end=2870
+  _globals['_STREAMTASKEVENTSREQUEST']._serialized_start=2872
+  _globals['_STREAMTASKEVENTSREQUEST']._serialized_end=2963
+  _globals['_TASKEVENT']._serialized_start=2966
+  _globals['_TASKEVENT']._serialized_end=3198
+  _globals['_WAITTASKREQUEST']._serialized_start=3200
+  _globals['_WAITTASKREQUEST']._serialized_end=3296
+  _globals['_LISTTASKSREQUEST']._serialized_start=3299
+  _globals['_LISTTASKSREQUEST']._serialized_end=3451
+  _globals['_LISTTASKSRESPONSE']._serialized_start=3453
+  _globals['_LISTTASKSRESPONSE']._serialized_end=3566
+  _globals['_COUNTTASKSREQUEST']._serialized_start=3568
+  _globals['_COUNTTASKSREQUEST']._serialized_end=3611
+  _globals['_COUNTTASKSRESPONSE']._serialized_start=3613
+  _globals['_COUNTTASKSRESPONSE']._serialized_end=3710
+  _globals['_STATUSCOUNT']._serialized_start=3712
+  _globals['_STATUSCOUNT']._serialized_end=3801
+  _globals['_CANCELTASKREQUEST']._serialized_start=3803
+  _globals['_CANCELTASKREQUEST']._serialized_end=3872
+  _globals['_RETRYTASKREQUEST']._serialized_start=3874
+  _globals['_RETRYTASKREQUEST']._serialized_end=3918
+  _globals['_BATCHSUBMITTASKSREQUEST']._serialized_start=3920
+  _globals['_BATCHSUBMITTASKSREQUEST']._serialized_end=4010
+  _globals['_BATCHSUBMITTASKSRESPONSE']._serialized_start=4012
+  _globals['_BATCHSUBMITTASKSRESPONSE']._serialized_end=4101
+  _globals['_BATCHSUBMITRESULT']._serialized_start=4104
+  _globals['_BATCHSUBMITRESULT']._serialized_end=4236
+  _globals['_BATCHGETTASKSREQUEST']._serialized_start=4238
+  _globals['_BATCHGETTASKSREQUEST']._serialized_end=4336
+  _globals['_BATCHGETTASKSRESPONSE']._serialized_start=4338
+  _globals['_BATCHGETTASKSRESPONSE']._serialized_end=4443
+  _globals['_BATCHRETRYTASKSREQUEST']._serialized_start=4445
+  _globals['_BATCHRETRYTASKSREQUEST']._serialized_end=4515
+  _globals['_BATCHRETRYTASKSRESPONSE']._serialized_start=4517
+  _globals['_BATCHRETRYTASKSRESPONSE']._serialized_end=4590
+  _globals['_TASKTYPE']._serialized_start=4593
+  _globals['_TASKTYPE']._serialized_end=4729
+  _globals['_LISTTASKTYPESREQUEST']._serialized_start=4731
+  _globals['_LISTTASKTYPESREQUEST']._serialized_end=4753
+  _globals['_LISTTASKTYPESRESPONSE']._serialized_start=4755
+  _globals['_LISTTASKTYPESRESPONSE']._serialized_end=4838
+  _globals['_PAUSETASKTYPEREQUEST']._serialized_start=4840
+  _globals['_PAUSETASKTYPEREQUEST']._serialized_end=4906
+  _globals['_PAUSETASKTYPERESPONSE']._serialized_start=4908
+  _globals['_PAUSETASKTYPERESPONSE']._serialized_end=4989
+  _globals['_RESUMETASKTYPEREQUEST']._serialized_start=4991
+  _globals['_RESUMETASKTYPEREQUEST']._serialized_end=5034
+  _globals['_RESUMETASKTYPERESPONSE']._serialized_start=5036
+  _globals['_RESUMETASKTYPERESPONSE']._serialized_end=5118
+  _globals['_TASKSERVICE']._serialized_start=5484
+  _globals['_TASKSERVICE']._serialized_end=7176
 # @@protoc_insertion_point(module_scope)

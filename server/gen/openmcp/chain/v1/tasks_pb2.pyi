@@ -5,11 +5,13 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from openmcp.chain.v1 import errors_pb2 as _errors_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +22,54 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ConflictPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConflictPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConflictPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONFLICT_POLICY_UNSPECIFIED: _ConflictPolicy.ValueType  # 0
+    """The same as `FAIL`."""
+    CONFLICT_POLICY_FAIL: _ConflictPolicy.ValueType  # 1
+    """A refusal, with `DEDUPE_KEY_TAKEN`."""
+    CONFLICT_POLICY_USE_EXISTING: _ConflictPolicy.ValueType  # 2
+    """The task that is there."""
+
+class ConflictPolicy(_ConflictPolicy, metaclass=_ConflictPolicyEnumTypeWrapper):
+    """What a submit gets whose `dedupe_key` is taken by a task that has not ended."""
+
+CONFLICT_POLICY_UNSPECIFIED: ConflictPolicy.ValueType  # 0
+"""The same as `FAIL`."""
+CONFLICT_POLICY_FAIL: ConflictPolicy.ValueType  # 1
+"""A refusal, with `DEDUPE_KEY_TAKEN`."""
+CONFLICT_POLICY_USE_EXISTING: ConflictPolicy.ValueType  # 2
+"""The task that is there."""
+Global___ConflictPolicy: _TypeAlias = ConflictPolicy  # noqa: Y015
+
+class _TaskView:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TaskViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskView.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TASK_VIEW_UNSPECIFIED: _TaskView.ValueType  # 0
+    """What the method says."""
+    TASK_VIEW_BASIC: _TaskView.ValueType  # 1
+    """All but `payload` and `result`."""
+    TASK_VIEW_FULL: _TaskView.ValueType  # 2
+    """Everything."""
+
+class TaskView(_TaskView, metaclass=_TaskViewEnumTypeWrapper):
+    """What of a task is wanted."""
+
+TASK_VIEW_UNSPECIFIED: TaskView.ValueType  # 0
+"""What the method says."""
+TASK_VIEW_BASIC: TaskView.ValueType  # 1
+"""All but `payload` and `result`."""
+TASK_VIEW_FULL: TaskView.ValueType  # 2
+"""Everything."""
+Global___TaskView: _TypeAlias = TaskView  # noqa: Y015
 
 class _TaskStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -37,6 +87,8 @@ class _TaskStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskStatus
     """Ended, with a result."""
     TASK_STATUS_FAILED: _TaskStatus.ValueType  # 4
     """Ended, with an error."""
+    TASK_STATUS_CANCELLED: _TaskStatus.ValueType  # 5
+    """Ended by `CancelTask`."""
 
 class TaskStatus(_TaskStatus, metaclass=_TaskStatusEnumTypeWrapper):
     """A task's status. New values may come; treat an unknown one as "not ended"."""
@@ -51,6 +103,8 @@ TASK_STATUS_SUCCEEDED: TaskStatus.ValueType  # 3
 """Ended, with a result."""
 TASK_STATUS_FAILED: TaskStatus.ValueType  # 4
 """Ended, with an error."""
+TASK_STATUS_CANCELLED: TaskStatus.ValueType  # 5
+"""Ended by `CancelTask`."""
 Global___TaskStatus: _TypeAlias = TaskStatus  # noqa: Y015
 
 @_typing.final
@@ -79,11 +133,42 @@ class SubmitTaskRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DEDUPE_KEY_FIELD_NUMBER: _builtins.int
+    CONFLICT_POLICY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TIME_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TO_START_TIMEOUT_FIELD_NUMBER: _builtins.int
+    START_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     """The workspace to submit to. May be left empty: the token names it. Another one is refused with
     `WORKSPACE_MISMATCH`.
@@ -96,6 +181,14 @@ class SubmitTaskRequest(_message.Message):
     """Makes the call safe to repeat (AIP-155): a UUID of the caller's choice. The same request with the same id
     gets the first answer; a different one is refused with `REQUEST_ID_REUSED`.
     """
+    dedupe_key: _builtins.str
+    """While a task with this key has not ended, another one is not accepted: `conflict_policy` says what its submit gets.
+    Up to 128 characters.
+    """
+    conflict_policy: Global___ConflictPolicy.ValueType
+    """What a submit gets whose `dedupe_key` is taken."""
+    priority: _builtins.int
+    """Orders a workspace's waiting tasks of a type: 1 goes before all of 2, and so on to 5. 0 stands for 3."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
         """The task's input. At most 1 MiB in protobuf encoding and 32 levels deep. Numbers are finite doubles: send an
@@ -105,9 +198,43 @@ class SubmitTaskRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Up to 64 entries; keys to 128, values to 1,024 characters. `priority` (`high`, `normal`, `low`) orders a
-        workspace's waiting tasks.
+        """Up to 64 entries; keys to 128, values to 1,024 characters. `priority` (`high`, `normal`, `low`) stands for the field
+        `priority` of 1, 3 or 5.
         """
+
+    @_builtins.property
+    def schedule_time(self) -> _timestamp_pb2.Timestamp:
+        """Run it no sooner; at most 366 days ahead."""
+
+    @_builtins.property
+    def retry_policy(self) -> Global___RetryPolicy:
+        """When a failed attempt is tried again."""
+
+    @_builtins.property
+    def schedule_to_start_timeout(self) -> _duration_pb2.Duration:
+        """How long it may wait, from when it may run, until a worker starts it: it then fails with `SCHEDULE_TO_START_TIMEOUT`."""
+
+    @_builtins.property
+    def start_to_close_timeout(self) -> _duration_pb2.Duration:
+        """How long one attempt may take: it then fails with `START_TO_CLOSE_TIMEOUT`, and is tried again."""
+
+    @_builtins.property
+    def schedule_to_close_timeout(self) -> _duration_pb2.Duration:
+        """How long all of it may take, from the submit on: it then fails with `SCHEDULE_TO_CLOSE_TIMEOUT`."""
+
+    @_builtins.property
+    def heartbeat_timeout(self) -> _duration_pb2.Duration:
+        """How long its worker may be silent before the attempt counts as lost, in place of the server's `lease_duration`;
+        1 second to 1 hour.
+        """
+
+    @_builtins.property
+    def retention(self) -> _duration_pb2.Duration:
+        """How long it is kept once it has ended, in place of the server's own time; at most 366 days."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What to find it by: up to 16 entries; keys of 1 to 63 of `a-z 0-9 _ . -`, values to 128 characters."""
 
     def __init__(
         self,
@@ -117,14 +244,71 @@ class SubmitTaskRequest(_message.Message):
         payload: _struct_pb2.Struct | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        dedupe_key: _builtins.str = ...,
+        conflict_policy: Global___ConflictPolicy.ValueType = ...,
+        priority: _builtins.int = ...,
+        schedule_time: _timestamp_pb2.Timestamp | None = ...,
+        retry_policy: Global___RetryPolicy | None = ...,
+        schedule_to_start_timeout: _duration_pb2.Duration | None = ...,
+        start_to_close_timeout: _duration_pb2.Duration | None = ...,
+        schedule_to_close_timeout: _duration_pb2.Duration | None = ...,
+        heartbeat_timeout: _duration_pb2.Duration | None = ...,
+        retention: _duration_pb2.Duration | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_timeout", b"heartbeat_timeout", "payload", b"payload", "retention", b"retention", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "payload", b"payload", "request_id", b"request_id", "type", b"type", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_policy", b"conflict_policy", "dedupe_key", b"dedupe_key", "heartbeat_timeout", b"heartbeat_timeout", "labels", b"labels", "metadata", b"metadata", "payload", b"payload", "priority", b"priority", "request_id", b"request_id", "retention", b"retention", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_to_close_timeout", b"start_to_close_timeout", "type", b"type", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitTaskRequest: _TypeAlias = SubmitTaskRequest  # noqa: Y015
+
+@_typing.final
+class RetryPolicy(_message.Message):
+    """When a failed attempt is tried again: after a random time (full jitter) of at most
+    `initial_interval * backoff_coefficient ^ (attempt - 1)` and at most `maximum_interval`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INITIAL_INTERVAL_FIELD_NUMBER: _builtins.int
+    BACKOFF_COEFFICIENT_FIELD_NUMBER: _builtins.int
+    MAXIMUM_INTERVAL_FIELD_NUMBER: _builtins.int
+    MAXIMUM_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NON_RETRYABLE_ERROR_CODES_FIELD_NUMBER: _builtins.int
+    backoff_coefficient: _builtins.float
+    """Default: 2. From 1 to 10."""
+    maximum_attempts: _builtins.int
+    """How often it is tried at all. Default: 5. At most 100; 1 means that nothing is tried again."""
+    @_builtins.property
+    def initial_interval(self) -> _duration_pb2.Duration:
+        """Default: 0.5 seconds. At most 1 hour."""
+
+    @_builtins.property
+    def maximum_interval(self) -> _duration_pb2.Duration:
+        """Default: 1 minute. At most 24 hours."""
+
+    @_builtins.property
+    def non_retryable_error_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Codes of failures that are final, such as `INPUT_NOT_FOUND`; up to 32."""
+
+    def __init__(
+        self,
+        *,
+        initial_interval: _duration_pb2.Duration | None = ...,
+        backoff_coefficient: _builtins.float = ...,
+        maximum_interval: _duration_pb2.Duration | None = ...,
+        maximum_attempts: _builtins.int = ...,
+        non_retryable_error_codes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["initial_interval", b"initial_interval", "maximum_interval", b"maximum_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff_coefficient", b"backoff_coefficient", "initial_interval", b"initial_interval", "maximum_attempts", b"maximum_attempts", "maximum_interval", b"maximum_interval", "non_retryable_error_codes", b"non_retryable_error_codes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
 
 @_typing.final
 class TaskSummary(_message.Message):
@@ -165,16 +349,20 @@ class GetTaskRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task's id."""
+    view: Global___TaskView.ValueType
+    """What of the task is wanted. Unspecified: all but the payload."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
+        view: Global___TaskView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,18 +374,79 @@ class TaskDetail(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TASK_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     SUBMITTED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    DEDUPE_KEY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task's id, a UUID."""
     status: Global___TaskStatus.ValueType
     """Where it is in its life."""
     error: _builtins.str
     """Why it failed, as `CODE: message`; empty otherwise (REST: null)."""
+    type: _builtins.str
+    """What kind of task it is."""
+    priority: _builtins.int
+    """1 (first) to 5 (last)."""
+    attempt: _builtins.int
+    """How many attempts have begun."""
+    cancel_requested: _builtins.bool
+    """Whether it is to stop; see `CancelTask`."""
+    dedupe_key: _builtins.str
+    """Its `dedupe_key`, as submitted."""
     @_builtins.property
     def submitted_at(self) -> _timestamp_pb2.Timestamp:
         """When it was accepted."""
@@ -210,6 +459,30 @@ class TaskDetail(_message.Message):
     def result(self) -> _struct_pb2.Struct:
         """What it returned; set once it has succeeded."""
 
+    @_builtins.property
+    def payload(self) -> _struct_pb2.Struct:
+        """Its input, as submitted; only in the `FULL` view."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Its metadata, as submitted."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Its labels, as submitted."""
+
+    @_builtins.property
+    def progress(self) -> Global___TaskProgress:
+        """How far the running attempt says that it is."""
+
+    @_builtins.property
+    def schedule_time(self) -> _timestamp_pb2.Timestamp:
+        """When it may run, or be tried again, if it waits; when it was to run otherwise."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is deleted; set once it has ended."""
+
     def __init__(
         self,
         *,
@@ -219,14 +492,51 @@ class TaskDetail(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         result: _struct_pb2.Struct | None = ...,
         error: _builtins.str = ...,
+        type: _builtins.str = ...,
+        payload: _struct_pb2.Struct | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        priority: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        progress: Global___TaskProgress | None = ...,
+        cancel_requested: _builtins.bool = ...,
+        schedule_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        dedupe_key: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "submitted_at", b"submitted_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "payload", b"payload", "progress", b"progress", "result", b"result", "schedule_time", b"schedule_time", "submitted_at", b"submitted_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result", "status", b"status", "submitted_at", b"submitted_at", "task_id", b"task_id", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "dedupe_key", b"dedupe_key", "error", b"error", "expire_time", b"expire_time", "labels", b"labels", "metadata", b"metadata", "payload", b"payload", "priority", b"priority", "progress", b"progress", "result", b"result", "schedule_time", b"schedule_time", "status", b"status", "submitted_at", b"submitted_at", "task_id", b"task_id", "type", b"type", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskDetail: _TypeAlias = TaskDetail  # noqa: Y015
+
+@_typing.final
+class TaskProgress(_message.Message):
+    """How far an attempt says that it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRACTION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    fraction: _builtins.float
+    """The part that is done, from 0 to 1."""
+    message: _builtins.str
+    """What it is at, for people; up to 256 characters."""
+    def __init__(
+        self,
+        *,
+        fraction: _builtins.float = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskProgress: _TypeAlias = TaskProgress  # noqa: Y015
 
 @_typing.final
 class StreamTaskEventsRequest(_message.Message):
@@ -295,3 +605,585 @@ class TaskEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskEvent: _TypeAlias = TaskEvent  # noqa: Y015
+
+@_typing.final
+class WaitTaskRequest(_message.Message):
+    """Names a task to wait for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task's id."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait: up to 25 seconds, which is also the default. A client that wants to wait longer calls again."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitTaskRequest: _TypeAlias = WaitTaskRequest  # noqa: Y015
+
+@_typing.final
+class ListTasksRequest(_message.Message):
+    """Asks for a page of tasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most: up to 1,000 (more counts as 1,000); 0 stands for 50. A page may have fewer and not be the last."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before, with the same `filter`; empty for the first page."""
+    filter: _builtins.str
+    """Which tasks (AIP-160): conditions on `status`, `type`, `priority`, `labels.<key>`, `submitted_at` and `updated_at`, with
+    `=`, `!=`, `<`, `<=`, `>`, `>=`, `AND`, `OR`, `NOT` and parentheses, such as
+    `status = FAILED AND labels.team = "search" AND submitted_at >= "2024-01-01T00:00:00Z"`. Up to 1,024 characters.
+    """
+    view: Global___TaskView.ValueType
+    """What of each is wanted. Unspecified: `BASIC`."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        view: Global___TaskView.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTasksRequest: _TypeAlias = ListTasksRequest  # noqa: Y015
+
+@_typing.final
+class ListTasksResponse(_message.Message):
+    """A page of tasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page begins; empty if this is the last."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDetail]:
+        """The tasks, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___TaskDetail] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTasksResponse: _TypeAlias = ListTasksResponse  # noqa: Y015
+
+@_typing.final
+class CountTasksRequest(_message.Message):
+    """Asks how many tasks there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """Which tasks, as in `ListTasks`; empty for all."""
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountTasksRequest: _TypeAlias = CountTasksRequest  # noqa: Y015
+
+@_typing.final
+class CountTasksResponse(_message.Message):
+    """How many tasks there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """All of them together."""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatusCount]:
+        """One for each status that occurs. What is told may be some seconds old."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___StatusCount] | None = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountTasksResponse: _TypeAlias = CountTasksResponse  # noqa: Y015
+
+@_typing.final
+class StatusCount(_message.Message):
+    """How many tasks have a status."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    status: Global___TaskStatus.ValueType
+    """The status."""
+    count: _builtins.int
+    """How many tasks have it."""
+    def __init__(
+        self,
+        *,
+        status: Global___TaskStatus.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatusCount: _TypeAlias = StatusCount  # noqa: Y015
+
+@_typing.final
+class CancelTaskRequest(_message.Message):
+    """Names a task to end early."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task's id."""
+    reason: _builtins.str
+    """Why, for people; up to 512 characters. It stands in the task's events and is told to its worker."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelTaskRequest: _TypeAlias = CancelTaskRequest  # noqa: Y015
+
+@_typing.final
+class RetryTaskRequest(_message.Message):
+    """Names a task to try again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task's id."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryTaskRequest: _TypeAlias = RetryTaskRequest  # noqa: Y015
+
+@_typing.final
+class BatchSubmitTasksRequest(_message.Message):
+    """Tasks to submit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitTaskRequest]:
+        """1 to 1,000 of them; the request as a whole may have 4 MiB."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___SubmitTaskRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSubmitTasksRequest: _TypeAlias = BatchSubmitTasksRequest  # noqa: Y015
+
+@_typing.final
+class BatchSubmitTasksResponse(_message.Message):
+    """What has become of each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchSubmitResult]:
+        """In the order of the requests."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchSubmitResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSubmitTasksResponse: _TypeAlias = BatchSubmitTasksResponse  # noqa: Y015
+
+@_typing.final
+class BatchSubmitResult(_message.Message):
+    """What has become of one task of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task(self) -> Global___TaskSummary:
+        """It was accepted."""
+
+    @_builtins.property
+    def error(self) -> _errors_pb2.Error:
+        """It was refused, and why."""
+
+    def __init__(
+        self,
+        *,
+        task: Global___TaskSummary | None = ...,
+        error: _errors_pb2.Error | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["task", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___BatchSubmitResult: _TypeAlias = BatchSubmitResult  # noqa: Y015
+
+@_typing.final
+class BatchGetTasksRequest(_message.Message):
+    """Names tasks to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    view: Global___TaskView.ValueType
+    """What of each is wanted. Unspecified: all but the payload."""
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 100 of them."""
+
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+        view: Global___TaskView.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_ids", b"task_ids", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetTasksRequest: _TypeAlias = BatchGetTasksRequest  # noqa: Y015
+
+@_typing.final
+class BatchGetTasksResponse(_message.Message):
+    """The tasks that there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    NOT_FOUND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDetail]:
+        """In the order in which they were named, those that do not exist left out."""
+
+    @_builtins.property
+    def not_found(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that do not exist."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___TaskDetail] | None = ...,
+        not_found: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_found", b"not_found", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetTasksResponse: _TypeAlias = BatchGetTasksResponse  # noqa: Y015
+
+@_typing.final
+class BatchRetryTasksRequest(_message.Message):
+    """Selects tasks to try again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """Which tasks, as in `ListTasks`; of these, the ones that are `FAILED` or `CANCELLED`. Empty for all."""
+    limit: _builtins.int
+    """How many at most, the newest first: up to 1,000; 0 stands for 100."""
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRetryTasksRequest: _TypeAlias = BatchRetryTasksRequest  # noqa: Y015
+
+@_typing.final
+class BatchRetryTasksResponse(_message.Message):
+    """Which tasks are tried again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """Whether the filter selects more of them."""
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their ids."""
+
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRetryTasksResponse: _TypeAlias = BatchRetryTasksResponse  # noqa: Y015
+
+@_typing.final
+class TaskType(_message.Message):
+    """A task type, as a workspace uses it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    PAUSED_AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """Its name."""
+    paused: _builtins.bool
+    """Whether it is paused."""
+    reason: _builtins.str
+    """Why it was paused."""
+    @_builtins.property
+    def paused_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was paused; unset if it is not."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        paused_at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["paused_at", b"paused_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paused", b"paused", "paused_at", b"paused_at", "reason", b"reason", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskType: _TypeAlias = TaskType  # noqa: Y015
+
+@_typing.final
+class ListTaskTypesRequest(_message.Message):
+    """Asks for the workspace's task types."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTaskTypesRequest: _TypeAlias = ListTaskTypesRequest  # noqa: Y015
+
+@_typing.final
+class ListTaskTypesResponse(_message.Message):
+    """The workspace's task types."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task_types(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskType]:
+        """By name; a workspace may use 1,000."""
+
+    def __init__(
+        self,
+        *,
+        task_types: _abc.Iterable[Global___TaskType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_types", b"task_types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTaskTypesResponse: _TypeAlias = ListTaskTypesResponse  # noqa: Y015
+
+@_typing.final
+class PauseTaskTypeRequest(_message.Message):
+    """Names a type to pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """The type; it need not have been used yet."""
+    reason: _builtins.str
+    """Why, for people; up to 512 characters."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseTaskTypeRequest: _TypeAlias = PauseTaskTypeRequest  # noqa: Y015
+
+@_typing.final
+class PauseTaskTypeResponse(_message.Message):
+    """The type, paused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task_type(self) -> Global___TaskType:
+        """The type as it is now."""
+
+    def __init__(
+        self,
+        *,
+        task_type: Global___TaskType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task_type", b"task_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseTaskTypeResponse: _TypeAlias = PauseTaskTypeResponse  # noqa: Y015
+
+@_typing.final
+class ResumeTaskTypeRequest(_message.Message):
+    """Names a type to resume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """The type."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeTaskTypeRequest: _TypeAlias = ResumeTaskTypeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeTaskTypeResponse(_message.Message):
+    """The type, not paused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task_type(self) -> Global___TaskType:
+        """The type as it is now."""
+
+    def __init__(
+        self,
+        *,
+        task_type: Global___TaskType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task_type", b"task_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeTaskTypeResponse: _TypeAlias = ResumeTaskTypeResponse  # noqa: Y015

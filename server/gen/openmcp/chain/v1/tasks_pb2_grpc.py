@@ -51,6 +51,61 @@ class TaskServiceStub:
                 request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.StreamTaskEventsRequest.SerializeToString,
                 response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskEvent.FromString,
                 _registered_method=True)
+        self.WaitTask = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/WaitTask',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.WaitTaskRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskDetail.FromString,
+                _registered_method=True)
+        self.ListTasks = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/ListTasks',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTasksRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTasksResponse.FromString,
+                _registered_method=True)
+        self.CountTasks = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/CountTasks',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.CountTasksRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.CountTasksResponse.FromString,
+                _registered_method=True)
+        self.CancelTask = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/CancelTask',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.CancelTaskRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskDetail.FromString,
+                _registered_method=True)
+        self.RetryTask = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/RetryTask',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.RetryTaskRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskDetail.FromString,
+                _registered_method=True)
+        self.BatchSubmitTasks = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/BatchSubmitTasks',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchSubmitTasksRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchSubmitTasksResponse.FromString,
+                _registered_method=True)
+        self.BatchGetTasks = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/BatchGetTasks',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchGetTasksRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchGetTasksResponse.FromString,
+                _registered_method=True)
+        self.BatchRetryTasks = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/BatchRetryTasks',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchRetryTasksRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchRetryTasksResponse.FromString,
+                _registered_method=True)
+        self.ListTaskTypes = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/ListTaskTypes',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTaskTypesRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTaskTypesResponse.FromString,
+                _registered_method=True)
+        self.PauseTaskType = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/PauseTaskType',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.PauseTaskTypeRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.PauseTaskTypeResponse.FromString,
+                _registered_method=True)
+        self.ResumeTaskType = channel.unary_unary(
+                '/openmcp.chain.v1.TaskService/ResumeTaskType',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ResumeTaskTypeRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ResumeTaskTypeResponse.FromString,
+                _registered_method=True)
 
 
 class TaskServiceServicer:
@@ -71,8 +126,9 @@ class TaskServiceServicer:
     def GetTask(self, request, context):
         """Reads a task's present state, with its result or error once it has ended.
 
-        The specification names the answer `TaskDetail`.
+        The specification names the answer `TaskDetail`; other methods that return a task as it is return the same.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +140,100 @@ class TaskServiceServicer:
 
         The specification names the answer `TaskEvent`.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitTask(self, request, context):
+        """Waits until a task has ended, for as long as `timeout` says; returns it as it is then.
+
+        The one who waits wants the task itself, as `GetTask` shows it.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTasks(self, request, context):
+        """Lists tasks, the newest first (AIP-132, AIP-158). Pages are stable: tasks submitted meanwhile don't move them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTasks(self, request, context):
+        """Counts tasks by status.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTask(self, request, context):
+        """Ends a task early. A waiting one is `CANCELLED` at once. A running one is told to stop by way of its worker: it stays
+        `RUNNING`, with `cancel_requested`, until the worker answers or its lease ends; it may still succeed. Cancelling again
+        changes nothing; a task that succeeded or failed is refused with `TASK_ENDED`.
+
+        What has become of the task is told as `GetTask` shows it.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryTask(self, request, context):
+        """Tries a `FAILED` or `CANCELLED` task again, with as many attempts as it was submitted with. Its history is kept. One
+        that has not ended, or has succeeded, is refused with `TASK_NOT_RETRYABLE`.
+
+        What has become of the task is told as `GetTask` shows it.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchSubmitTasks(self, request, context):
+        """Submits up to 1,000 tasks. Each is answered by itself: one that is refused does not stop the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetTasks(self, request, context):
+        """Reads up to 100 tasks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchRetryTasks(self, request, context):
+        """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled. Call it again while
+        `more` is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTaskTypes(self, request, context):
+        """Lists the task types that the workspace has used, and whether they are paused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseTaskType(self, request, context):
+        """Pauses a type: its tasks are accepted and wait, and no worker gets one, from when this has answered (it takes some two
+        seconds, so that every server knows). What runs goes on. Pausing again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTaskType(self, request, context):
+        """Ends a pause.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +256,61 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.StreamTaskEvents,
                     request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.StreamTaskEventsRequest.FromString,
                     response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskEvent.SerializeToString,
+            ),
+            'WaitTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitTask,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.WaitTaskRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskDetail.SerializeToString,
+            ),
+            'ListTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTasks,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTasksRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'CountTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTasks,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.CountTasksRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.CountTasksResponse.SerializeToString,
+            ),
+            'CancelTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTask,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.CancelTaskRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskDetail.SerializeToString,
+            ),
+            'RetryTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryTask,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.RetryTaskRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskDetail.SerializeToString,
+            ),
+            'BatchSubmitTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchSubmitTasks,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchSubmitTasksRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchSubmitTasksResponse.SerializeToString,
+            ),
+            'BatchGetTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetTasks,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchGetTasksRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchGetTasksResponse.SerializeToString,
+            ),
+            'BatchRetryTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRetryTasks,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchRetryTasksRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchRetryTasksResponse.SerializeToString,
+            ),
+            'ListTaskTypes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTaskTypes,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTaskTypesRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTaskTypesResponse.SerializeToString,
+            ),
+            'PauseTaskType': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseTaskType,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.PauseTaskTypeRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.PauseTaskTypeResponse.SerializeToString,
+            ),
+            'ResumeTaskType': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTaskType,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ResumeTaskTypeRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_tasks__pb2.ResumeTaskTypeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -191,6 +396,303 @@ class TaskService:
             '/openmcp.chain.v1.TaskService/StreamTaskEvents',
             openmcp_dot_chain_dot_v1_dot_tasks__pb2.StreamTaskEventsRequest.SerializeToString,
             openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/WaitTask',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.WaitTaskRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskDetail.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/ListTasks',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTasksRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/CountTasks',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.CountTasksRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.CountTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/CancelTask',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.CancelTaskRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskDetail.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/RetryTask',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.RetryTaskRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.TaskDetail.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchSubmitTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/BatchSubmitTasks',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchSubmitTasksRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchSubmitTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/BatchGetTasks',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchGetTasksRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchGetTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRetryTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/BatchRetryTasks',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchRetryTasksRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.BatchRetryTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTaskTypes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/ListTaskTypes',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTaskTypesRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.ListTaskTypesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseTaskType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/PauseTaskType',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.PauseTaskTypeRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.PauseTaskTypeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTaskType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.TaskService/ResumeTaskType',
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.ResumeTaskTypeRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_tasks__pb2.ResumeTaskTypeResponse.FromString,
             options,
             channel_credentials,
             insecure,

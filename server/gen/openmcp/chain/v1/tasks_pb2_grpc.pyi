@@ -44,8 +44,9 @@ class TaskServiceStub:
     GetTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.GetTaskRequest, _tasks_pb2.TaskDetail]
     """Reads a task's present state, with its result or error once it has ended.
 
-    The specification names the answer `TaskDetail`.
+    The specification names the answer `TaskDetail`; other methods that return a task as it is return the same.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     StreamTaskEvents: _grpc.UnaryStreamMultiCallable[_tasks_pb2.StreamTaskEventsRequest, _tasks_pb2.TaskEvent]
     """Sends the task's events in order, those of the past first, and ends after the terminal one.
@@ -54,6 +55,50 @@ class TaskServiceStub:
     The specification names the answer `TaskEvent`.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     """
+    WaitTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.WaitTaskRequest, _tasks_pb2.TaskDetail]
+    """Waits until a task has ended, for as long as `timeout` says; returns it as it is then.
+
+    The one who waits wants the task itself, as `GetTask` shows it.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    ListTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListTasksRequest, _tasks_pb2.ListTasksResponse]
+    """Lists tasks, the newest first (AIP-132, AIP-158). Pages are stable: tasks submitted meanwhile don't move them."""
+    CountTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.CountTasksRequest, _tasks_pb2.CountTasksResponse]
+    """Counts tasks by status."""
+    CancelTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.CancelTaskRequest, _tasks_pb2.TaskDetail]
+    """Ends a task early. A waiting one is `CANCELLED` at once. A running one is told to stop by way of its worker: it stays
+    `RUNNING`, with `cancel_requested`, until the worker answers or its lease ends; it may still succeed. Cancelling again
+    changes nothing; a task that succeeded or failed is refused with `TASK_ENDED`.
+
+    What has become of the task is told as `GetTask` shows it.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    RetryTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.RetryTaskRequest, _tasks_pb2.TaskDetail]
+    """Tries a `FAILED` or `CANCELLED` task again, with as many attempts as it was submitted with. Its history is kept. One
+    that has not ended, or has succeeded, is refused with `TASK_NOT_RETRYABLE`.
+
+    What has become of the task is told as `GetTask` shows it.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    BatchSubmitTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchSubmitTasksRequest, _tasks_pb2.BatchSubmitTasksResponse]
+    """Submits up to 1,000 tasks. Each is answered by itself: one that is refused does not stop the others."""
+    BatchGetTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchGetTasksRequest, _tasks_pb2.BatchGetTasksResponse]
+    """Reads up to 100 tasks."""
+    BatchRetryTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchRetryTasksRequest, _tasks_pb2.BatchRetryTasksResponse]
+    """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled. Call it again while
+    `more` is set.
+    """
+    ListTaskTypes: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListTaskTypesRequest, _tasks_pb2.ListTaskTypesResponse]
+    """Lists the task types that the workspace has used, and whether they are paused."""
+    PauseTaskType: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.PauseTaskTypeRequest, _tasks_pb2.PauseTaskTypeResponse]
+    """Pauses a type: its tasks are accepted and wait, and no worker gets one, from when this has answered (it takes some two
+    seconds, so that every server knows). What runs goes on. Pausing again changes nothing.
+    """
+    ResumeTaskType: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ResumeTaskTypeRequest, _tasks_pb2.ResumeTaskTypeResponse]
+    """Ends a pause."""
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
@@ -71,8 +116,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     GetTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.GetTaskRequest, _tasks_pb2.TaskDetail]  # type: ignore[assignment]
     """Reads a task's present state, with its result or error once it has ended.
 
-    The specification names the answer `TaskDetail`.
+    The specification names the answer `TaskDetail`; other methods that return a task as it is return the same.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     StreamTaskEvents: _aio.UnaryStreamMultiCallable[_tasks_pb2.StreamTaskEventsRequest, _tasks_pb2.TaskEvent]  # type: ignore[assignment]
     """Sends the task's events in order, those of the past first, and ends after the terminal one.
@@ -81,6 +127,50 @@ class TaskServiceAsyncStub(TaskServiceStub):
     The specification names the answer `TaskEvent`.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     """
+    WaitTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.WaitTaskRequest, _tasks_pb2.TaskDetail]  # type: ignore[assignment]
+    """Waits until a task has ended, for as long as `timeout` says; returns it as it is then.
+
+    The one who waits wants the task itself, as `GetTask` shows it.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    ListTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListTasksRequest, _tasks_pb2.ListTasksResponse]  # type: ignore[assignment]
+    """Lists tasks, the newest first (AIP-132, AIP-158). Pages are stable: tasks submitted meanwhile don't move them."""
+    CountTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.CountTasksRequest, _tasks_pb2.CountTasksResponse]  # type: ignore[assignment]
+    """Counts tasks by status."""
+    CancelTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.CancelTaskRequest, _tasks_pb2.TaskDetail]  # type: ignore[assignment]
+    """Ends a task early. A waiting one is `CANCELLED` at once. A running one is told to stop by way of its worker: it stays
+    `RUNNING`, with `cancel_requested`, until the worker answers or its lease ends; it may still succeed. Cancelling again
+    changes nothing; a task that succeeded or failed is refused with `TASK_ENDED`.
+
+    What has become of the task is told as `GetTask` shows it.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    RetryTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.RetryTaskRequest, _tasks_pb2.TaskDetail]  # type: ignore[assignment]
+    """Tries a `FAILED` or `CANCELLED` task again, with as many attempts as it was submitted with. Its history is kept. One
+    that has not ended, or has succeeded, is refused with `TASK_NOT_RETRYABLE`.
+
+    What has become of the task is told as `GetTask` shows it.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    BatchSubmitTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchSubmitTasksRequest, _tasks_pb2.BatchSubmitTasksResponse]  # type: ignore[assignment]
+    """Submits up to 1,000 tasks. Each is answered by itself: one that is refused does not stop the others."""
+    BatchGetTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchGetTasksRequest, _tasks_pb2.BatchGetTasksResponse]  # type: ignore[assignment]
+    """Reads up to 100 tasks."""
+    BatchRetryTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchRetryTasksRequest, _tasks_pb2.BatchRetryTasksResponse]  # type: ignore[assignment]
+    """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled. Call it again while
+    `more` is set.
+    """
+    ListTaskTypes: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListTaskTypesRequest, _tasks_pb2.ListTaskTypesResponse]  # type: ignore[assignment]
+    """Lists the task types that the workspace has used, and whether they are paused."""
+    PauseTaskType: _aio.UnaryUnaryMultiCallable[_tasks_pb2.PauseTaskTypeRequest, _tasks_pb2.PauseTaskTypeResponse]  # type: ignore[assignment]
+    """Pauses a type: its tasks are accepted and wait, and no worker gets one, from when this has answered (it takes some two
+    seconds, so that every server knows). What runs goes on. Pausing again changes nothing.
+    """
+    ResumeTaskType: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ResumeTaskTypeRequest, _tasks_pb2.ResumeTaskTypeResponse]  # type: ignore[assignment]
+    """Ends a pause."""
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     """Submits tasks and follows them. Every method acts inside the token's workspace: another workspace's task
@@ -107,8 +197,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tasks_pb2.TaskDetail, _abc.Awaitable[_tasks_pb2.TaskDetail]]:
         """Reads a task's present state, with its result or error once it has ended.
 
-        The specification names the answer `TaskDetail`.
+        The specification names the answer `TaskDetail`; other methods that return a task as it is return the same.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
 
     @_abc_1.abstractmethod
@@ -123,5 +214,115 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         The specification names the answer `TaskEvent`.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
+
+    @_abc_1.abstractmethod
+    def WaitTask(
+        self,
+        request: _tasks_pb2.WaitTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.TaskDetail, _abc.Awaitable[_tasks_pb2.TaskDetail]]:
+        """Waits until a task has ended, for as long as `timeout` says; returns it as it is then.
+
+        The one who waits wants the task itself, as `GetTask` shows it.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def ListTasks(
+        self,
+        request: _tasks_pb2.ListTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.ListTasksResponse, _abc.Awaitable[_tasks_pb2.ListTasksResponse]]:
+        """Lists tasks, the newest first (AIP-132, AIP-158). Pages are stable: tasks submitted meanwhile don't move them."""
+
+    @_abc_1.abstractmethod
+    def CountTasks(
+        self,
+        request: _tasks_pb2.CountTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.CountTasksResponse, _abc.Awaitable[_tasks_pb2.CountTasksResponse]]:
+        """Counts tasks by status."""
+
+    @_abc_1.abstractmethod
+    def CancelTask(
+        self,
+        request: _tasks_pb2.CancelTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.TaskDetail, _abc.Awaitable[_tasks_pb2.TaskDetail]]:
+        """Ends a task early. A waiting one is `CANCELLED` at once. A running one is told to stop by way of its worker: it stays
+        `RUNNING`, with `cancel_requested`, until the worker answers or its lease ends; it may still succeed. Cancelling again
+        changes nothing; a task that succeeded or failed is refused with `TASK_ENDED`.
+
+        What has become of the task is told as `GetTask` shows it.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def RetryTask(
+        self,
+        request: _tasks_pb2.RetryTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.TaskDetail, _abc.Awaitable[_tasks_pb2.TaskDetail]]:
+        """Tries a `FAILED` or `CANCELLED` task again, with as many attempts as it was submitted with. Its history is kept. One
+        that has not ended, or has succeeded, is refused with `TASK_NOT_RETRYABLE`.
+
+        What has become of the task is told as `GetTask` shows it.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def BatchSubmitTasks(
+        self,
+        request: _tasks_pb2.BatchSubmitTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.BatchSubmitTasksResponse, _abc.Awaitable[_tasks_pb2.BatchSubmitTasksResponse]]:
+        """Submits up to 1,000 tasks. Each is answered by itself: one that is refused does not stop the others."""
+
+    @_abc_1.abstractmethod
+    def BatchGetTasks(
+        self,
+        request: _tasks_pb2.BatchGetTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.BatchGetTasksResponse, _abc.Awaitable[_tasks_pb2.BatchGetTasksResponse]]:
+        """Reads up to 100 tasks."""
+
+    @_abc_1.abstractmethod
+    def BatchRetryTasks(
+        self,
+        request: _tasks_pb2.BatchRetryTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.BatchRetryTasksResponse, _abc.Awaitable[_tasks_pb2.BatchRetryTasksResponse]]:
+        """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled. Call it again while
+        `more` is set.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTaskTypes(
+        self,
+        request: _tasks_pb2.ListTaskTypesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.ListTaskTypesResponse, _abc.Awaitable[_tasks_pb2.ListTaskTypesResponse]]:
+        """Lists the task types that the workspace has used, and whether they are paused."""
+
+    @_abc_1.abstractmethod
+    def PauseTaskType(
+        self,
+        request: _tasks_pb2.PauseTaskTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.PauseTaskTypeResponse, _abc.Awaitable[_tasks_pb2.PauseTaskTypeResponse]]:
+        """Pauses a type: its tasks are accepted and wait, and no worker gets one, from when this has answered (it takes some two
+        seconds, so that every server knows). What runs goes on. Pausing again changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTaskType(
+        self,
+        request: _tasks_pb2.ResumeTaskTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.ResumeTaskTypeResponse, _abc.Awaitable[_tasks_pb2.ResumeTaskTypeResponse]]:
+        """Ends a pause."""
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,11 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from openmcp.chain.v1 import tasks_pb2 as openmcp_dot_chain_dot_v1_dot_tasks__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eopenmcp/chain/v1/workers.proto\x12\x10openmcp.chain.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xd6\x02\n\x0bWorkRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x17.openmcp.chain.v1.HelloH\x00R\x05hello\x12;\n\theartbeat\x18\x02 \x01(\x0b\x32\x1b.openmcp.chain.v1.HeartbeatH\x00R\theartbeat\x12\x38\n\x08\x63omplete\x18\x03 \x01(\x0b\x32\x1a.openmcp.chain.v1.CompleteH\x00R\x08\x63omplete\x12,\n\x04\x66\x61il\x18\x04 \x01(\x0b\x32\x16.openmcp.chain.v1.FailH\x00R\x04\x66\x61il\x12\x35\n\x07refresh\x18\x05 \x01(\x0b\x32\x19.openmcp.chain.v1.RefreshH\x00R\x07refresh\x12/\n\x05\x64rain\x18\x06 \x01(\x0b\x32\x17.openmcp.chain.v1.DrainH\x00R\x05\x64rainB\t\n\x07message\"\xe0\x01\n\x0cWorkResponse\x12\x35\n\x07welcome\x18\x01 \x01(\x0b\x32\x19.openmcp.chain.v1.WelcomeH\x00R\x07welcome\x12\x32\n\x04task\x18\x02 \x01(\x0b\x32\x1c.openmcp.chain.v1.LeasedTaskH\x00R\x04task\x12)\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x15.openmcp.chain.v1.AckH\x00R\x03\x61\x63k\x12/\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x17.openmcp.chain.v1.DrainH\x00R\x05\x64rainB\t\n\x07message\"\xcb\x01\n\x05Hello\x12 \n\x0bworker_name\x18\x01 \x01(\tR\x0bworker_name\x12&\n\x0eworker_version\x18\x02 \x01(\tR\x0eworker_version\x12\x1e\n\ntask_types\x18\x03 \x03(\tR\ntask_types\x12(\n\x0fmax_concurrency\x18\x04 \x01(\x05R\x0fmax_concurrency\x12.\n\x04held\x18\x05 \x03(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x04held\"j\n\x08LeaseRef\x12\"\n\x0cworkspace_id\x18\x01 \x01(\tR\x0cworkspace_id\x12\x18\n\x07task_id\x18\x02 \x01(\tR\x07task_id\x12 \n\x0blease_token\x18\x03 \x01(\tR\x0blease_token\"L\n\x07Welcome\x12\x41\n\x0elease_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0elease_duration\"\xc6\x02\n\nLeasedTask\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x31\n\x07payload\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructR\x07payload\x12\x46\n\x08metadata\x18\x04 \x03(\x0b\x32*.openmcp.chain.v1.LeasedTask.MetadataEntryR\x08metadata\x12\x18\n\x07\x61ttempt\x18\x05 \x01(\x05R\x07\x61ttempt\x12 \n\x0btraceparent\x18\x06 \x01(\tR\x0btraceparent\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"=\n\tHeartbeat\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\"m\n\x08\x43omplete\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12/\n\x06result\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructR\x06result\"\x84\x01\n\x04\x46\x61il\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12\x12\n\x04\x63ode\x18\x02 \x01(\tR\x04\x63ode\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\"\x1f\n\x07Refresh\x12\x14\n\x05token\x18\x01 \x01(\tR\x05token\"\x07\n\x05\x44rain\"}\n\x03\x41\x63k\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12\x1e\n\nerror_code\x18\x02 \x01(\tR\nerror_code\x12$\n\rerror_message\x18\x03 \x01(\tR\rerror_message2Z\n\rWorkerService\x12I\n\x04Work\x12\x1d.openmcp.chain.v1.WorkRequest\x1a\x1e.openmcp.chain.v1.WorkResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eopenmcp/chain/v1/workers.proto\x12\x10openmcp.chain.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1copenmcp/chain/v1/tasks.proto\"\xb8\x03\n\x0bWorkRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x17.openmcp.chain.v1.HelloH\x00R\x05hello\x12;\n\theartbeat\x18\x02 \x01(\x0b\x32\x1b.openmcp.chain.v1.HeartbeatH\x00R\theartbeat\x12\x38\n\x08\x63omplete\x18\x03 \x01(\x0b\x32\x1a.openmcp.chain.v1.CompleteH\x00R\x08\x63omplete\x12,\n\x04\x66\x61il\x18\x04 \x01(\x0b\x32\x16.openmcp.chain.v1.FailH\x00R\x04\x66\x61il\x12\x35\n\x07refresh\x18\x05 \x01(\x0b\x32\x19.openmcp.chain.v1.RefreshH\x00R\x07refresh\x12/\n\x05\x64rain\x18\x06 \x01(\x0b\x32\x17.openmcp.chain.v1.DrainH\x00R\x05\x64rain\x12\x35\n\x07stopped\x18\x07 \x01(\x0b\x32\x19.openmcp.chain.v1.StoppedH\x00R\x07stopped\x12)\n\x03log\x18\x08 \x01(\x0b\x32\x15.openmcp.chain.v1.LogH\x00R\x03logB\t\n\x07message\"\x94\x02\n\x0cWorkResponse\x12\x35\n\x07welcome\x18\x01 \x01(\x0b\x32\x19.openmcp.chain.v1.WelcomeH\x00R\x07welcome\x12\x32\n\x04task\x18\x02 \x01(\x0b\x32\x1c.openmcp.chain.v1.LeasedTaskH\x00R\x04task\x12)\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x15.openmcp.chain.v1.AckH\x00R\x03\x61\x63k\x12/\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x17.openmcp.chain.v1.DrainH\x00R\x05\x64rain\x12\x32\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x18.openmcp.chain.v1.CancelH\x00R\x06\x63\x61ncelB\t\n\x07message\"\xcb\x01\n\x05Hello\x12 \n\x0bworker_name\x18\x01 \x01(\tR\x0bworker_name\x12&\n\x0eworker_version\x18\x02 \x01(\tR\x0eworker_version\x12\x1e\n\ntask_types\x18\x03 \x03(\tR\ntask_types\x12(\n\x0fmax_concurrency\x18\x04 \x01(\x05R\x0fmax_concurrency\x12.\n\x04held\x18\x05 \x03(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x04held\"j\n\x08LeaseRef\x12\"\n\x0cworkspace_id\x18\x01 \x01(\tR\x0cworkspace_id\x12\x18\n\x07task_id\x18\x02 \x01(\tR\x07task_id\x12 \n\x0blease_token\x18\x03 \x01(\tR\x0blease_token\"L\n\x07Welcome\x12\x41\n\x0elease_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0elease_duration\"\xbe\x04\n\nLeasedTask\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x31\n\x07payload\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructR\x07payload\x12\x46\n\x08metadata\x18\x04 \x03(\x0b\x32*.openmcp.chain.v1.LeasedTask.MetadataEntryR\x08metadata\x12\x18\n\x07\x61ttempt\x18\x05 \x01(\x05R\x07\x61ttempt\x12 \n\x0btraceparent\x18\x06 \x01(\tR\x0btraceparent\x12\x41\n\x0elease_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0elease_duration\x12\x36\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x64\x65\x61\x64line\x12@\n\x06labels\x18\t \x03(\x0b\x32(.openmcp.chain.v1.LeasedTask.LabelsEntryR\x06labels\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"y\n\tHeartbeat\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12:\n\x08progress\x18\x02 \x01(\x0b\x32\x1e.openmcp.chain.v1.TaskProgressR\x08progress\"m\n\x08\x43omplete\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12/\n\x06result\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructR\x06result\"\xc1\x01\n\x04\x46\x61il\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12\x12\n\x04\x63ode\x18\x02 \x01(\tR\x04\x63ode\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\x12;\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bretry_delay\";\n\x07Stopped\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\"Q\n\x03Log\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"R\n\x06\x43\x61ncel\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\"\x1f\n\x07Refresh\x12\x14\n\x05token\x18\x01 \x01(\tR\x05token\"\x07\n\x05\x44rain\"\xaf\x01\n\x03\x41\x63k\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12\x1e\n\nerror_code\x18\x02 \x01(\tR\nerror_code\x12$\n\rerror_message\x18\x03 \x01(\tR\rerror_message\x12\x30\n\x04kind\x18\x04 \x01(\x0e\x32\x1c.openmcp.chain.v1.ReportKindR\x04kind\"\xea\x01\n\x11LeaseTasksRequest\x12 \n\x0bworker_name\x18\x01 \x01(\tR\x0bworker_name\x12&\n\x0eworker_version\x18\x02 \x01(\tR\x0eworker_version\x12\x1e\n\ntask_types\x18\x03 \x03(\tR\ntask_types\x12\x1c\n\tmax_tasks\x18\x04 \x01(\x05R\tmax_tasks\x12-\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04wait\x12\x1e\n\nrequest_id\x18\x06 \x01(\tR\nrequest_id\"H\n\x12LeaseTasksResponse\x12\x32\n\x05tasks\x18\x01 \x03(\x0b\x32\x1c.openmcp.chain.v1.LeasedTaskR\x05tasks\"\x96\x01\n\x14HeartbeatTaskRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12:\n\x08progress\x18\x02 \x01(\x0b\x32\x1e.openmcp.chain.v1.TaskProgressR\x08progress\x12\x10\n\x03log\x18\x03 \x01(\tR\x03log\"\x86\x01\n\x15HeartbeatTaskResponse\x12*\n\x10\x63\x61ncel_requested\x18\x01 \x01(\x08R\x10\x63\x61ncel_requested\x12\x41\n\x0elease_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0elease_duration\"x\n\x13\x43ompleteTaskRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12/\n\x06result\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructR\x06result\"\x16\n\x14\x43ompleteTaskResponse\"\xcc\x01\n\x0f\x46\x61ilTaskRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\x12\x12\n\x04\x63ode\x18\x02 \x01(\tR\x04\x63ode\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\x12;\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bretry_delay\"H\n\x10\x46\x61ilTaskResponse\x12\x34\n\x06status\x18\x01 \x01(\x0e\x32\x1c.openmcp.chain.v1.TaskStatusR\x06status\"C\n\x0fStopTaskRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x1a.openmcp.chain.v1.LeaseRefR\x05lease\"\x12\n\x10StopTaskResponse*\xa2\x01\n\nReportKind\x12\x1b\n\x17REPORT_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15REPORT_KIND_HEARTBEAT\x10\x01\x12\x18\n\x14REPORT_KIND_COMPLETE\x10\x02\x12\x14\n\x10REPORT_KIND_FAIL\x10\x03\x12\x17\n\x13REPORT_KIND_STOPPED\x10\x04\x12\x13\n\x0fREPORT_KIND_LOG\x10\x05\x32\xd0\x05\n\rWorkerService\x12I\n\x04Work\x12\x1d.openmcp.chain.v1.WorkRequest\x1a\x1e.openmcp.chain.v1.WorkResponse(\x01\x30\x01\x12z\n\nLeaseTasks\x12#.openmcp.chain.v1.LeaseTasksRequest\x1a$.openmcp.chain.v1.LeaseTasksResponse\"!\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/worker/tasks:lease:\x01*\x12\x87\x01\n\rHeartbeatTask\x12&.openmcp.chain.v1.HeartbeatTaskRequest\x1a\'.openmcp.chain.v1.HeartbeatTaskResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/worker/tasks:heartbeat:\x01*\x12\x83\x01\n\x0c\x43ompleteTask\x12%.openmcp.chain.v1.CompleteTaskRequest\x1a&.openmcp.chain.v1.CompleteTaskResponse\"$\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/worker/tasks:complete:\x01*\x12s\n\x08\x46\x61ilTask\x12!.openmcp.chain.v1.FailTaskRequest\x1a\".openmcp.chain.v1.FailTaskResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/worker/tasks:fail:\x01*\x12s\n\x08StopTask\x12!.openmcp.chain.v1.StopTaskRequest\x1a\".openmcp.chain.v1.StopTaskResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/worker/tasks:stop:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,32 +38,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LEASEDTASK_METADATAENTRY']._loaded_options = None
   _globals['_LEASEDTASK_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_WORKREQUEST']._serialized_start=115
-  _globals['_WORKREQUEST']._serialized_end=457
-  _globals['_WORKRESPONSE']._serialized_start=460
-  _globals['_WORKRESPONSE']._serialized_end=684
-  _globals['_HELLO']._serialized_start=687
-  _globals['_HELLO']._serialized_end=890
-  _globals['_LEASEREF']._serialized_start=892
-  _globals['_LEASEREF']._serialized_end=998
-  _globals['_WELCOME']._serialized_start=1000
-  _globals['_WELCOME']._serialized_end=1076
-  _globals['_LEASEDTASK']._serialized_start=1079
-  _globals['_LEASEDTASK']._serialized_end=1405
-  _globals['_LEASEDTASK_METADATAENTRY']._serialized_start=1346
-  _globals['_LEASEDTASK_METADATAENTRY']._serialized_end=1405
-  _globals['_HEARTBEAT']._serialized_start=1407
-  _globals['_HEARTBEAT']._serialized_end=1468
-  _globals['_COMPLETE']._serialized_start=1470
-  _globals['_COMPLETE']._serialized_end=1579
-  _globals['_FAIL']._serialized_start=1582
-  _globals['_FAIL']._serialized_end=1714
-  _globals['_REFRESH']._serialized_start=1716
-  _globals['_REFRESH']._serialized_end=1747
-  _globals['_DRAIN']._serialized_start=1749
-  _globals['_DRAIN']._serialized_end=1756
-  _globals['_ACK']._serialized_start=1758
-  _globals['_ACK']._serialized_end=1883
-  _globals['_WORKERSERVICE']._serialized_start=1885
-  _globals['_WORKERSERVICE']._serialized_end=1975
+  _globals['_LEASEDTASK_LABELSENTRY']._loaded_options = None
+  _globals['_LEASEDTASK_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_WORKERSERVICE'].methods_by_name['LeaseTasks']._loaded_options = None
+  _globals['_WORKERSERVICE'].methods_by_name['LeaseTasks']._serialized_options = b'\202\323\344\223\002\033\"\026/v1/worker/tasks:lease:\001*'
+  _globals['_WORKERSERVICE'].methods_by_name['HeartbeatTask']._loaded_options = None
+  _globals['_WORKERSERVICE'].methods_by_name['HeartbeatTask']._serialized_options = b'\202\323\344\223\002\037\"\032/v1/worker/tasks:heartbeat:\001*'
+  _globals['_WORKERSERVICE'].methods_by_name['CompleteTask']._loaded_options = None
+  _globals['_WORKERSERVICE'].methods_by_name['CompleteTask']._serialized_options = b'\202\323\344\223\002\036\"\031/v1/worker/tasks:complete:\001*'
+  _globals['_WORKERSERVICE'].methods_by_name['FailTask']._loaded_options = None
+  _globals['_WORKERSERVICE'].methods_by_name['FailTask']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/worker/tasks:fail:\001*'
+  _globals['_WORKERSERVICE'].methods_by_name['StopTask']._loaded_options = None
+  _globals['_WORKERSERVICE'].methods_by_name['StopTask']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/worker/tasks:stop:\001*'
+  _globals['_REPORTKIND']._serialized_start=3894
+  _globals['_REPORTKIND']._serialized_end=4056
+  _globals['_WORKREQUEST']._serialized_start=208
+  _globals['_WORKREQUEST']._serialized_end=648
+  _globals['_WORKRESPONSE']._serialized_start=651
+  _globals['_WORKRESPONSE']._serialized_end=927
+  _globals['_HELLO']._serialized_start=930
+  _globals['_HELLO']._serialized_end=1133
+  _globals['_LEASEREF']._serialized_start=1135
+  _globals['_LEASEREF']._serialized_end=1241
+  _globals['_WELCOME']._serialized_start=1243
+  _globals['_WELCOME']._serialized_end=1319
+  _globals['_LEASEDTASK']._serialized_start=1322
+  _globals['_LEASEDTASK']._serialized_end=1896
+  _globals['_LEASEDTASK_METADATAENTRY']._serialized_start=1778
+  _globals['_LEASEDTASK_METADATAENTRY']._serialized_end=1837
+  _globals['_LEASEDTASK_LABELSENTRY']._serialized_start=1839
+  _globals['_LEASEDTASK_LABELSENTRY']._serialized_end=1896
+  _globals['_HEARTBEAT']._serialized_start=1898
+  _globals['_HEARTBEAT']._serialized_end=2019
+  _globals['_COMPLETE']._serialized_start=2021
+  _globals['_COMPLETE']._serialized_end=2130
+  _globals['_FAIL']._serialized_start=2133
+  _globals['_FAIL']._serialized_end=2326
+  _globals['_STOPPED']._serialized_start=2328
+  _globals['_STOPPED']._serialized_end=2387
+  _globals['_LOG']._serialized_start=2389
+  _globals['_LOG']._serialized_end=2470
+  _globals['_CANCEL']._serialized_start=2472
+  _globals['_CANCEL']._serialized_end=2554
+  _globals['_REFRESH']._serialized_start=2556
+  _globals['_REFRESH']._serialized_end=2587
+  _globals['_DRAIN']._serialized_start=2589
+  _globals['_DRAIN']._serialized_end=2596
+  _globals['_ACK']._serialized_start=2599
+  _globals['_ACK']._serialized_end=2774
+  _globals['_LEASETASKSREQUEST']._serialized_start=2777
+  _globals['_LEASETASKSREQUEST']._serialized_end=3011
+  _globals['_LEASETASKSRESPONSE']._serialized_start=3013
+  _globals['_LEASETASKSRESPONSE']._serialized_end=3085
+  _globals['_HEARTBEATTASKREQUEST']._serialized_start=3088
+  _globals['_HEARTBEATTASKREQUEST']._serialized_end=3238
+  _globals['_HEARTBEATTASKRESPONSE']._serialized_start=3241
+  _globals['_HEARTBEATTASKRESPONSE']._serialized_end=3375
+  _globals['_COMPLETETASKREQUEST']._serialized_start=3377
+  _globals['_COMPLETETASKREQUEST']._serialized_end=3497
+  _globals['_COMPLETETASKRESPONSE']._serialized_start=3499
+  _globals['_COMPLETETASKRESPONSE']._serialized_end=3521
+  _globals['_FAILTASKREQUEST']._serialized_start=3524
+  _globals['_FAILTASKREQUEST']._serialized_end=3728
+  _globals['_FAILTASKRESPONSE']._serialized_start=3730
+  _globals['_FAILTASKRESPONSE']._serialized_end=3802
+  _globals['_STOPTASKREQUEST']._serialized_start=3804
+  _globals['_STOPTASKREQUEST']._serialized_end=3871
+  _globals['_STOPTASKRESPONSE']._serialized_start=3873
+  _globals['_STOPTASKRESPONSE']._serialized_end=3891
+  _globals['_WORKERSERVICE']._serialized_start=4059
+  _globals['_WORKERSERVICE']._serialized_end=4779
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,10 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from openmcp.chain.v1 import tasks_pb2 as _tasks_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +22,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ReportKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReportKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReportKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPORT_KIND_UNSPECIFIED: _ReportKind.ValueType  # 0
+    """From a server that does not say."""
+    REPORT_KIND_HEARTBEAT: _ReportKind.ValueType  # 1
+    """A heartbeat."""
+    REPORT_KIND_COMPLETE: _ReportKind.ValueType  # 2
+    """A completion."""
+    REPORT_KIND_FAIL: _ReportKind.ValueType  # 3
+    """A failure."""
+    REPORT_KIND_STOPPED: _ReportKind.ValueType  # 4
+    """A stop."""
+    REPORT_KIND_LOG: _ReportKind.ValueType  # 5
+    """A line."""
+
+class ReportKind(_ReportKind, metaclass=_ReportKindEnumTypeWrapper):
+    """What an `Ack` answers."""
+
+REPORT_KIND_UNSPECIFIED: ReportKind.ValueType  # 0
+"""From a server that does not say."""
+REPORT_KIND_HEARTBEAT: ReportKind.ValueType  # 1
+"""A heartbeat."""
+REPORT_KIND_COMPLETE: ReportKind.ValueType  # 2
+"""A completion."""
+REPORT_KIND_FAIL: ReportKind.ValueType  # 3
+"""A failure."""
+REPORT_KIND_STOPPED: ReportKind.ValueType  # 4
+"""A stop."""
+REPORT_KIND_LOG: ReportKind.ValueType  # 5
+"""A line."""
+Global___ReportKind: _TypeAlias = ReportKind  # noqa: Y015
 
 @_typing.final
 class WorkRequest(_message.Message):
@@ -32,6 +71,8 @@ class WorkRequest(_message.Message):
     FAIL_FIELD_NUMBER: _builtins.int
     REFRESH_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First on every stream, and only then."""
@@ -56,6 +97,14 @@ class WorkRequest(_message.Message):
     def drain(self) -> Global___Drain:
         """The worker is shutting down: send it no more tasks."""
 
+    @_builtins.property
+    def stopped(self) -> Global___Stopped:
+        """The task has stopped, as its cancellation asked."""
+
+    @_builtins.property
+    def log(self) -> Global___Log:
+        """A line worth keeping among the task's events."""
+
     def __init__(
         self,
         *,
@@ -65,12 +114,14 @@ class WorkRequest(_message.Message):
         fail: Global___Fail | None = ...,
         refresh: Global___Refresh | None = ...,
         drain: Global___Drain | None = ...,
+        stopped: Global___Stopped | None = ...,
+        log: Global___Log | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "drain", b"drain", "fail", b"fail", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "refresh", b"refresh"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "drain", b"drain", "fail", b"fail", "heartbeat", b"heartbeat", "hello", b"hello", "log", b"log", "message", b"message", "refresh", b"refresh", "stopped", b"stopped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "drain", b"drain", "fail", b"fail", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "refresh", b"refresh"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "drain", b"drain", "fail", b"fail", "heartbeat", b"heartbeat", "hello", b"hello", "log", b"log", "message", b"message", "refresh", b"refresh", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "complete", "fail", "refresh", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "complete", "fail", "refresh", "drain", "stopped", "log"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -86,6 +137,7 @@ class WorkResponse(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """The stream is open; no task comes before it."""
@@ -96,11 +148,15 @@ class WorkResponse(_message.Message):
 
     @_builtins.property
     def ack(self) -> Global___Ack:
-        """The answer to a heartbeat, a completion or a failure."""
+        """The answer to a report."""
 
     @_builtins.property
     def drain(self) -> Global___Drain:
         """The server is shutting down: open a new stream and report there."""
+
+    @_builtins.property
+    def cancel(self) -> Global___Cancel:
+        """A task is to stop."""
 
     def __init__(
         self,
@@ -109,12 +165,13 @@ class WorkResponse(_message.Message):
         task: Global___LeasedTask | None = ...,
         ack: Global___Ack | None = ...,
         drain: Global___Drain | None = ...,
+        cancel: Global___Cancel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "drain", b"drain", "message", b"message", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancel", b"cancel", "drain", b"drain", "message", b"message", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "drain", b"drain", "message", b"message", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancel", b"cancel", "drain", b"drain", "message", b"message", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "task", "ack", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "task", "ack", "drain", "cancel"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -242,12 +299,35 @@ class LeasedTask(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LEASE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    LEASE_DURATION_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """The task's type."""
     attempt: _builtins.int
@@ -266,6 +346,18 @@ class LeasedTask(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The task's metadata, as submitted."""
 
+    @_builtins.property
+    def lease_duration(self) -> _duration_pb2.Duration:
+        """How long this lease lasts without a heartbeat; send one at a third of it."""
+
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """When the attempt must have ended, heartbeats or not; unset if there is no such time."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The task's labels, as submitted."""
+
     def __init__(
         self,
         *,
@@ -275,10 +367,13 @@ class LeasedTask(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         attempt: _builtins.int = ...,
         traceparent: _builtins.str = ...,
+        lease_duration: _duration_pb2.Duration | None = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "lease", b"lease", "lease_duration", b"lease_duration", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "lease", b"lease", "metadata", b"metadata", "payload", b"payload", "traceparent", b"traceparent", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline", b"deadline", "labels", b"labels", "lease", b"lease", "lease_duration", b"lease_duration", "metadata", b"metadata", "payload", b"payload", "traceparent", b"traceparent", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -291,18 +386,24 @@ class Heartbeat(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lease(self) -> Global___LeaseRef:
         """The lease to extend."""
+
+    @_builtins.property
+    def progress(self) -> _tasks_pb2.TaskProgress:
+        """How far the attempt is, if there is news; kept with the task, and told to those who follow its events."""
 
     def __init__(
         self,
         *,
         lease: Global___LeaseRef | None = ...,
+        progress: _tasks_pb2.TaskProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,6 +449,7 @@ class Fail(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """A stable code in UPPER_SNAKE_CASE, such as `INPUT_NOT_FOUND`; 1 to 64 characters."""
     message: _builtins.str
@@ -358,6 +460,10 @@ class Fail(_message.Message):
     def lease(self) -> Global___LeaseRef:
         """The lease to end."""
 
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """When to try again at the earliest, in place of the retry policy's time; at most 24 hours."""
+
     def __init__(
         self,
         *,
@@ -365,14 +471,99 @@ class Fail(_message.Message):
         code: _builtins.str = ...,
         message: _builtins.str = ...,
         retryable: _builtins.bool = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "retry_delay", b"retry_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "lease", b"lease", "message", b"message", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "lease", b"lease", "message", b"message", "retry_delay", b"retry_delay", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Fail: _TypeAlias = Fail  # noqa: Y015
+
+@_typing.final
+class Stopped(_message.Message):
+    """Says that a task has stopped because its cancellation was requested: it is `CANCELLED`. Refused with
+    `CANCEL_NOT_REQUESTED` if nobody asked for it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lease(self) -> Global___LeaseRef:
+        """The lease to end."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___LeaseRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stopped: _TypeAlias = Stopped  # noqa: Y015
+
+@_typing.final
+class Log(_message.Message):
+    """A line worth keeping among the task's events. A task keeps 200 of progress and lines together; then one is refused
+    with `EVENTS_FULL`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    """The line; cut at 1,024 characters."""
+    @_builtins.property
+    def lease(self) -> Global___LeaseRef:
+        """The lease of the task."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___LeaseRef | None = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Log: _TypeAlias = Log  # noqa: Y015
+
+@_typing.final
+class Cancel(_message.Message):
+    """Tells a worker to stop a task. It answers with `stopped`, or with how the task ended after all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for people; may be empty."""
+    @_builtins.property
+    def lease(self) -> Global___LeaseRef:
+        """The lease of the task."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___LeaseRef | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
 class Refresh(_message.Message):
@@ -415,19 +606,22 @@ Global___Drain: _TypeAlias = Drain  # noqa: Y015
 
 @_typing.final
 class Ack(_message.Message):
-    """Answers a heartbeat, a completion or a failure."""
+    """Answers a report."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASE_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     error_code: _builtins.str
     """Empty if it was accepted; else the code of the refusal: `LEASE_LOST` says that the task is no longer this worker's, and to stop
     working on it.
     """
     error_message: _builtins.str
     """A sentence on the refusal."""
+    kind: Global___ReportKind.ValueType
+    """What is answered."""
     @_builtins.property
     def lease(self) -> Global___LeaseRef:
         """The lease that was named."""
@@ -438,11 +632,298 @@ class Ack(_message.Message):
         lease: Global___LeaseRef | None = ...,
         error_code: _builtins.str = ...,
         error_message: _builtins.str = ...,
+        kind: Global___ReportKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_code", b"error_code", "error_message", b"error_message", "lease", b"lease"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_code", b"error_code", "error_message", b"error_message", "kind", b"kind", "lease", b"lease"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ack: _TypeAlias = Ack  # noqa: Y015
+
+@_typing.final
+class LeaseTasksRequest(_message.Message):
+    """Asks for tasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_NAME_FIELD_NUMBER: _builtins.int
+    WORKER_VERSION_FIELD_NUMBER: _builtins.int
+    TASK_TYPES_FIELD_NUMBER: _builtins.int
+    MAX_TASKS_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    worker_name: _builtins.str
+    """A name for logs and events, such as a host and process id; 1 to 128 characters."""
+    worker_version: _builtins.str
+    """The version of its code, recorded with each attempt; may be empty."""
+    max_tasks: _builtins.int
+    """How many tasks at most; up to 100; 0 stands for 1."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat (AIP-155): a UUID. While the leases of the first answer live, the same call gets them
+    again, so that an answer that was lost hides no task.
+    """
+    @_builtins.property
+    def task_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The task types it takes; 1 to 64."""
+
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait for the first: up to 25 seconds; unset, not at all."""
+
+    def __init__(
+        self,
+        *,
+        worker_name: _builtins.str = ...,
+        worker_version: _builtins.str = ...,
+        task_types: _abc.Iterable[_builtins.str] | None = ...,
+        max_tasks: _builtins.int = ...,
+        wait: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tasks", b"max_tasks", "request_id", b"request_id", "task_types", b"task_types", "wait", b"wait", "worker_name", b"worker_name", "worker_version", b"worker_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseTasksRequest: _TypeAlias = LeaseTasksRequest  # noqa: Y015
+
+@_typing.final
+class LeaseTasksResponse(_message.Message):
+    """Leased tasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeasedTask]:
+        """The tasks; none if none came in time."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___LeasedTask] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseTasksResponse: _TypeAlias = LeaseTasksResponse  # noqa: Y015
+
+@_typing.final
+class HeartbeatTaskRequest(_message.Message):
+    """Extends a lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    log: _builtins.str
+    """A line worth keeping among the task's events; may be empty. See `Log`."""
+    @_builtins.property
+    def lease(self) -> Global___LeaseRef:
+        """The lease to extend."""
+
+    @_builtins.property
+    def progress(self) -> _tasks_pb2.TaskProgress:
+        """How far the attempt is, if there is news."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___LeaseRef | None = ...,
+        progress: _tasks_pb2.TaskProgress | None = ...,
+        log: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "log", b"log", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeartbeatTaskRequest: _TypeAlias = HeartbeatTaskRequest  # noqa: Y015
+
+@_typing.final
+class HeartbeatTaskResponse(_message.Message):
+    """The lease is extended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    LEASE_DURATION_FIELD_NUMBER: _builtins.int
+    cancel_requested: _builtins.bool
+    """Whether the task is to stop: see `StopTask`."""
+    @_builtins.property
+    def lease_duration(self) -> _duration_pb2.Duration:
+        """How long the lease lasts from now."""
+
+    def __init__(
+        self,
+        *,
+        cancel_requested: _builtins.bool = ...,
+        lease_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "lease_duration", b"lease_duration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeartbeatTaskResponse: _TypeAlias = HeartbeatTaskResponse  # noqa: Y015
+
+@_typing.final
+class CompleteTaskRequest(_message.Message):
+    """Ends a task with success."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lease(self) -> Global___LeaseRef:
+        """The lease to end."""
+
+    @_builtins.property
+    def result(self) -> _struct_pb2.Struct:
+        """What the task returned; the limits of a payload hold."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___LeaseRef | None = ...,
+        result: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteTaskRequest: _TypeAlias = CompleteTaskRequest  # noqa: Y015
+
+@_typing.final
+class CompleteTaskResponse(_message.Message):
+    """The task has succeeded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteTaskResponse: _TypeAlias = CompleteTaskResponse  # noqa: Y015
+
+@_typing.final
+class FailTaskRequest(_message.Message):
+    """Ends an attempt with failure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRYABLE_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """A stable code in UPPER_SNAKE_CASE, such as `INPUT_NOT_FOUND`; 1 to 64 characters."""
+    message: _builtins.str
+    """What went wrong, and where; cut at 2,048 characters."""
+    retryable: _builtins.bool
+    """Whether another attempt could succeed."""
+    @_builtins.property
+    def lease(self) -> Global___LeaseRef:
+        """The lease to end."""
+
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """When to try again at the earliest, in place of the retry policy's time; at most 24 hours."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___LeaseRef | None = ...,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+        retryable: _builtins.bool = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "lease", b"lease", "message", b"message", "retry_delay", b"retry_delay", "retryable", b"retryable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailTaskRequest: _TypeAlias = FailTaskRequest  # noqa: Y015
+
+@_typing.final
+class FailTaskResponse(_message.Message):
+    """The attempt has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    status: _tasks_pb2.TaskStatus.ValueType
+    """What has become of the task: `PENDING` if it is tried again."""
+    def __init__(
+        self,
+        *,
+        status: _tasks_pb2.TaskStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailTaskResponse: _TypeAlias = FailTaskResponse  # noqa: Y015
+
+@_typing.final
+class StopTaskRequest(_message.Message):
+    """Ends a task that has stopped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lease(self) -> Global___LeaseRef:
+        """The lease to end."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___LeaseRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopTaskRequest: _TypeAlias = StopTaskRequest  # noqa: Y015
+
+@_typing.final
+class StopTaskResponse(_message.Message):
+    """The task is `CANCELLED`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopTaskResponse: _TypeAlias = StopTaskResponse  # noqa: Y015

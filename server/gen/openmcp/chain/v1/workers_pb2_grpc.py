@@ -43,6 +43,31 @@ class WorkerServiceStub:
                 request_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.WorkRequest.SerializeToString,
                 response_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.WorkResponse.FromString,
                 _registered_method=True)
+        self.LeaseTasks = channel.unary_unary(
+                '/openmcp.chain.v1.WorkerService/LeaseTasks',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.LeaseTasksRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.LeaseTasksResponse.FromString,
+                _registered_method=True)
+        self.HeartbeatTask = channel.unary_unary(
+                '/openmcp.chain.v1.WorkerService/HeartbeatTask',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.HeartbeatTaskRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.HeartbeatTaskResponse.FromString,
+                _registered_method=True)
+        self.CompleteTask = channel.unary_unary(
+                '/openmcp.chain.v1.WorkerService/CompleteTask',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.CompleteTaskRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.CompleteTaskResponse.FromString,
+                _registered_method=True)
+        self.FailTask = channel.unary_unary(
+                '/openmcp.chain.v1.WorkerService/FailTask',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.FailTaskRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.FailTaskResponse.FromString,
+                _registered_method=True)
+        self.StopTask = channel.unary_unary(
+                '/openmcp.chain.v1.WorkerService/StopTask',
+                request_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.StopTaskRequest.SerializeToString,
+                response_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.StopTaskResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -56,8 +81,44 @@ class WorkerServiceServicer:
         """One worker's conversation with the server, over as many tasks as it likes.
 
         The worker says `hello` first. The server then sends tasks under a lease, never more at a time than
-        `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete` or `fail`; the server answers each of the
-        three with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+        `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the server
+        answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeaseTasks(self, request, context):
+        """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
+        one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HeartbeatTask(self, request, context):
+        """Extends a lease. Send one at a third of `lease_duration`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteTask(self, request, context):
+        """Ends a task with success.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FailTask(self, request, context):
+        """Ends an attempt with failure.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopTask(self, request, context):
+        """Ends a task whose cancellation was requested, and which has stopped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,6 +131,31 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Work,
                     request_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.WorkRequest.FromString,
                     response_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.WorkResponse.SerializeToString,
+            ),
+            'LeaseTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaseTasks,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.LeaseTasksRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.LeaseTasksResponse.SerializeToString,
+            ),
+            'HeartbeatTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.HeartbeatTask,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.HeartbeatTaskRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.HeartbeatTaskResponse.SerializeToString,
+            ),
+            'CompleteTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteTask,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.CompleteTaskRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.CompleteTaskResponse.SerializeToString,
+            ),
+            'FailTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.FailTask,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.FailTaskRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.FailTaskResponse.SerializeToString,
+            ),
+            'StopTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopTask,
+                    request_deserializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.StopTaskRequest.FromString,
+                    response_serializer=openmcp_dot_chain_dot_v1_dot_workers__pb2.StopTaskResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -103,6 +189,141 @@ class WorkerService:
             '/openmcp.chain.v1.WorkerService/Work',
             openmcp_dot_chain_dot_v1_dot_workers__pb2.WorkRequest.SerializeToString,
             openmcp_dot_chain_dot_v1_dot_workers__pb2.WorkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaseTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.WorkerService/LeaseTasks',
+            openmcp_dot_chain_dot_v1_dot_workers__pb2.LeaseTasksRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_workers__pb2.LeaseTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HeartbeatTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.WorkerService/HeartbeatTask',
+            openmcp_dot_chain_dot_v1_dot_workers__pb2.HeartbeatTaskRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_workers__pb2.HeartbeatTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.WorkerService/CompleteTask',
+            openmcp_dot_chain_dot_v1_dot_workers__pb2.CompleteTaskRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_workers__pb2.CompleteTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FailTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.WorkerService/FailTask',
+            openmcp_dot_chain_dot_v1_dot_workers__pb2.FailTaskRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_workers__pb2.FailTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openmcp.chain.v1.WorkerService/StopTask',
+            openmcp_dot_chain_dot_v1_dot_workers__pb2.StopTaskRequest.SerializeToString,
+            openmcp_dot_chain_dot_v1_dot_workers__pb2.StopTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,9 +41,21 @@ class WorkerServiceStub:
     """One worker's conversation with the server, over as many tasks as it likes.
 
     The worker says `hello` first. The server then sends tasks under a lease, never more at a time than
-    `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete` or `fail`; the server answers each of the
-    three with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+    `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the server
+    answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
     """
+    LeaseTasks: _grpc.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]
+    """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
+    one.
+    """
+    HeartbeatTask: _grpc.UnaryUnaryMultiCallable[_workers_pb2.HeartbeatTaskRequest, _workers_pb2.HeartbeatTaskResponse]
+    """Extends a lease. Send one at a third of `lease_duration`."""
+    CompleteTask: _grpc.UnaryUnaryMultiCallable[_workers_pb2.CompleteTaskRequest, _workers_pb2.CompleteTaskResponse]
+    """Ends a task with success."""
+    FailTask: _grpc.UnaryUnaryMultiCallable[_workers_pb2.FailTaskRequest, _workers_pb2.FailTaskResponse]
+    """Ends an attempt with failure."""
+    StopTask: _grpc.UnaryUnaryMultiCallable[_workers_pb2.StopTaskRequest, _workers_pb2.StopTaskResponse]
+    """Ends a task whose cancellation was requested, and which has stopped."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -58,9 +70,21 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """One worker's conversation with the server, over as many tasks as it likes.
 
     The worker says `hello` first. The server then sends tasks under a lease, never more at a time than
-    `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete` or `fail`; the server answers each of the
-    three with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+    `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the server
+    answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
     """
+    LeaseTasks: _aio.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]  # type: ignore[assignment]
+    """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
+    one.
+    """
+    HeartbeatTask: _aio.UnaryUnaryMultiCallable[_workers_pb2.HeartbeatTaskRequest, _workers_pb2.HeartbeatTaskResponse]  # type: ignore[assignment]
+    """Extends a lease. Send one at a third of `lease_duration`."""
+    CompleteTask: _aio.UnaryUnaryMultiCallable[_workers_pb2.CompleteTaskRequest, _workers_pb2.CompleteTaskResponse]  # type: ignore[assignment]
+    """Ends a task with success."""
+    FailTask: _aio.UnaryUnaryMultiCallable[_workers_pb2.FailTaskRequest, _workers_pb2.FailTaskResponse]  # type: ignore[assignment]
+    """Ends an attempt with failure."""
+    StopTask: _aio.UnaryUnaryMultiCallable[_workers_pb2.StopTaskRequest, _workers_pb2.StopTaskResponse]  # type: ignore[assignment]
+    """Ends a task whose cancellation was requested, and which has stopped."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Where workers get tasks and report on them. A worker connects out; it needs no port of its own.
@@ -78,8 +102,50 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """One worker's conversation with the server, over as many tasks as it likes.
 
         The worker says `hello` first. The server then sends tasks under a lease, never more at a time than
-        `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete` or `fail`; the server answers each of the
-        three with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+        `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the server
+        answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
         """
+
+    @_abc_1.abstractmethod
+    def LeaseTasks(
+        self,
+        request: _workers_pb2.LeaseTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workers_pb2.LeaseTasksResponse, _abc.Awaitable[_workers_pb2.LeaseTasksResponse]]:
+        """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
+        one.
+        """
+
+    @_abc_1.abstractmethod
+    def HeartbeatTask(
+        self,
+        request: _workers_pb2.HeartbeatTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workers_pb2.HeartbeatTaskResponse, _abc.Awaitable[_workers_pb2.HeartbeatTaskResponse]]:
+        """Extends a lease. Send one at a third of `lease_duration`."""
+
+    @_abc_1.abstractmethod
+    def CompleteTask(
+        self,
+        request: _workers_pb2.CompleteTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workers_pb2.CompleteTaskResponse, _abc.Awaitable[_workers_pb2.CompleteTaskResponse]]:
+        """Ends a task with success."""
+
+    @_abc_1.abstractmethod
+    def FailTask(
+        self,
+        request: _workers_pb2.FailTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workers_pb2.FailTaskResponse, _abc.Awaitable[_workers_pb2.FailTaskResponse]]:
+        """Ends an attempt with failure."""
+
+    @_abc_1.abstractmethod
+    def StopTask(
+        self,
+        request: _workers_pb2.StopTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workers_pb2.StopTaskResponse, _abc.Awaitable[_workers_pb2.StopTaskResponse]]:
+        """Ends a task whose cancellation was requested, and which has stopped."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

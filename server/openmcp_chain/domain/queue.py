@@ -1,0 +1,57 @@
+"""What is known of a queue besides its tasks, and how a task looks that waits in it."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from openmcp_chain.domain.task import Key, Queue, Task
+
+TYPES = 1000
+"""How many task types a workspace may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A type in a workspace: stored before its first task is, so that every server can find its tasks."""
+
+    queue: Queue
+    paused_at: datetime | None
+    """Since when nothing of it is given to workers; None if it is."""
+    reason: str
+    """Why it was paused."""
+    changed_at: datetime
+    version: int
+    """1, 2, …: raised by each stored change."""
+
+    def paused(self, reason: str, now: datetime) -> "QueueState":
+        """The queue, paused; itself if it is already."""
+        if self.paused_at is not None:
+            return self
+        return replace(self, paused_at=now, reason=reason, changed_at=now, version=self.version + 1)
+
+    def resumed(self, now: datetime) -> "QueueState":
+        """The queue, going on; itself if it does already."""
+        if self.paused_at is None:
+            return self
+        return replace(self, paused_at=None, reason="", changed_at=now, version=self.version + 1)
+
+
+def new(queue: Queue, now: datetime) -> QueueState:
+    """A queue that goes on."""
+    return QueueState(queue, None, "", now, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A PENDING task as a queue in memory has it: a hint, without its payload."""
+
+    key: Key
+    type: str
+    priority: int
+    submitted_at: datetime
+    due_at: datetime
+    task: Task | None = None
+    """The task itself, where it was at hand and is small."""
+
+    @property
+    def queue(self) -> Queue:
+        return Queue(self.key.workspace, self.type)
