@@ -297,9 +297,10 @@ class DedupeKeyTaken(Error):
     when = "A task with the same dedupe_key has not ended; the details name it."
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(f"dedupe_key: is taken by task {task_id}, which has not ended.")
-        self.violations = (Violation("dedupe_key", f"is taken by task {task_id}, which has not ended"),)
-        self.resource = ("openmcp.chain.v1.Task", task_id)
+        shown = _shown(task_id)
+        super().__init__(f"dedupe_key: is taken by task {shown}, which has not ended.")
+        self.violations = (Violation("dedupe_key", f"is taken by task {shown}, which has not ended"),)
+        self.resource = ("openmcp.chain.v1.Task", shown)
 
 
 class WorkspaceExists(Error):
@@ -326,18 +327,23 @@ class TaskEnded(Error):
     when = "A task that has succeeded or failed is to be cancelled."
 
     def __init__(self, task_id: str, status: str) -> None:
-        super().__init__(f"Task {task_id} has ended: it is {status}, and can't be cancelled.")
-        self.resource = ("openmcp.chain.v1.Task", task_id)
+        shown = _shown(task_id)
+        super().__init__(f"Task {shown} has ended: it is {status}, and can't be cancelled.")
+        self.resource = ("openmcp.chain.v1.Task", shown)
 
 
 class TaskNotRetryable(Error):
     code = "TASK_NOT_RETRYABLE"
     status = Status.FAILED_PRECONDITION
-    when = "A task is to be tried again that has not failed, or whose dedupe_key another task has taken over."
+    when = (
+        "A task is to be tried again that is neither FAILED nor CANCELLED, whose dedupe_key another task has taken "
+        "over, or that has 1,000 events."
+    )
 
     def __init__(self, task_id: str, reason: str) -> None:
-        super().__init__(f"Task {task_id} can't be tried again: {reason}.")
-        self.resource = ("openmcp.chain.v1.Task", task_id)
+        shown = _shown(task_id)
+        super().__init__(f"Task {shown} can't be tried again: {reason}.")
+        self.resource = ("openmcp.chain.v1.Task", shown)
 
 
 class CancelNotRequested(Error):

@@ -20,8 +20,8 @@ class RetryPolicy:
         `jitter` is a random number in [0, 1). Full jitter spreads the tries of many tasks that failed together
         (Brooker, "Exponential Backoff And Jitter", AWS 2015).
         """
-        # 10 to the 30th is past every maximum, and a float yet.
-        ceiling = self.initial_interval.total_seconds() * self.backoff_coefficient ** min(attempt - 1, 30)
+        # 300 is more than there are attempts; 10 to the 300th is a float yet.
+        ceiling = self.initial_interval.total_seconds() * self.backoff_coefficient ** min(attempt - 1, 300)
         seconds = min(ceiling, self.maximum_interval.total_seconds()) * jitter
         return timedelta(milliseconds=round(seconds * 1000))
 

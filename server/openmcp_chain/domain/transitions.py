@@ -1,17 +1,17 @@
 """The life of a task: the one place that says what may become what.
 
-                 retry (by hand): FAILED, CANCELLED
-               ┌─────────────────────────────────────────┐
-    submit     ▼      claim              complete        │
+    submit            claim              complete
     ──────▶ PENDING ─────────▶ RUNNING ───────────▶ SUCCEEDED
-            │  ▲ ▲                │ fail, expire: no attempt left, or not retryable
-            │  │ └── release ─────┼─────────────────▶ FAILED ◀── time_out, from PENDING
-            │  └─────────────── fail, expire: attempts left
-            │                     │ stop; fail, expire, release: once asked to
-            └── cancel ───────────┴─────────────────▶ CANCELLED
+             ▲ │ │                │
+             │ │ │     time_out   │ fail, expire: no attempt left, or not retryable
+             │ │ └────────────────┼─▶ FAILED ────────┐
+             │ │       cancel     │ stop; fail, expire, release: once asked to stop
+             │ └──────────────────┼─▶ CANCELLED ─────┤
+             │ fail, expire: attempts left; release  │ retry (by hand)
+             └────────────────────┴──────────────────┘
 
 A RUNNING task stays so on `extend` (a heartbeat; no event), `note` (progress or a line) and `cancel` (it is asked to
-stop). An ended one stays so on `supersede`.
+stop). An ended one stays what it is on `supersede`.
 
 Each function is pure: it takes a task, and returns the task that follows with the event appended, or raises what the
 caller is told. `TABLE` is the same in data; the tests walk it.
@@ -19,6 +19,7 @@ caller is told. `TABLE` is the same in data; the tests walk it.
 
 import enum
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -44,27 +45,24 @@ class Action(enum.Enum):
     SUPERSEDE = "supersede"
 
 
-_PENDING, _RUNNING = frozenset({Status.PENDING}), frozenset({Status.RUNNING})
-_OPEN = _PENDING | _RUNNING
-_OVER = frozenset({Status.PENDING, Status.FAILED, Status.CANCELLED})
-_ENDED = frozenset(status for status in Status if status.terminal)
+_OVER = frozenset((Status.RUNNING, end) for end in (Status.PENDING, Status.FAILED, Status.CANCELLED))
 
-TABLE: Mapping[Action, tuple[frozenset[Status], frozenset[Status]]] = {
-    Action.SUBMIT: (frozenset(), _PENDING),
-    Action.CLAIM: (_PENDING, _RUNNING),
-    Action.EXTEND: (_RUNNING, _RUNNING),
-    Action.NOTE: (_RUNNING, _RUNNING),
-    Action.COMPLETE: (_RUNNING, frozenset({Status.SUCCEEDED})),
-    Action.FAIL: (_RUNNING, _OVER),
-    Action.STOP: (_RUNNING, frozenset({Status.CANCELLED})),
-    Action.RELEASE: (_RUNNING, _OVER),
-    Action.EXPIRE: (_RUNNING, _OVER),
-    Action.TIME_OUT: (_PENDING, frozenset({Status.FAILED})),
-    Action.CANCEL: (_OPEN, frozenset({Status.RUNNING, Status.CANCELLED})),
-    Action.RETRY: (frozenset({Status.FAILED, Status.CANCELLED}), _PENDING),
-    Action.SUPERSEDE: (_ENDED, _ENDED),
+TABLE: Mapping[Action, AbstractSet[tuple[Status | None, Status]]] = {
+    Action.SUBMIT: {(None, Status.PENDING)},
+    Action.CLAIM: {(Status.PENDING, Status.RUNNING)},
+    Action.EXTEND: {(Status.RUNNING, Status.RUNNING)},
+    Action.NOTE: {(Status.RUNNING, Status.RUNNING)},
+    Action.COMPLETE: {(Status.RUNNING, Status.SUCCEEDED)},
+    Action.FAIL: _OVER,
+    Action.STOP: {(Status.RUNNING, Status.CANCELLED)},
+    Action.RELEASE: _OVER,
+    Action.EXPIRE: _OVER,
+    Action.TIME_OUT: {(Status.PENDING, Status.FAILED)},
+    Action.CANCEL: {(Status.PENDING, Status.CANCELLED), (Status.RUNNING, Status.RUNNING)},
+    Action.RETRY: {(Status.FAILED, Status.PENDING), (Status.CANCELLED, Status.PENDING)},
+    Action.SUPERSEDE: {(status, status) for status in Status if status.terminal},
 }
-"""For each action: the statuses that it needs one of, and those that it may lead to."""
+"""For each action: the steps that it may be, from which status (None: there is no task yet) to which."""
 
 NOTES = 200
 """How many events of a task may be progress or log lines."""
@@ -143,9 +141,9 @@ def claim(task: Task, lease: Lease, now: datetime, worker_version: str = "") -> 
     """Gives a PENDING task to the holder of `lease`: its next attempt begins.
 
     The lease gets the attempt's deadline, and does not outlast it. Raises LeaseLost if the task is not PENDING (any
-    more), or its time is up.
+    more), its time has not come, or is up.
     """
-    if task.status is not Status.PENDING or _past(task.deadline, now):
+    if task.status is not Status.PENDING or task.due_at > now or _past(task.deadline, now):
         raise errors.LeaseLost
     context: dict[str, str | float | bool] = {"attempt": task.attempt + 1, "worker": lease.worker}
     if worker_version:
@@ -175,9 +173,11 @@ def note(task: Task, token: str, now: datetime, *, progress: Progress | None = N
     """Keeps what the holder of the lease `token` says of its attempt: how far it is, or a line.
 
     Progress replaces what was said before, and is an event too while there is room for it; a line without room raises
-    EventsFull.
+    EventsFull. Returns the task unchanged if there is nothing new.
     """
     _held(task, token)
+    if not line and progress in (None, task.progress):
+        return task
     context: dict[str, str | float | bool] = {"attempt": task.attempt}
     if line:
         if task.notes >= NOTES:
@@ -185,8 +185,6 @@ def note(task: Task, token: str, now: datetime, *, progress: Progress | None = N
         context["log"] = line
     if progress is not None:
         context |= {"progress": progress.fraction, "message": progress.message}
-        if progress == task.progress and not line:
-            return task
         if task.notes >= NOTES:
             return replace(task, version=task.version + 1, progress=progress)
     return replace(_step(task, Status.RUNNING, now, context), progress=progress or task.progress, notes=task.notes + 1)
@@ -209,9 +207,9 @@ def fail(
 ) -> Task:
     """Ends an attempt by the holder of the lease `token`: the task waits for its next attempt, or has ended.
 
-    `delay` takes the place of the retry policy's. Returns the task unchanged if this very failure was recorded before.
+    `delay` takes the place of the retry policy's. Returns the task unchanged if this very failure ended it before.
     """
-    if task.status is Status.FAILED and _reported_by(task, token) and task.failure == failure:
+    if task.status.terminal and _reported_by(task, token) and _last_failure(task) == (failure.code, failure.message):
         return task
     _held(task, token)
     return _attempt_over(task, failure, moment, retryable=retryable, delay=delay)
@@ -247,11 +245,11 @@ def expire(task: Task, moment: Moment) -> Task:
     lease = task.lease
     if task.status is not Status.RUNNING or lease is None or lease.expires_at > moment.now:
         raise errors.LeaseLost
-    if not _past(lease.deadline, moment.now):
-        return _attempt_over(task, LEASE_EXPIRED, moment, retryable=True)
     if _past(task.close_by, moment.now):
         return _attempt_over(task, SCHEDULE_TO_CLOSE, moment, retryable=False)
-    return _attempt_over(task, START_TO_CLOSE, moment, retryable=True)
+    # Not whether the deadline is past by now: a lease may be found long after a silent worker let it run out.
+    failure = START_TO_CLOSE if lease.expires_at == lease.deadline else LEASE_EXPIRED
+    return _attempt_over(task, failure, moment, retryable=True)
 
 
 def time_out(task: Task, moment: Moment) -> Task:
@@ -350,6 +348,12 @@ def _held(task: Task, token: str) -> Lease:
 
 def _reported_by(task: Task, token: str) -> bool:
     return task.lease is not None and task.lease.token == token
+
+
+def _last_failure(task: Task) -> tuple[object, object]:
+    """Code and message of what its last event says went wrong; that may be so though it is CANCELLED."""
+    said = task.events[-1].context
+    return said.get("code"), said.get("message")
 
 
 def _step(task: Task, status: Status, now: datetime, context: Context) -> Task:
