@@ -1,20 +1,40 @@
 """A store in memory: for unit tests and simulation. Keeps every promise of `base` but the one of durability."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
+from typing import TypeVar
 
-from openmcp_chain.domain.task import Change, Key, Status, Task
+from openmcp_chain.domain import filters
+from openmcp_chain.domain.filters import Filter
+from openmcp_chain.domain.queue import QueueState, Waiting
+from openmcp_chain.domain.task import Change, Key, Queue, Status, Task
 from openmcp_chain.domain.workspace import SigningKey, Workspace
+from openmcp_chain.store.base import Granted, Page, Place, Signal
+
+_K = TypeVar("_K")
+_V = TypeVar("_V", QueueState, Workspace)
 
 
 class MemoryStore:
-    """Plain dictionaries. No method waits inside, so each is atomic on its event loop."""
+    """Plain dictionaries. No method but `watch` waits inside, so each is atomic on its event loop.
+
+    Several servers of one test may share one: it is the database, and closing it closes nothing for the others.
+    """
 
     def __init__(self) -> None:
         self._tasks: dict[Key, Task] = {}
+        self._queues: dict[Queue, QueueState] = {}
+        self._generations: dict[tuple[str, str], int] = {}
+        self._leases: dict[tuple[str, str], tuple[datetime, Sequence[Granted]]] = {}
         self._workspaces: dict[str, Workspace] = {}
         self._keys: dict[str, SigningKey] = {}
+        self._processes: dict[str, datetime] = {}
+        self._watchers: list[asyncio.Queue[Signal]] = []
+
+    # --- tasks
 
     async def insert_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
         first: dict[Key, Task] = {}
@@ -41,19 +61,74 @@ class MemoryStore:
         return {key: self._tasks[key] for key in keys if key in self._tasks}
 
     async def ready_tasks(
-        self, types: Collection[str], workspace: str | None, now: datetime, limit: int
-    ) -> Sequence[Task]:
-        def ready(task: Task, due_at: datetime) -> bool:
-            return task.type in types and workspace in (None, task.workspace) and due_at <= now
+        self, queue: Queue, priority: int, since: datetime | None, until: datetime, limit: int
+    ) -> Sequence[Waiting]:
+        def ready(task: Task) -> bool:
+            of_it = task.status is Status.PENDING and task.queue == queue and task.priority == priority
+            return of_it and (since is None or since <= task.due_at) and task.due_at <= until
 
-        return self._due(Status.PENDING, ready, limit)
+        return [
+            Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at)
+            for task in islice(self._all(ready), limit)
+        ]
 
-    async def expired_tasks(self, now: datetime, limit: int) -> Sequence[Task]:
-        return self._due(Status.RUNNING, lambda _, due_at: due_at < now, limit)
+    async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:
+        silent = self._all(lambda task: task.status is Status.RUNNING and task.due_at <= now)
+        late = self._all(lambda task: task.deadline is not None and task.deadline <= now)
+        return [task.key for tasks in (silent, late) for task in islice(tasks, limit)]
 
-    def _due(self, status: Status, wanted: Callable[[Task, datetime], bool], limit: int) -> Sequence[Task]:
-        due = (t for t in self._tasks.values() if t.status is status and t.due_at is not None and wanted(t, t.due_at))
-        return list(islice(due, limit))
+    async def delete_ended(self, now: datetime, limit: int) -> int:
+        over = list(islice(self._all(lambda task: task.status.terminal and task.due_at <= now), limit))
+        for task in over:
+            del self._tasks[task.key]
+        return len(over)
+
+    async def list_tasks(
+        self, workspace: str, chosen: Filter, after: Place | None, limit: int, *, bodies: bool
+    ) -> Page:
+        def listed(task: Task) -> bool:
+            behind = after is None or _place(task) < (after.submitted_at, after.task_id)
+            return behind and task.workspace == workspace and filters.matches(chosen, task)
+
+        found = sorted(self._all(listed), key=_place, reverse=True)
+        page, more = found[:limit], len(found) > limit
+        shown = [replace(task, events=()) if bodies else _bare(task) for task in page]
+        return Page(shown, Place(page[-1].submitted_at, page[-1].id) if page and more else None)
+
+    async def count_tasks(self, workspace: str, chosen: Filter) -> Mapping[Status, int]:
+        counts: dict[Status, int] = {}
+        for task in self._all(lambda task: task.workspace == workspace and filters.matches(chosen, task)):
+            counts[task.status] = counts.get(task.status, 0) + 1
+        return counts
+
+    def _all(self, chosen: Callable[[Task], bool]) -> Iterable[Task]:
+        return filter(chosen, self._tasks.values())
+
+    # --- what belongs to tasks
+
+    async def put_queue(self, state: QueueState) -> bool:
+        return _put(self._queues, state.queue, state)
+
+    async def list_queues(self, since: datetime | None) -> Sequence[QueueState]:
+        return [state for state in self._queues.values() if since is None or state.changed_at >= since]
+
+    async def get_generation(self, workspace: str, dedupe_key: str) -> int:
+        return self._generations.get((workspace, dedupe_key), 0)
+
+    async def raise_generation(self, workspace: str, dedupe_key: str, generation: int) -> None:
+        if await self.get_generation(workspace, dedupe_key) == generation - 1:
+            self._generations[workspace, dedupe_key] = generation
+
+    async def record_leases(
+        self, workspace: str, request_id: str, granted: Sequence[Granted], expire_at: datetime
+    ) -> Sequence[Granted]:
+        return self._leases.setdefault((workspace, request_id), (expire_at, tuple(granted)))[1]
+
+    async def recorded_leases(self, workspace: str, request_id: str) -> Sequence[Granted] | None:
+        record = self._leases.get((workspace, request_id))
+        return record[1] if record else None
+
+    # --- identity
 
     async def get_workspace(self, workspace_id: str) -> Workspace | None:
         return self._workspaces.get(workspace_id)
@@ -62,11 +137,7 @@ class MemoryStore:
         return sorted(self._workspaces.values(), key=lambda workspace: workspace.id)
 
     async def put_workspace(self, workspace: Workspace) -> bool:
-        stored = self._workspaces.get(workspace.id)
-        if (stored.version if stored else 0) != workspace.version - 1:
-            return stored == workspace
-        self._workspaces[workspace.id] = workspace
-        return True
+        return _put(self._workspaces, workspace.id, workspace)
 
     async def list_keys(self) -> Sequence[SigningKey]:
         return sorted(self._keys.values(), key=lambda key: key.signs_from)
@@ -74,8 +145,49 @@ class MemoryStore:
     async def add_key(self, key: SigningKey) -> None:
         self._keys.setdefault(key.kid, key)
 
+    # --- between processes
+
+    async def beat(self, process: str, now: datetime) -> None:
+        self._processes[process] = now
+        # A database has a clock of its own to forget leases by; here a heartbeat tells the time.
+        self._leases = {key: record for key, record in self._leases.items() if record[0] > now}
+
+    async def processes(self, since: datetime) -> Collection[str]:
+        return {process for process, seen_at in self._processes.items() if seen_at >= since}
+
+    async def publish(self, signal: Signal) -> None:
+        for watcher in self._watchers:
+            watcher.put_nowait(signal)
+
+    async def watch(self) -> AsyncIterator[Signal]:
+        signals: asyncio.Queue[Signal] = asyncio.Queue()
+        self._watchers.append(signals)
+        try:
+            while True:
+                yield await signals.get()
+        finally:
+            self._watchers.remove(signals)
+
+    # --- itself
+
     async def ping(self) -> None:
         """Memory always answers."""
 
     async def close(self) -> None:
         """There is nothing to let go of."""
+
+
+def _put(there: dict[_K, _V], key: _K, value: _V) -> bool:
+    stored = there.get(key)
+    if (stored.version if stored else 0) != value.version - 1:
+        return stored == value
+    there[key] = value
+    return True
+
+
+def _place(task: Task) -> tuple[datetime, str]:
+    return task.submitted_at, task.id
+
+
+def _bare(task: Task) -> Task:
+    return replace(task, events=(), payload=b"", result=None)
