@@ -1,4 +1,4 @@
-"""The small rules: when a task is tried again, what an id is, whose a secret is, what a plans file says."""
+"""The small rules: retries and pauses, what an id is, whose a secret is, what a plans file says."""
 
 import uuid
 from dataclasses import replace
@@ -7,34 +7,75 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.samples import NOW, WORKSPACE
+from support.samples import NOW, SECOND, WORKSPACE, make_task
 
-from openmcp_chain.domain import ids, plans, retry, workspace
+from openmcp_chain.domain import ids, plans, queue, retry, workspace
 from openmcp_chain.domain.plans import Plan
+from openmcp_chain.domain.queue import QueueState, Waiting
+from openmcp_chain.domain.retry import RetryPolicy
+from openmcp_chain.domain.task import Queue
 from openmcp_chain.domain.workspace import SECRET_PREFIX, Scope, Secret, Workspace
 
+LATER = NOW + SECOND
 JITTER = st.floats(min_value=0, max_value=1, exclude_max=True)
+POLICIES = st.builds(
+    RetryPolicy,
+    st.integers(0, 3_600_000).map(lambda milliseconds: timedelta(milliseconds=milliseconds)),
+    st.floats(1, 10),
+    st.integers(0, 86_400_000).map(lambda milliseconds: timedelta(milliseconds=milliseconds)),
+    st.integers(1, 100),
+)
+"""All that the contract lets a submit name."""
 PEPPER = b"pepper"
 
 
-@given(attempt=st.integers(1, 10_000), jitter=JITTER)
-def test_a_backoff_is_between_nothing_and_the_attempts_ceiling(attempt: int, jitter: float) -> None:
-    """In whole milliseconds, however many attempts there were."""
-    delay = retry.backoff(attempt, jitter)
-    assert timedelta() <= delay <= min(retry.INITIAL_INTERVAL * 2 ** min(attempt - 1, 20), retry.MAXIMUM_INTERVAL)
+@given(policy=POLICIES, attempt=st.integers(1, 10_000), jitter=JITTER)
+def test_a_backoff_is_between_nothing_and_the_attempts_ceiling(
+    policy: RetryPolicy, attempt: int, jitter: float
+) -> None:
+    """In whole milliseconds, under every policy that a submit may name, however many attempts there were."""
+    delay = policy.backoff(attempt, jitter)
+    ceiling = policy.initial_interval.total_seconds() * policy.backoff_coefficient ** min(attempt - 1, 300)
+    assert timedelta() <= delay <= policy.maximum_interval
+    assert delay.total_seconds() <= ceiling + 0.001
     assert delay % timedelta(milliseconds=1) == timedelta()
 
 
-@given(attempt=st.integers(1, 100), jitter=JITTER)
-def test_a_backoff_does_not_shrink_with_attempts(attempt: int, jitter: float) -> None:
+@given(policy=POLICIES, attempt=st.integers(1, 100), jitter=JITTER)
+def test_a_backoff_does_not_shrink_with_attempts(policy: RetryPolicy, attempt: int, jitter: float) -> None:
     """For the same luck, the next wait is no shorter."""
-    assert retry.backoff(attempt, jitter) <= retry.backoff(attempt + 1, jitter)
+    assert policy.backoff(attempt, jitter) <= policy.backoff(attempt + 1, jitter)
 
 
 def test_backoffs_spread_over_the_whole_interval() -> None:
     """Full jitter: twice the luck, twice the wait."""
-    waits = [retry.backoff(3, jitter) / timedelta(milliseconds=1) for jitter in (0, 0.25, 0.5, 0.75)]
+    waits = [retry.DEFAULT.backoff(3, jitter) / timedelta(milliseconds=1) for jitter in (0, 0.25, 0.5, 0.75)]
     assert waits == [0, 500, 1000, 1500]
+
+
+def test_a_slow_backoff_comes_to_its_maximum() -> None:
+    """With a coefficient of 1.1, some 50 attempts take it from one second to a hundred."""
+    policy = RetryPolicy(timedelta(seconds=1), 1.1, timedelta(seconds=100), 100)
+    waits = [policy.backoff(attempt, 1.0).total_seconds() for attempt in (1, 2, 31, 49, 50, 100)]
+    assert waits == [1, 1.1, 17.449, 97.017, 100, 100]
+
+
+def test_a_queue_is_paused_and_resumed_once() -> None:
+    """The same again changes nothing, not even its reason; a change raises the version."""
+    new = queue.new(Queue("ws-1", "data_pipeline"), NOW)
+    assert (new.paused_at, new.version) == (None, 1)
+    assert new.resumed(LATER) is new
+    paused = new.paused("upkeep", LATER)
+    assert (paused.paused_at, paused.reason, paused.changed_at, paused.version) == (LATER, "upkeep", LATER, 2)
+    assert paused.paused("another reason", LATER + SECOND) is paused
+    resumed = paused.resumed(LATER + SECOND)
+    assert resumed == QueueState(new.queue, None, "", LATER + SECOND, 3)
+
+
+def test_a_hint_of_a_task_names_its_queue() -> None:
+    """The one in which the task itself is."""
+    task = make_task()
+    assert Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at).queue == task.queue
 
 
 @given(st.uuids())
@@ -73,6 +114,16 @@ def test_a_request_id_makes_one_task_id_in_each_workspace(one: uuid.UUID, other:
     assert made == ids.from_request_id("ws-1", str(one).upper())
     assert made != ids.from_request_id("ws-2", str(one))
     assert (made == ids.from_request_id("ws-1", str(other))) is (one == other)
+
+
+@given(st.uuids(), st.text())
+def test_a_dedupe_key_makes_one_task_id_in_each_workspace_and_generation(request_id: uuid.UUID, key: str) -> None:
+    """The same one every time; another one once a task has given the key away, and never that of a request id."""
+    made = ids.from_dedupe_key("ws-1", key, 0)
+    assert ids.is_uuid(made)
+    assert made == ids.from_dedupe_key("ws-1", key, 0)
+    others = {ids.from_dedupe_key("ws-2", key, 0), ids.from_dedupe_key("ws-1", key, 1)}
+    assert made not in others | {ids.from_request_id("ws-1", str(request_id))}
 
 
 def with_secret(number: int) -> tuple[str, Secret]:

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from openmcp_chain.domain import transitions
-from openmcp_chain.domain.task import Lease, Priority, Task
+from openmcp_chain.domain.retry import RetryPolicy
+from openmcp_chain.domain.task import NORMAL, STANDARD, Lease, Progress, Task, Terms
+from openmcp_chain.domain.transitions import Moment
 from openmcp_chain.domain.workspace import Secret, SigningKey, Workspace
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
@@ -26,6 +28,18 @@ WORKSPACE = Workspace(
 KEY = SigningKey("kid-1", b"-----BEGIN\0\xff", {"kty": "EC", "crv": "P-256", "x": "…", "y": "…"}, NOW)
 
 
+TERMS = Terms(
+    retry=RetryPolicy(SECOND, 1.5, 10 * SECOND, 2, frozenset({"INPUT_NOT_FOUND"})),
+    schedule_to_start=60 * SECOND,
+    start_to_close=300 * SECOND,
+    schedule_to_close=3600 * SECOND,
+    heartbeat=5 * SECOND,
+    retention=7200 * SECOND,
+)
+"""Terms of which none is the standard one."""
+PROGRESS = Progress(0.5, "half")
+
+
 def make_task(**fields: Any) -> Task:
     """A task as it is when just submitted, at NOW; the keywords of `transitions.submit` change it."""
     return transitions.submit(
@@ -35,14 +49,22 @@ def make_task(**fields: Any) -> Task:
             "task_type": "data_pipeline",
             "payload": b"payload",
             "metadata": {"priority": "high"},
-            "priority": Priority.NORMAL,
+            "labels": {"team": "search"},
+            "priority": NORMAL,
+            "terms": STANDARD,
+            "dedupe_key": "",
             "fingerprint": b"",
             "traceparent": "",
-            "max_attempts": 3,
+            "schedule_time": None,
             "now": NOW,
             **fields,
         }
     )
+
+
+def at(now: datetime, *, jitter: float = 0.0) -> Moment:
+    """The moment, with these settings of the server."""
+    return Moment(now, RETENTION, jitter)
 
 
 def make_lease(token: str = "", *, ends: datetime = NOW + 30 * SECOND) -> Lease:
