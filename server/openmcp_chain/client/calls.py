@@ -1,0 +1,222 @@
+"""Every method of the client, as steps: see `steps`."""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.message import Message
+
+from openmcp.chain.v1 import auth_pb2, tasks_pb2
+from openmcp_chain.client import codec, following
+from openmcp_chain.client.connection import Credentials
+from openmcp_chain.client.errors import ApiError, TaskUnsuccessful, WaitTimeout
+from openmcp_chain.client.retrying import Tries
+from openmcp_chain.client.steps import Alone, Emit, Open, Read, Send, Sleep, Steps
+from openmcp_chain.client.submission import NewTask
+from openmcp_chain.client.tokens import Tokens
+from openmcp_chain.client.values import Counts, Event, Retried, Seconds, Status, Submitted, Task, TaskId, TaskType, View
+
+TIMEOUT_SECONDS = 30.0
+"""For a call with all its tries, unless the user says otherwise; a server takes no longer for a single one."""
+WAIT_SECONDS = 25.0
+"""What one WaitTask may wait; the contract's limit."""
+GRACE_SECONDS = 5.0
+"""What the answer to a wait may come later than the caller's timeout."""
+
+
+class Calls:
+    """What each method does. `timeout` is for one call with all its tries."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        timeout: Seconds,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._credentials = auth_pb2.AuthRequest(
+            workspace_id=credentials.workspace_id, workspace_secret=credentials.workspace_secret
+        )
+        self._timeout = codec.seconds(timeout)
+        self._clock = clock
+        self._chance = chance
+        self._tokens = Tokens(clock, now) if now else Tokens(clock)
+
+    def submit(self, task: NewTask, timeout: Seconds | None) -> Steps[Submitted]:
+        """The request, and so its `request_id`, is the same over all tries: there is never a second task."""
+        request = codec.submit_request(task)
+        summary: tasks_pb2.TaskSummary = yield from self._call("SubmitTask", request, timeout)
+        return codec.submitted(summary, request.request_id)
+
+    def batch_submit(self, tasks: Iterable[NewTask], timeout: Seconds | None) -> Steps[list[Submitted | ApiError]]:
+        requests = [codec.submit_request(task) for task in tasks]
+        answer: tasks_pb2.BatchSubmitTasksResponse = yield from self._call(
+            "BatchSubmitTasks", tasks_pb2.BatchSubmitTasksRequest(requests=requests), timeout
+        )
+        return [
+            codec.submitted(result.task, request.request_id) if result.HasField("task") else codec.refused(result.error)
+            for request, result in zip(requests, answer.results, strict=True)
+        ]
+
+    def get(self, task: TaskId, view: View | None, timeout: Seconds | None) -> Steps[Task]:
+        request = tasks_pb2.GetTaskRequest(task_id=_id(task), view=codec.VIEWS[view])
+        return codec.task((yield from self._call("GetTask", request, timeout)))
+
+    def batch_get(
+        self, tasks: Iterable[TaskId], view: View | None, timeout: Seconds | None
+    ) -> Steps[Mapping[str, Task]]:
+        request = tasks_pb2.BatchGetTasksRequest(task_ids=[_id(task) for task in tasks], view=codec.VIEWS[view])
+        answer: tasks_pb2.BatchGetTasksResponse = yield from self._call("BatchGetTasks", request, timeout)
+        return {detail.task_id: codec.task(detail) for detail in answer.tasks}
+
+    def tasks(
+        self, query: str, limit: int | None, page_size: int, view: View | None, timeout: Seconds | None
+    ) -> Steps[None]:
+        """Emits tasks; `timeout` is for each page."""
+        left = math.inf if limit is None else limit
+        request = tasks_pb2.ListTasksRequest(filter=query, page_size=page_size, view=codec.VIEWS[view])
+        while left > 0:
+            if left < (request.page_size or math.inf):
+                request.page_size = int(left)
+            page: tasks_pb2.ListTasksResponse = yield from self._call("ListTasks", request, timeout)
+            for detail in page.tasks:
+                if left > 0:
+                    left -= 1
+                    yield Emit(codec.task(detail))
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def count(self, query: str, timeout: Seconds | None) -> Steps[Counts]:
+        request = tasks_pb2.CountTasksRequest(filter=query)
+        return codec.counts((yield from self._call("CountTasks", request, timeout)))
+
+    def wait(self, task: TaskId, timeout: Seconds | None, *, check: bool) -> Steps[Task]:
+        task_id = _id(task)
+        end = math.inf if timeout is None else self._clock() + codec.seconds(timeout)
+        while True:
+            pause = min(max(end - self._clock(), 0.0), WAIT_SECONDS)
+            request = tasks_pb2.WaitTaskRequest(task_id=task_id, timeout=codec.duration(pause))
+            asked = self._clock()
+            limit = min(pause + self._timeout, max(end - asked, 0.0) + GRACE_SECONDS)
+            seen = codec.task((yield from self._call("WaitTask", request, limit)))
+            if seen.status.ended:
+                if check and seen.status is not Status.SUCCEEDED:
+                    raise TaskUnsuccessful(seen)
+                return seen
+            if self._clock() >= end:
+                raise WaitTimeout(task_id, seen)
+            if self._clock() - asked < pause / 2:
+                yield Sleep(1.0)  # one that does not wait is not to be asked without a pause
+
+    def cancel(self, task: TaskId, reason: str, timeout: Seconds | None) -> Steps[Task]:
+        request = tasks_pb2.CancelTaskRequest(task_id=_id(task), reason=reason)
+        return codec.task((yield from self._call("CancelTask", request, timeout)))
+
+    def retry(self, task: TaskId, timeout: Seconds | None) -> Steps[Task]:
+        request = tasks_pb2.RetryTaskRequest(task_id=_id(task))
+        try:
+            return codec.task((yield from self._call("RetryTask", request, timeout)))
+        except ApiError as error:
+            if error.code != "TASK_NOT_RETRYABLE" or error.tries == 1:
+                raise
+        # An earlier try was carried out, and its answer lost: the task is on its way, and no longer one to retry.
+        return (yield from self.get(request.task_id, None, timeout))
+
+    def batch_retry(self, query: str, limit: int, timeout: Seconds | None) -> Steps[Retried]:
+        request = tasks_pb2.BatchRetryTasksRequest(filter=query, limit=limit)
+        answer: tasks_pb2.BatchRetryTasksResponse = yield from self._call("BatchRetryTasks", request, timeout)
+        return Retried(task_ids=tuple(answer.task_ids), more=answer.more)
+
+    def task_types(self, timeout: Seconds | None) -> Steps[list[TaskType]]:
+        request = tasks_pb2.ListTaskTypesRequest()
+        answer: tasks_pb2.ListTaskTypesResponse = yield from self._call("ListTaskTypes", request, timeout)
+        return [codec.task_type(one) for one in answer.task_types]
+
+    def pause(self, task_type: str, reason: str, timeout: Seconds | None) -> Steps[TaskType]:
+        request = tasks_pb2.PauseTaskTypeRequest(type=task_type, reason=reason)
+        answer: tasks_pb2.PauseTaskTypeResponse = yield from self._call("PauseTaskType", request, timeout)
+        return codec.task_type(answer.task_type)
+
+    def resume(self, task_type: str, timeout: Seconds | None) -> Steps[TaskType]:
+        request = tasks_pb2.ResumeTaskTypeRequest(type=task_type)
+        answer: tasks_pb2.ResumeTaskTypeResponse = yield from self._call("ResumeTaskType", request, timeout)
+        return codec.task_type(answer.task_type)
+
+    def events(self, task: TaskId, after: int, timeout: Seconds | None) -> Steps[None]:
+        """Emits events over as many streams as it takes.
+
+        The time for tries begins anew with each stream that worked: only a service that is away for all of it ends
+        this.
+        """
+        task_id = _id(task)
+        end = math.inf if timeout is None else self._clock() + codec.seconds(timeout)
+        place = following.Place(after)
+        tries, renewed = self._tries(None), False
+        while True:
+            began, before, token = self._clock(), place.after, ""
+            try:
+                token = yield from self._token(tries)
+                request = tasks_pb2.StreamTaskEventsRequest(task_id=task_id, after_sequence=place.after)
+                yield Open("StreamTaskEvents", request, token, None if timeout is None else end - began)
+                place.opened()
+                while (message := (yield Read())) is not None:
+                    event: Event = codec.event(message)
+                    if place.take(event):
+                        yield Emit(event)
+                if place.at_end:
+                    return
+                raise following.interrupted("the stream ended before the task did")
+            except ApiError as error:
+                if self._clock() >= end or (timeout is not None and error.status == "DEADLINE_EXCEEDED"):
+                    raise WaitTimeout(task_id) from None
+                if place.after > before or self._clock() - began > following.HEALTHY_SECONDS:
+                    tries, renewed = self._tries(None), False
+                if error.status == "UNAUTHENTICATED" and token and not renewed:
+                    renewed = True
+                    self._tokens.refused(token)
+                    continue
+                if (pause := tries.pause(error)) is None:
+                    raise
+            yield Sleep(min(pause, end - self._clock()))
+
+    def _tries(self, timeout: Seconds | None) -> Tries:
+        seconds = self._timeout if timeout is None else codec.seconds(timeout)
+        return Tries(seconds, self._clock, self._chance)
+
+    def _call(self, method: str, request: Message, timeout: Seconds | None) -> Steps[Any]:
+        """A unary call, with a token, as often as it takes. Raises ApiError."""
+        tries, renewed = self._tries(timeout), False
+        while True:
+            token = ""
+            try:
+                token = yield from self._token(tries)
+                return (yield Send(method, request, token, tries.left))
+            except ApiError as error:
+                if error.status == "UNAUTHENTICATED" and token and not renewed:
+                    renewed = True
+                    self._tokens.refused(token)
+                    continue
+                if (pause := tries.pause(error)) is None:
+                    raise
+            yield Sleep(pause)
+
+    def _token(self, tries: Tries) -> Steps[str]:
+        token: str = self._tokens.current() or (yield Alone(self._sign_in(tries), tries.left))
+        return token
+
+    def _sign_in(self, tries: Tries) -> Steps[str]:
+        if token := self._tokens.current():
+            return token  # somebody else has signed in while this one waited for its turn
+        answer: auth_pb2.AuthToken = yield Send("Authenticate", self._credentials, "", tries.left)
+        self._tokens.keep(answer.token, answer.expires_at.ToDatetime(UTC))
+        return answer.token
+
+
+def _id(task: TaskId) -> str:
+    return task if isinstance(task, str) else task.task_id
