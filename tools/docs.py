@@ -1,10 +1,15 @@
 """Writes the pages of docs/ that follow from code; with `--check`, says which of them are out of date."""
 
 import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import TypeAlias
 
 from openmcp_chain.domain import errors, retry, transitions
-from openmcp_chain.domain.task import Status
+from openmcp_chain.domain.task import Failure, Status
+from openmcp_chain.domain.transitions import Action
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -31,45 +36,144 @@ LIFECYCLE = """\
 
 ```mermaid
 stateDiagram-v2
-"""
-
-STATES = """\
+{arrows}
 ```
 
-Made from the table in `server/openmcp_chain/domain/transitions.py` by `make generate`. Each arrow is one guarded
-write of one document, which changes the state and appends the event.
+Made from the table in `server/openmcp_chain/domain/transitions.py` by `make generate`. Each step is one guarded write
+of one document, which changes the state and appends the event; so the two never disagree, and of two steps at the same
+time one wins and the other is decided anew.
 
 | status | who moves a task out of it | what a crash does |
 | --- | --- | --- |
-| `PENDING` | a worker's claim | nothing: the task is in the database, and found again when a worker asks |
-| `RUNNING` | the worker's report under its lease; the lease's end | the lease runs out, and the task is tried again |
-| `SUCCEEDED` | nobody; retention deletes it | nothing |
-| `FAILED` | nobody; retention deletes it | nothing |
+{statuses}
 
+## Steps
+
+A step from a status that is not listed is refused, or there is nothing left to do.
+
+| step | by whom | from → to | what its event says |
+| --- | --- | --- | --- |
+{steps}
+
+An event has the status after the step, and a number: 1, 2, 3, … without gaps. Of progress and lines a task keeps
+{notes}; then progress is still seen in the task itself, and a line is refused. A task with {events:,} events can't be
+tried again by hand, and an attempt that does not reach its worker counts from then on.
+
+## Attempts
+
+Unless `retry_policy` says otherwise, a failed attempt is tried again after {initial:g} s, then {coefficient:g} times
+that, and so on up to {maximum:g} s, each multiplied by a random number below 1 (full jitter); {attempts} attempts in
+all. A worker may say when to try again, or that its failure is not retryable. An attempt that could begin only after
+`schedule_to_close_timeout` is not waited for. A retry by hand grants all attempts, and all times, anew.
+
+A worker reports under its lease's token. Once the lease has ended, a report is refused with `LEASE_LOST`; only the
+report that ended the task itself is answered as it was the first time, so that it can be sent again when its answer was
+lost.
+
+## Failures that the server reports
+
+A worker's failure has the worker's own code. These are the server's.
+
+| code | when | tried again |
+| --- | --- | --- |
+{failures}
 """
+
+STATUSES = {
+    Status.PENDING: (
+        "a worker's claim, from its time on; a cancellation; the end of the time that it may wait",
+        "nothing: the task is in the database, and found again when a worker asks",
+    ),
+    Status.RUNNING: (
+        "the worker's report under its lease; the lease's end",
+        "the worker's: the lease runs out, and the task is tried again; a server's: the worker reports to another one",
+    ),
+    Status.SUCCEEDED: ("nobody; retention deletes it", "nothing"),
+    Status.FAILED: ("a retry by hand, else retention deletes it", "nothing"),
+    Status.CANCELLED: ("a retry by hand, else retention deletes it", "nothing"),
+}
+"""For each status: who moves a task out of it, and what a crash does."""
+
+STEPS = {
+    Action.SUBMIT: ("`SubmitTask`, `BatchSubmitTasks`", "`scheduled`, if it is for later"),
+    Action.CLAIM: ("a server, for a worker with room", "`attempt`, `worker`, `worker_version`"),
+    Action.EXTEND: ("the worker's heartbeat", "no event"),
+    Action.NOTE: ("the worker", "`attempt`; `progress` and `message`, or `log`"),
+    Action.COMPLETE: ("the worker", "`attempt`"),
+    Action.FAIL: ("the worker", "`attempt`, `code`, `message`; `retry_in_ms`, if it is tried again"),
+    Action.STOP: ("the worker, once it was asked to stop", "`attempt`, `reason`"),
+    Action.RELEASE: (
+        "a server that could not hand the task over",
+        "`attempt`, `code`, `message`; the attempt does not count",
+    ),
+    Action.EXPIRE: ("a server, at the lease's end", "as for a failure"),
+    Action.TIME_OUT: ("a server", "`code`, `message`"),
+    Action.CANCEL: ("`CancelTask`", "`reason`; while it runs, `attempt` and `cancel_requested`"),
+    Action.RETRY: ("`RetryTask`, `BatchRetryTasks`", "`retried`"),
+    Action.SUPERSEDE: (
+        "the submit of the next task with its `dedupe_key`",
+        "no event; it can't be tried again from then on",
+    ),
+}
+"""For each action: who does it, and what its event says."""
+
+FAILURES = (
+    (transitions.LEASE_EXPIRED, "yes"),
+    (transitions.START_TO_CLOSE, "yes"),
+    (transitions.SCHEDULE_TO_START, "no"),
+    (transitions.SCHEDULE_TO_CLOSE, "no"),
+    (Failure("CANCELLED", "the workspace cancelled the task; the message is its reason"), "no"),
+)
+"""What the server itself fails a task for, and whether it is tried again."""
 
 
 def errors_page() -> str:
     """The table of every code."""
     rows = sorted(errors.TABLE.values(), key=lambda error: (error.http, error.code))
-    lines = [f"| `{e.code}` | {e.status.name} | {e.http} | {e.sent_by} | {e.when} |" for e in rows]
-    return ERRORS + "\n".join(lines) + "\n"
+    return ERRORS + _rows((f"`{e.code}`", e.status.name, str(e.http), e.sent_by, e.when) for e in rows) + "\n"
 
 
 def lifecycle_page() -> str:
     """The states, and what moves a task between them."""
-    arrows = []
-    for action, (before, afters) in transitions.TABLE.items():
-        start = before.value if before else "[*]"
-        arrows += [f"    {start} --> {after.value}: {action.value}" for after in sorted(afters)]
-    arrows += [f"    {status.value} --> [*]" for status in Status if status.terminal]
-    attempts = (
-        f"A failed attempt is tried again after {retry.INITIAL_INTERVAL.total_seconds():g} s, then "
-        f"{retry.BACKOFF_COEFFICIENT:g} times that, and so on up to {retry.MAXIMUM_INTERVAL.total_seconds():g} s, each "
-        f"multiplied by a random number below 1 (full jitter); {retry.MAXIMUM_ATTEMPTS} attempts in all. A worker that "
-        "says that its failure is not retryable ends the task at once.\n"
+    drawn = defaultdict(list)
+    for action, steps in transitions.TABLE.items():
+        for before, after in _ordered(steps):
+            if before is not after:
+                drawn[before, after].append(action.value)
+    arrows = [f"    {before or '[*]'} --> {after}: {', '.join(names)}" for (before, after), names in drawn.items()]
+    arrows += [f"    {status} --> [*]" for status in Status if status.terminal]
+    return LIFECYCLE.format(
+        arrows="\n".join(arrows),
+        statuses=_rows((f"`{status}`", *STATUSES[status]) for status in Status),
+        steps=_rows((f"`{a.value}`", STEPS[a][0], _told(steps), STEPS[a][1]) for a, steps in transitions.TABLE.items()),
+        failures=_rows((f"`{failure.code}`", failure.message, again) for failure, again in FAILURES),
+        notes=transitions.NOTES,
+        events=transitions.EVENTS,
+        initial=retry.DEFAULT.initial_interval.total_seconds(),
+        coefficient=retry.DEFAULT.backoff_coefficient,
+        maximum=retry.DEFAULT.maximum_interval.total_seconds(),
+        attempts=retry.DEFAULT.maximum_attempts,
     )
-    return LIFECYCLE + "\n".join(arrows) + "\n" + STATES + attempts
+
+
+Steps: TypeAlias = AbstractSet[tuple[Status | None, Status]]
+
+
+def _ordered(steps: Steps) -> list[tuple[Status | None, Status]]:
+    order = [None, *Status]
+    return sorted(steps, key=lambda step: (order.index(step[0]), order.index(step[1])))
+
+
+def _told(steps: Steps) -> str:
+    """Such as `RUNNING → PENDING, FAILED`."""
+    ends = defaultdict(list)
+    for before, after in _ordered(steps):
+        ends[before].append("itself" if before is after else after.value)
+    return "; ".join(f"{before or '–'} → {', '.join(afters)}" for before, afters in ends.items())
+
+
+def _rows(rows: Iterable[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 PAGES = {"errors.md": errors_page, "lifecycle.md": lifecycle_page}
