@@ -20,9 +20,14 @@ from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.events import EventHub
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
+from openmcp_chain.engine.leasing import Leasing
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.neighbours import Neighbours
+from openmcp_chain.engine.queues import Queues
+from openmcp_chain.engine.signals import Signals
 from openmcp_chain.engine.submission import Submission
 from openmcp_chain.engine.sweep import Sweep
+from openmcp_chain.engine.tasks import Tasks
 from openmcp_chain.engine.tokens import Tokens
 from openmcp_chain.store.base import Store
 from openmcp_chain.store.mongo.store import connect
@@ -51,19 +56,29 @@ class App:
         self._store = store
         self.tokens = Tokens(store, settings.master, now)
         self.identity = Identity(store, settings.master, self.tokens, settings.plans, now)
-        self.events = EventHub()
-        self.ledger = Ledger(store, self.events.announce)
-        self.events.attach(self.ledger)
-        self.dispatcher = Dispatcher(self.ledger, clock=now, lease_duration=settings.lease_duration)
+        self.ledger = Ledger(store)
+        self.events = EventHub(self.ledger)
+        self.queues = Queues(store, now)
+        self.dispatcher = Dispatcher(
+            self.ledger,
+            self.queues,
+            clock=now,
+            lease_duration=settings.lease_duration,
+            weight=lambda _: 1,
+        )
         self.leases = Leases(self.ledger, self.dispatcher, clock=now, retention=settings.retention)
-        self.sweep = Sweep(store, self.dispatcher, self.leases, now)
+        self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, now)
+        self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
         self.dispatcher.look = self.sweep.wake
-        self.submission = Submission(self.ledger, self.dispatcher, now)
-        self.workers = WorkerService(self.leases, self.dispatcher, self.identity, now)
+        self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, now)
+        self.tasks = Tasks(store, self.ledger, self.leases)
+        self.signals = Signals(store, self.ledger, now)
+        self.signals.heard = Neighbours(self.events, self.leases, self.dispatcher).heard
+        self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity)
         self.server = Server(
             Rpc(self.identity),
             auth=AuthService(self.identity),
-            tasks=TaskService(self.submission, self.events, self.identity),
+            tasks=TaskService(self.submission, self.tasks, self.queues, self.events, self.identity, now),
             rest=RestService(self.events, self.identity, self.tokens),
             workers=self.workers,
             store=store,
@@ -74,11 +89,13 @@ class App:
         """Serves; returns the port. Raises StartError, or Unavailable."""
         try:
             await self.tokens.load()
+            await self.queues.refresh()
             port = await self.server.start(self._settings.listen)
         except (OSError, ValueError) as error:
             # No port, or another master key: our own words.
             raise StartError(str(error)) from None
-        self._loops = [asyncio.create_task(self.sweep.run()), asyncio.create_task(self.server.watch_health())]
+        loops = (self.queues.run(), self.sweep.run(), self.signals.run(), self.server.watch_health())
+        self._loops = [asyncio.create_task(loop) for loop in loops]
         return port
 
     async def stop(self) -> None:
@@ -95,6 +112,7 @@ class App:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        await self.leasing.settle()
         await self.submission.settle()
         await self.dispatcher.settle()
         await self.ledger.settle()

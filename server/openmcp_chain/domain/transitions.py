@@ -18,10 +18,11 @@ caller is told. `TABLE` is the same in data; the tests walk it.
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Context, Event, Failure, Lease, Progress, Status, Task, Terms
@@ -73,6 +74,10 @@ LEASE_EXPIRED = Failure("LEASE_EXPIRED", "the worker stopped reporting before it
 START_TO_CLOSE = Failure("START_TO_CLOSE_TIMEOUT", "the attempt took longer than start_to_close_timeout")
 SCHEDULE_TO_START = Failure("SCHEDULE_TO_START_TIMEOUT", "no worker took the task within schedule_to_start_timeout")
 SCHEDULE_TO_CLOSE = Failure("SCHEDULE_TO_CLOSE_TIMEOUT", "the task did not end within schedule_to_close_timeout")
+
+
+Decision: TypeAlias = Callable[[Task], Task]
+"""What a task is to become; the same one: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

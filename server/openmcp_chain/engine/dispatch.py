@@ -7,25 +7,35 @@ A task that finds a worker waiting when it is submitted is inserted already leas
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Protocol
 
 from openmcp_chain.domain import errors, transitions
-from openmcp_chain.domain.task import Key, Lease, Status, Task
+from openmcp_chain.domain.queue import QueueState, Waiting
+from openmcp_chain.domain.task import Failure, Key, Lease, Queue, Status, Task
 from openmcp_chain.engine import tracing
-from openmcp_chain.engine.backlog import Backlog
+from openmcp_chain.engine.backlog import SMALL_BYTES, Backlog
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.queues import Queues
 
 log = logging.getLogger(__name__)
 
-LATER = 10_000
-LATER_BYTES = 64 * 1024 * 1024
-"""How many tasks, and payloads, wait in memory for a time to come; more are left to the sweep."""
+LATER = 100_000
+"""How many tasks wait in memory for a time to come; more are left to the sweep."""
+LATER_SECONDS = 3600.0
+"""How far ahead."""
+STORED = 1.5
+"""A lease is stored for so many times the time that its worker may be silent; see `leases`."""
+LOW = 500
+"""A workspace with fewer tasks of a type in memory gets more from the database."""
+PAUSED = Failure("TYPE_PAUSED", "the type was paused before the worker got the task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +45,24 @@ class Demand:
     types: frozenset[str]
     workspace: str | None
 
+    def covers(self, queue: Queue) -> bool:
+        return queue.type in self.types and self.workspace in (None, queue.workspace)
+
+
+class Holder(Protocol):
+    """Keeps track of granted leases: `engine.leases`."""
+
+    def granted(self, task: Task, session: "Session") -> None:
+        """The session got the task."""
+        ...
+
+    async def give_back(self, task: Task, failure: Failure) -> None:
+        """The task was claimed, and its worker does not get it after all."""
+        ...
+
 
 class Session:
-    """One worker's stream, as the dispatcher sees it."""
+    """One worker's stream, or one call for tasks, as the dispatcher sees it."""
 
     def __init__(
         self,
@@ -46,51 +71,86 @@ class Session:
         version: str = "",
         demand: Demand,
         room: int,
-        held: Iterable[str] = (),
         deliver: Callable[[Task], None],
+        cancel: Callable[[Task], None] = lambda _: None,
     ) -> None:
-        """`room`: how many tasks it takes now, beside those under `held` lease tokens. `deliver` gets each new one."""
+        """`room`: how many tasks it takes now. `deliver` gets each new one; `cancel` each one that is to stop."""
         self.worker = worker
         self.version = version
         self.demand = demand
         self.turns = deque(demand.types)
         """The types, the one whose turn it is first."""
         self.credits = room
+        self._coming = 0
+        self._none_coming = asyncio.Event()
+        self._none_coming.set()
         self.deliver = deliver
+        self.cancel = cancel
         self.open = True
-        self.leases: dict[str, Task | None] = dict.fromkeys(held)
-        """What it holds, by lease token: the newest state known here, None if it came with the lease."""
 
-    def accepts(self, task: Task) -> bool:
-        return self.open and self.credits > 0 and self.demand.workspace in (None, task.workspace)
+    def expect(self) -> None:
+        """A task is being claimed for it."""
+        self._coming += 1
+        self._none_coming.clear()
+
+    def expected(self) -> None:
+        """A task that was being claimed for it has come, or won't."""
+        self._coming -= 1
+        if not self._coming:
+            self._none_coming.set()
+
+    async def settle(self) -> None:
+        """Returns when no task is being claimed for it."""
+        await self._none_coming.wait()
+
+    def accepts(self, queue: Queue) -> bool:
+        return self.open and self.credits > 0 and self.demand.workspace in (None, queue.workspace)
 
 
 class Dispatcher:
     """The meeting place of tasks and sessions."""
 
     def __init__(
-        self, ledger: Ledger, *, clock: Clock, lease_duration: timedelta, look: Callable[[], None] = lambda: None
+        self,
+        ledger: Ledger,
+        queues: Queues,
+        *,
+        clock: Clock,
+        lease_duration: timedelta,
+        weight: Callable[[str], int] = lambda _: 1,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         """`look` is called when a look in the database may find work for someone (see `sweep`)."""
         self._ledger = ledger
+        self._queues = queues
         self._clock = clock
-        self.lease_duration = lease_duration
+        self.standard_lease = lease_duration
+        """How long a worker may be silent on a task that does not say."""
+        self._weight = weight
         self.look = look
+        self.holder: Holder
         self._backlogs: dict[str, Backlog] = {}
         """One for each type that a worker here takes; what nobody here takes is not kept in memory."""
         self._takers = Counter[str]()
+        self._demands = Counter[Demand]()
         self._idle: defaultdict[str, deque[Session]] = defaultdict(deque)
         self._claiming: set[Key] = set()
         self._background: set[asyncio.Task[None]] = set()
-        self._later = self._later_bytes = 0
+        self._later = 0
+        queues.changed = self._queue_changed
+
+    def lease_duration(self, task: Task) -> timedelta:
+        """How long a worker may be silent on this task."""
+        return task.terms.heartbeat or self.standard_lease
 
     # --- workers
 
     def join(self, session: Session) -> None:
         """A worker has come."""
+        self._demands[session.demand] += 1
         for task_type in session.demand.types:
             self._takers[task_type] += 1
-            self._backlogs.setdefault(task_type, Backlog())
+            self._backlogs.setdefault(task_type, Backlog(self._weight))
         self._feed(session)
         self.look()
 
@@ -99,6 +159,9 @@ class Dispatcher:
         if not session.open:
             return
         session.open = False
+        self._demands[session.demand] -= 1
+        if not self._demands[session.demand]:
+            del self._demands[session.demand]
         for task_type in session.demand.types:
             self._takers[task_type] -= 1
             if not self._takers[task_type]:
@@ -109,65 +172,100 @@ class Dispatcher:
             if not idle:
                 del self._idle[task_type]
 
-    def release(self, session: Session, token: str) -> None:
-        """The session no longer holds this lease: it has room for another task. A second call does nothing."""
-        if token in session.leases:
-            del session.leases[token]
-            self._credit(session)
+    def credit(self, session: Session) -> None:
+        """The session has room for one task more."""
+        session.credits += 1
+        if session.open:
+            self._feed(session)
 
     def demands(self) -> Collection[Demand]:
-        """What idle workers wait for in vain, each once."""
-        return {session.demand for idle in self._idle.values() for session in idle}
+        """What the workers here take, each once."""
+        return list(self._demands)
 
-    def more(self, types: Iterable[str]) -> None:
-        """The database has more ready tasks of these types than were offered."""
-        for task_type in types:
-            if task_type in self._backlogs:
-                self._backlogs[task_type].overflowed = True
+    @property
+    def backlogs(self) -> Mapping[str, Backlog]:
+        """What waits in memory, by type."""
+        return self._backlogs
 
     # --- tasks
 
     def offer(self, task: Task) -> None:
         """A PENDING task is there: now, or from its `due_at` on."""
-        if task.due_at is None or task.status is not Status.PENDING:
-            return
+        if task.status is Status.PENDING:
+            small = len(task.payload) <= SMALL_BYTES
+            self.offer_waiting(
+                Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at, task if small else None)
+            )
+
+    def offer_waiting(self, task: Waiting) -> None:
+        """The same, for a task of which only this is known."""
         wait = (task.due_at - self._clock()).total_seconds()
         if wait > 0:
-            if self._later < LATER and self._later_bytes + len(task.payload) <= LATER_BYTES:
+            if self._later < LATER and wait <= LATER_SECONDS:
                 self._later += 1
-                self._later_bytes += len(task.payload)
                 asyncio.get_running_loop().call_later(wait, self._offer_later, task)
             return
         if task.key in self._claiming:
             return
-        session = self._idle_for(task)
-        if session is not None:
+        backlog = self._backlogs.get(task.type)
+        if backlog is None:
+            return
+        if self._queues.paused(task.queue):
+            backlog.missing(task.key.workspace, task.priority, task.due_at)
+            return
+        session = self._idle_for(task.queue)
+        if session is None:
+            backlog.add(task)
+        else:
             self._spend(session)
             self._start_claim(task, session)
-        elif task.type in self._backlogs:
-            self._backlogs[task.type].add(task)
+
+    def hint(self, task: Waiting) -> None:
+        """Another process has a PENDING task: it goes to an idle worker here, else is left to that process."""
+        backlog = self._backlogs.get(task.type)
+        if backlog is None:
+            return
+        if task.due_at <= self._clock() and self._idle_for(task.queue) is not None:
+            self.offer_waiting(task)
+        else:
+            backlog.missing(task.key.workspace, task.priority, task.due_at)
 
     def reserve(self, task: Task) -> tuple[Session, Task] | None:
         """Takes an idle worker for a task that is not stored yet; returns it, and the task leased to it.
 
         The caller stores the task and then calls `deliver`, or `give_back` if it was not stored.
         """
-        session = self._idle_for(task)
+        if task.type not in self._idle or task.due_at > self._clock() or self._queues.paused(task.queue):
+            return None
+        session = self._idle_for(task.queue)
         if session is None:
             return None
+        try:
+            leased = self._leased(task, session)
+        except errors.LeaseLost:  # its time is up before it began
+            return None
         self._spend(session)
-        return session, self._leased(task, session)
+        session.expect()
+        return session, leased
 
-    def deliver(self, session: Session, task: Task) -> None:
-        """Hands a leased task to the worker, who is told of it even if it left meanwhile (see `Session`)."""
-        tracing.record_wait(task)
-        if task.lease is not None:
-            session.leases[task.lease.token] = task
-        session.deliver(task)
+    async def deliver(self, session: Session, task: Task) -> None:
+        """Hands a claimed task to the worker, even one that left meanwhile; unless its queue was paused."""
+        if not self._queues.fresh:
+            with contextlib.suppress(errors.Error):
+                await self._queues.refresh()
+        if self._queues.fresh and not self._queues.paused(task.queue):
+            tracing.record_wait(task)
+            self.holder.granted(task, session)
+            session.deliver(task)
+            session.expected()
+        else:
+            self.give_back(session)
+            await self.holder.give_back(task, PAUSED)
 
     def give_back(self, session: Session) -> None:
         """The reserved worker gets nothing after all."""
-        self._credit(session)
+        self.credit(session)
+        session.expected()
 
     async def settle(self) -> None:
         """Returns when no claim is under way."""
@@ -178,11 +276,11 @@ class Dispatcher:
 
     def _leased(self, task: Task, session: Session) -> Task:
         now = self._clock()
-        lease = Lease(secrets.token_urlsafe(16), session.worker, now + self.lease_duration)
+        lease = Lease(secrets.token_urlsafe(16), session.worker, now + STORED * self.lease_duration(task))
         return transitions.claim(task, lease, now, session.version)
 
-    def _idle_for(self, task: Task) -> Session | None:
-        return next((session for session in self._idle.get(task.type, ()) if session.accepts(task)), None)
+    def _idle_for(self, queue: Queue) -> Session | None:
+        return next((session for session in self._idle.get(queue.type, ()) if session.accepts(queue)), None)
 
     def _spend(self, session: Session) -> None:
         """Takes one credit; the session goes to the end of the line, so that idle workers take turns."""
@@ -193,11 +291,8 @@ class Dispatcher:
                 idle.remove(session)
                 if session.credits > 0:
                     idle.append(session)
-
-    def _credit(self, session: Session) -> None:
-        session.credits += 1
-        if session.open:
-            self._feed(session)
+                elif not idle:
+                    del self._idle[task_type]
 
     def _feed(self, session: Session) -> None:
         """Gives the session what waits for it; puts it in line if it could take more."""
@@ -209,47 +304,71 @@ class Dispatcher:
                 if session not in self._idle[task_type]:
                     self._idle[task_type].append(session)
 
-    def _waiting_for(self, session: Session) -> Iterable[Task]:
+    def _waiting_for(self, session: Session) -> Iterable[Waiting]:
         """What there is for the session while it has credits, its types taking turns: none is starved by another."""
         in_vain = 0
         while session.credits > 0 and in_vain < len(session.turns):
             backlog = self._backlogs[session.turns[0]]
             session.turns.rotate(-1)
             task = backlog.take(session.demand.workspace)
-            if task is not None:
+            if backlog.behind and (task is None or backlog.waiting(task.key.workspace) < LOW):
+                self.look()
+            if task is None:
+                in_vain += 1
+            else:
                 in_vain = 0
                 yield task
-                continue
-            in_vain += 1
-            if backlog.overflowed:
-                backlog.overflowed = False
-                self.look()
 
-    def _start_claim(self, task: Task, session: Session) -> None:
+    def _start_claim(self, task: Waiting, session: Session) -> None:
+        session.expect()
         self._claiming.add(task.key)
         claim = asyncio.create_task(self._claim(task, session))
         self._background.add(claim)
         claim.add_done_callback(self._background.discard)
 
-    async def _claim(self, task: Task, session: Session) -> None:
+    async def _claim(self, waiting: Waiting, session: Session) -> None:
+        leased = None
         try:
-            leased = self._leased(task, session)
-            won = await self._ledger.try_change(task, leased)
+            leased = await self._try_claim(waiting, session)
+        except errors.LeaseLost:
+            pass  # it was claimed, cancelled or timed out: not ours
         except errors.Error as error:
             # The task is safe in the database; the sweep finds it when the database answers again.
-            log.warning("claim not written", extra={"task_id": task.id, "code": error.code})
-            won = False
+            log.warning("claim not written", extra={"task_id": waiting.key.id, "code": error.code})
+            self._missing(waiting.queue, waiting.priority, waiting.due_at)
         except Exception:
-            log.exception("unforeseen", extra={"task_id": task.id})
-            won = False  # the worker must not wait for this one for ever
+            log.exception("unforeseen", extra={"task_id": waiting.key.id})
+            self._missing(waiting.queue, waiting.priority, waiting.due_at)
         finally:
-            self._claiming.discard(task.key)
-        if won:
-            self.deliver(session, leased)
+            self._claiming.discard(waiting.key)
+        if leased is not None:
+            await self.deliver(session, leased)
         else:
-            self._credit(session)
+            # The worker must not wait for this one for ever.
+            self.give_back(session)
 
-    def _offer_later(self, task: Task) -> None:
+    async def _try_claim(self, waiting: Waiting, session: Session) -> Task | None:
+        task = waiting.task or await self._ledger.get(waiting.key)
+        if task is None:
+            return None
+        leased = self._leased(task, session)
+        return leased if await self._ledger.try_change(task, leased) else None
+
+    def _missing(self, queue: Queue, priority: int, due_at: datetime) -> None:
+        backlog = self._backlogs.get(queue.type)
+        if backlog is not None:
+            backlog.missing(queue.workspace, priority, due_at)
+
+    def _offer_later(self, task: Waiting) -> None:
         self._later -= 1
-        self._later_bytes -= len(task.payload)
-        self.offer(task)
+        self.offer_waiting(task)
+
+    def _queue_changed(self, state: QueueState) -> None:
+        backlog = self._backlogs.get(state.queue.type)
+        if backlog is None:
+            return
+        if state.paused_at is not None:
+            backlog.drop(state.queue.workspace)
+        else:
+            backlog.behind = True
+            self.look()

@@ -4,7 +4,7 @@ A subscriber registers first and reads the task then, so nothing falls between; 
 from which it takes the events it has not had yet. So nothing is queued per subscriber, a slow one costs no memory, and
 a wake-up too many or too few does no harm: the history itself says what is missing.
 
-A change made by another server process is seen by a read every `poll` seconds.
+A change made by another server process is read when a signal tells of it, and in any case every `poll` seconds.
 """
 
 import asyncio
@@ -33,6 +33,8 @@ class Subscription:
         self._after = after
         self._task: Task | None = None
         self._news = asyncio.Event()
+        self._stale = False
+        """Whether the task is to be read again."""
 
     async def __aenter__(self) -> Self:
         self._hub.add(self, self._key, self._limit)
@@ -76,9 +78,29 @@ class Subscription:
                     await self._news.wait()
             except TimeoutError:
                 await self._allowed()
-                self._accept(await self._hub.read(self._key))
+                self._stale = True
             self._news.clear()
+            if self._stale:
+                self._stale = False
+                self._accept(await self._hub.read(self._key))
         return events
+
+    async def end(self, wait: float) -> Task:
+        """The task once it has ended, or as it is after `wait` seconds. Raises as `next` does."""
+        deadline = asyncio.get_running_loop().time() + wait
+        while not self.ended:
+            remaining = deadline - asyncio.get_running_loop().time()
+            if remaining <= 0:
+                break
+            await self.next(remaining)
+        if self._task is None:
+            raise errors.TaskNotFound(self._key.id)
+        return self._task
+
+    def look(self) -> None:
+        """Tells that the task has something new, which is to be read."""
+        self._stale = True
+        self._news.set()
 
     def wake(self, task: Task | None) -> None:
         """Tells of the task's newest state, or with None only that something is up."""
@@ -100,19 +122,20 @@ class Subscription:
 class EventHub:
     """Brings each announced task to those who follow it."""
 
-    def __init__(self, poll: float = POLL_SECONDS) -> None:
+    def __init__(self, ledger: Ledger, poll: float = POLL_SECONDS) -> None:
         self.poll = poll
         self.draining = False
-        self._ledger: Ledger | None = None
+        self._ledger = ledger
         self._followers: defaultdict[Key, set[Subscription]] = defaultdict(set)
         self._open = Counter[str]()
+        ledger.follow(self._announced)
 
-    def attach(self, ledger: Ledger) -> None:
-        """Names the ledger to read from; it announces to this hub, so neither can be made with the other."""
-        self._ledger = ledger
+    def hint(self, key: Key) -> None:
+        """Another process has changed the task: those who follow it read it again."""
+        for follower in self._followers.get(key, ()):
+            follower.look()
 
-    def announce(self, task: Task) -> None:
-        """Takes a task's newest durable state."""
+    def _announced(self, _: Task | None, task: Task) -> None:
         for follower in self._followers.get(task.key, ()):
             follower.wake(task)
 
@@ -138,8 +161,6 @@ class EventHub:
 
     async def read(self, key: Key) -> Task:
         """The task as stored now, for a subscription."""
-        if self._ledger is None:
-            raise RuntimeError("no ledger attached")
         task = await self._ledger.get(key)
         if task is None:
             raise errors.TaskNotFound(key.id)

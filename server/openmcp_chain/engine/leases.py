@@ -1,17 +1,29 @@
-"""What a worker may report under its lease, and what happens when a lease runs out."""
+"""What a worker may report under its lease, and what happens when it falls silent.
 
+A lease is stored for one and a half times as long as its worker may be silent. So a heartbeat is answered from memory
+unless less than that time is left; every second one, at a third of the time each. A worker that is silent for longer is
+noticed by the process that heard of it last; if that dies as well, by the sweep, when the stored lease runs out. With
+heartbeats that go to several processes in turn, one of them writes before any other can think the worker silent.
+"""
+
+import asyncio
+import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from openmcp_chain.domain import errors, transitions
-from openmcp_chain.domain.task import Failure, Key, Status, Task
+from openmcp_chain.domain.task import Failure, Key, Progress, Status, Task
+from openmcp_chain.domain.transitions import LEASE_EXPIRED, Moment
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import tracing
 from openmcp_chain.engine.clock import Clock
-from openmcp_chain.engine.dispatch import Dispatcher, Session
+from openmcp_chain.engine.dispatch import STORED, Dispatcher, Session
 from openmcp_chain.engine.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 WORKER_GONE = Failure("WORKER_GONE", "the worker's connection ended before it got the task")
 
@@ -22,6 +34,19 @@ class LeaseRef:
 
     key: Key
     token: str
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A lease that was granted, or is reported on, here."""
+
+    token: str
+    session: Session | None
+    """Whose credit it takes; None if it came by a call."""
+    task: Task | None
+    """The newest state known; None if the worker says that it holds it, and nobody has looked yet."""
+    heard_at: float
+    """When its worker was last heard of, by the loop's clock."""
 
 
 class Leases:
@@ -42,87 +67,204 @@ class Leases:
         self._clock = clock
         self._retention = retention
         self._chance = chance
+        self._held: defaultdict[Key, list[_Held]] = defaultdict(list)
+        dispatcher.holder = self
+        ledger.follow(self._announced)
 
-    async def heartbeat(self, principal: Principal, session: Session, ref: LeaseRef) -> None:
-        """Keeps the lease for a full duration from now."""
-        until = self._clock() + self._dispatcher.lease_duration
-        task = await self._report(principal, session, ref, lambda task: transitions.extend(task, ref.token, until))
-        if ref.token in session.leases:
-            session.leases[ref.token] = task
+    def moment(self) -> Moment:
+        """Now, for a transition."""
+        return Moment(self._clock(), self._retention, self._chance())
 
-    async def complete(self, principal: Principal, session: Session, ref: LeaseRef, result: bytes) -> None:
+    # --- what workers say
+
+    async def heartbeat(
+        self, principal: Principal, ref: LeaseRef, progress: Progress | None = None, line: str = ""
+    ) -> Task:
+        """Keeps the lease for another while, and what the worker has to say; returns the task as it is then.
+
+        Raises EventsFull for a line that there is no room for; the lease is kept all the same.
+        """
+        held, task = await self._look_up(principal, ref)
+        now, duration = self._clock(), self._dispatcher.lease_duration(task)
+        held.heard_at = asyncio.get_running_loop().time()
+        lease = task.lease
+        if lease is None or lease.token != ref.token or lease.expires_at - now < duration:
+            task = await self._report(
+                ref, task, lambda task: transitions.extend(task, ref.token, now + STORED * duration)
+            )
+        if progress is not None or line:
+            task = await self._report(
+                ref, task, lambda task: transitions.note(task, ref.token, now, progress=progress, line=line)
+            )
+        return task
+
+    async def complete(self, principal: Principal, ref: LeaseRef, result: bytes) -> None:
         """Ends the task with its result, the serialized Struct."""
-        await self._end(
-            principal,
-            session,
-            ref,
-            lambda task: transitions.complete(task, ref.token, result, self._clock(), self._retention),
-        )
+        _, task = await self._look_up(principal, ref)
+        await self._report(ref, task, lambda task: transitions.complete(task, ref.token, result, self.moment()))
 
     async def fail(
-        self, principal: Principal, session: Session, ref: LeaseRef, failure: Failure, *, retryable: bool
-    ) -> None:
-        """Ends the attempt: the task is tried again, or has FAILED."""
-        await self._end(
-            principal,
-            session,
-            ref,
-            lambda task: transitions.fail(
-                task,
-                ref.token,
-                failure,
-                retryable=retryable,
-                now=self._clock(),
-                retention=self._retention,
-                jitter=self._chance(),
-            ),
-        )
-
-    async def undelivered(self, task: Task) -> None:
-        """Ends an attempt whose worker went before the task reached it, rather than wait for the lease to end."""
-        token = task.lease.token if task.lease else ""
-        ended = await self._ledger.change(
-            task,
-            lambda task: transitions.fail(
-                task,
-                token,
-                WORKER_GONE,
-                retryable=True,
-                now=self._clock(),
-                retention=self._retention,
-                jitter=self._chance(),
-            ),
-        )
-        self._after(ended)
-
-    async def expire(self, task: Task) -> None:
-        """Ends an attempt whose lease has run out."""
-        ended = await self._ledger.change(
-            task,
-            lambda task: transitions.expire(task, now=self._clock(), retention=self._retention, jitter=self._chance()),
-        )
-        self._after(ended)
-
-    async def _end(self, principal: Principal, session: Session, ref: LeaseRef, decide: Callable[[Task], Task]) -> None:
-        self._after(await self._report(principal, session, ref, decide))
-        self._dispatcher.release(session, ref.token)
-
-    async def _report(
-        self, principal: Principal, session: Session, ref: LeaseRef, decide: Callable[[Task], Task]
+        self,
+        principal: Principal,
+        ref: LeaseRef,
+        failure: Failure,
+        *,
+        retryable: bool,
+        delay: timedelta | None = None,
     ) -> Task:
-        known = session.leases.get(ref.token) or await self._ledger.get(ref.key)
+        """Ends the attempt; returns the task, which is tried again or has ended."""
+        _, task = await self._look_up(principal, ref)
+        return await self._report(
+            ref,
+            task,
+            lambda task: transitions.fail(task, ref.token, failure, self.moment(), retryable=retryable, delay=delay),
+        )
+
+    async def stop(self, principal: Principal, ref: LeaseRef) -> None:
+        """Ends a task that was to stop. Raises CancelNotRequested."""
+        _, task = await self._look_up(principal, ref)
+        await self._report(ref, task, lambda task: transitions.stop(task, ref.token, self.moment()))
+
+    # --- what a session holds
+
+    def granted(self, task: Task, session: Session) -> None:
+        """The session got the task."""
+        if task.lease is not None:
+            self._held[task.key].append(_Held(task.lease.token, session, task, asyncio.get_running_loop().time()))
+
+    def claimed(self, ref: LeaseRef, session: Session) -> None:
+        """The session says that it holds this lease, from a stream that was cut. It takes a credit until it ends."""
+        held = self._find(ref)
+        if held is None:
+            held = _Held(ref.token, None, None, asyncio.get_running_loop().time())
+            self._held[ref.key].append(held)
+        held.session = session
+
+    def left(self, session: Session) -> None:
+        """The session has ended. Its leases go on: the worker may come back with them."""
+        for key in [key for key, all_held in self._held.items() if any(held.session is session for held in all_held)]:
+            for held in self._held[key]:
+                if held.session is session:
+                    held.session = None
+            self._keep(key, lambda held: held.session is not None or held.task is not None)
+
+    async def give_back(self, task: Task, failure: Failure = WORKER_GONE) -> None:
+        """A worker did not get the task that was claimed for it: it waits again, rather than for the lease to end."""
+        token = task.lease.token if task.lease else ""
         try:
-            return await self._ledger.change(_allowed(principal, known, ref.key), decide)
+            await self._ledger.change(task, lambda task: transitions.release(task, token, failure, self.moment()))
+        except errors.Error as error:
+            # The lease will run out instead.
+            log.info("lease not given back", extra={"task_id": task.id, "code": error.code})
+
+    def holds(self, key: Key) -> bool:
+        """Whether a lease on the task is known here."""
+        return key in self._held
+
+    async def look(self, key: Key) -> None:
+        """Another process has changed a task that is held here: it may be to stop, or its lease may have ended."""
+        task = await self._ledger.get(key)
+        if task is not None:
+            self._announced(None, task)
+
+    # --- time
+
+    async def expire(self, key: Key) -> None:
+        """Ends what has run out of time by what is stored: a lease, or a wait. Raises LeaseLost if nothing has."""
+        task = await self._ledger.get(key)
+        if task is None:
+            raise errors.LeaseLost
+        await self._ledger.change(task, self._out_of_time)
+
+    async def reap(self) -> int:
+        """Ends the attempts of workers that have been silent for too long; returns how many."""
+        now = asyncio.get_running_loop().time()
+        silent = [
+            (held.token, held.task)
+            for all_held in self._held.values()
+            for held in all_held
+            if held.task is not None
+            and now - held.heard_at > self._dispatcher.lease_duration(held.task).total_seconds()
+        ]
+        results = await asyncio.gather(*(self._lose(token, task) for token, task in silent), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, errors.Error):
+                log.error("unforeseen", exc_info=result)
+        return len(silent)
+
+    # --- inside
+
+    async def _lose(self, token: str, task: Task) -> None:
+        after = transitions.fail(task, token, LEASE_EXPIRED, self.moment(), retryable=True)
+        # Only as it was known here: if its worker was heard of elsewhere, that was written, and this write loses.
+        if not await self._ledger.try_change(task, after):
+            self._keep(task.key, lambda held: held.token != token)
+
+    def _out_of_time(self, task: Task) -> Task:
+        if task.status is Status.PENDING:
+            return transitions.time_out(task, self.moment())
+        return transitions.expire(task, self.moment())
+
+    async def _look_up(self, principal: Principal, ref: LeaseRef) -> tuple[_Held, Task]:
+        held = self._find(ref)
+        task = held.task if held is not None else None
+        if task is None:
+            task = await self._ledger.get(ref.key)
+        try:
+            task = _allowed(principal, task, ref.key)
+        except errors.LeaseLost:
+            self._forget(ref)
+            raise
+        if held is None:
+            held = _Held(ref.token, None, None, asyncio.get_running_loop().time())
+        if held.task is None and task.lease is not None and task.lease.token == ref.token:
+            held.task = task
+            if task.status is Status.RUNNING and held not in self._held[ref.key]:
+                self._held[ref.key].append(held)
+        return held, task
+
+    async def _report(self, ref: LeaseRef, task: Task, decide: Callable[[Task], Task]) -> Task:
+        try:
+            return await self._ledger.change(task, decide)
         except errors.LeaseLost:
             # The worker stops on hearing so, and has room again.
-            self._dispatcher.release(session, ref.token)
+            self._forget(ref)
             raise
 
-    def _after(self, task: Task) -> None:
-        if task.status is Status.PENDING:
-            self._dispatcher.offer(task)
-        elif task.status.terminal:
+    def _find(self, ref: LeaseRef) -> _Held | None:
+        return next((held for held in self._held.get(ref.key, ()) if held.token == ref.token), None)
+
+    def _forget(self, ref: LeaseRef) -> None:
+        self._keep(ref.key, lambda held: held.token != ref.token)
+
+    def _announced(self, before: Task | None, task: Task) -> None:
+        """A task has changed: its lease may have ended, or it is to stop."""
+        if before is not None and task.status.terminal and not before.status.terminal:
             tracing.record_end(task)
+        if task.key not in self._held:
+            return
+        token = task.lease.token if task.status is Status.RUNNING and task.lease else None
+        for held in self._held[task.key]:
+            if held.token == token:
+                asked = task.cancel is not None and (held.task is None or held.task.cancel is None)
+                if held.task is None or held.task.version <= task.version:
+                    held.task = task
+                if asked and held.session is not None:
+                    held.session.cancel(task)
+        self._keep(task.key, lambda held: held.token == token or held.task is None)
+
+    def _keep(self, key: Key, wanted: Callable[[_Held], bool]) -> None:
+        """Lets go of the others; each gives its credit back."""
+        all_held = self._held.get(key, [])
+        gone = [held for held in all_held if not wanted(held)]
+        kept = [held for held in all_held if wanted(held)]
+        if kept:
+            self._held[key] = kept
+        else:
+            self._held.pop(key, None)
+        for held in gone:
+            if held.session is not None:
+                self._dispatcher.credit(held.session)
 
 
 def _allowed(principal: Principal, task: Task | None, key: Key) -> Task:

@@ -1,43 +1,64 @@
 """The sweep: finds in the database what memory does not know. It makes certain what dispatch makes quick.
 
-What a dead process left is of two kinds: leases that run out, and ready tasks that no process has in its backlog. The
-second are looked for only where an idle worker waits for them, so that a sweep costs little however large the backlog
-is.
+It ends what has run out of time (leases of dead workers, waits that were too long), looks for ready tasks that are in
+no backlog here, and deletes what has been kept for long enough.
 """
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Key, Queue
+from openmcp_chain.engine.backlog import Backlog, Cursor
 from openmcp_chain.engine.clock import Clock
-from openmcp_chain.engine.dispatch import Dispatcher
+from openmcp_chain.engine.dispatch import LOW, Dispatcher
 from openmcp_chain.engine.leases import Leases
+from openmcp_chain.engine.queues import SKEW, Queues
 from openmcp_chain.store.base import Store
 
 log = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 1.0
-BATCH = 1000
+INTERVAL_SECONDS = 0.5
+OVERDUE = 1000
+"""How many tasks that have run out of time are seen to at once."""
+HINTS = 1000
+"""How many ready tasks are read at once."""
+STEPS = 8
+"""How many times in a row one queue is looked at, before the others have their turn."""
+QUEUES = 100
+"""How many queues are looked at in one sweep."""
+AGAIN_SECONDS = 5.0
+"""How often a queue is looked at that should have nothing new: a process may have died with what it alone knew of."""
+DELETE_SECONDS = 10.0
+DELETED = 1000
+"""How many tasks are deleted at once, and how often."""
+FASTER = 4
+"""A span of time in which little was found is followed by one so many times as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
     """What one sweep found."""
 
-    expired: int
+    overdue: int
     ready: int
 
 
 class Sweep:
-    """Runs `run_once` every second, and at once when `wake` is called."""
+    """Runs `run_once` twice a second, and at once when `wake` is called."""
 
-    def __init__(self, store: Store, dispatcher: Dispatcher, leases: Leases, clock: Clock) -> None:
+    def __init__(self, store: Store, queues: Queues, dispatcher: Dispatcher, leases: Leases, clock: Clock) -> None:
         self._store = store
+        self._queues = queues
         self._dispatcher = dispatcher
         self._leases = leases
         self._clock = clock
         self._wanted = asyncio.Event()
+        self._looked: dict[Queue, float] = {}
+        self._delete_at = 0.0
 
     def wake(self) -> None:
         """Sweeps soon rather than at the next interval."""
@@ -45,23 +66,12 @@ class Sweep:
 
     async def run_once(self) -> Swept:
         """One sweep. Raises Unavailable if the database does not answer."""
-        now = self._clock()
-        expired = await self._store.expired_tasks(now, BATCH)
-        results = await asyncio.gather(*map(self._leases.expire, expired), return_exceptions=True)
-        for result in results:
-            # Another process, or the worker itself, may have been first; anything else is found again next time, and
-            # must not keep the others from being swept.
-            if isinstance(result, BaseException) and not isinstance(result, errors.Error):
-                log.error("unforeseen", exc_info=result)
-        found = 0
-        for demand in self._dispatcher.demands():
-            ready = await self._store.ready_tasks(demand.types, demand.workspace, now, BATCH)
-            if len(ready) == BATCH:
-                self._dispatcher.more(demand.types)
-            for task in ready:
-                self._dispatcher.offer(task)
-            found += len(ready)
-        return Swept(len(expired), found)
+        overdue = await self._store.overdue_tasks(self._clock(), OVERDUE)
+        await self._end(overdue)
+        reaped = await self._leases.reap()
+        ready = await self._look()
+        await self._delete()
+        return Swept(len(overdue) + reaped, ready)
 
     async def run(self) -> None:
         """Sweeps until cancelled."""
@@ -75,10 +85,89 @@ class Sweep:
                 # Whatever it was, leases still run out: the next sweep is due.
                 log.exception("unforeseen")
             else:
-                if swept.expired:
-                    log.info("leases ran out", extra={"tasks": swept.expired})
+                if swept.overdue:
+                    log.info("time ran out", extra={"tasks": swept.overdue})
             try:
                 async with asyncio.timeout(INTERVAL_SECONDS):
                     await self._wanted.wait()
             except TimeoutError:
                 continue
+
+    async def _end(self, overdue: Sequence[Key]) -> None:
+        results = await asyncio.gather(*map(self._leases.expire, overdue), return_exceptions=True)
+        for result in results:
+            # Another process, or the worker itself, may have been first; anything else is found again next time, and
+            # must not keep the others from being swept.
+            if isinstance(result, BaseException) and not isinstance(result, errors.Error):
+                log.error("unforeseen", exc_info=result)
+
+    async def _look(self) -> int:
+        """Looks at the queues from which workers here take, those not looked at for longest first."""
+        now, found = asyncio.get_running_loop().time(), 0
+        wanted = [
+            (queue, backlog)
+            for task_type, backlog in list(self._dispatcher.backlogs.items())
+            for queue in self._queues.of_type(task_type)
+            if self._wants(queue, backlog, now)
+        ]
+        wanted.sort(key=lambda entry: self._looked.get(entry[0], 0.0))
+        for queue, backlog in wanted[:QUEUES]:
+            self._looked[queue] = now
+            for priority, cursor in backlog.cursors(queue.workspace).items():
+                found += await self._look_at(queue, priority, cursor, backlog)
+        for task_type, backlog in self._dispatcher.backlogs.items():
+            backlog.behind = any(
+                cursor.behind
+                for queue in self._queues.of_type(task_type)
+                if self._takes(queue) and not self._queues.paused(queue)
+                for cursor in backlog.cursors(queue.workspace).values()
+            )
+        return found
+
+    def _takes(self, queue: Queue) -> bool:
+        return any(demand.covers(queue) for demand in self._dispatcher.demands())
+
+    def _wants(self, queue: Queue, backlog: Backlog, now: float) -> bool:
+        if self._queues.paused(queue) or backlog.waiting(queue.workspace) >= LOW or not self._takes(queue):
+            return False
+        behind = any(cursor.behind for cursor in backlog.cursors(queue.workspace).values())
+        return behind or now - self._looked.get(queue, 0.0) >= AGAIN_SECONDS
+
+    async def _look_at(self, queue: Queue, priority: int, cursor: Cursor, backlog: Backlog) -> int:
+        """Goes on from where the last look ended, the tasks due first first, until there are enough."""
+        found = 0
+        for _ in range(STEPS):
+            if backlog.waiting(queue.workspace) >= LOW:
+                cursor.behind = True
+                break
+            now = self._clock()
+            since = cursor.since
+            until = now if since is None or cursor.width is None else min(now, since + cursor.width)
+            # While this is read, a task may be turned away that lies before `since`: that wins over what is set below.
+            cursor.behind = False
+            ready = await self._store.ready_tasks(queue, priority, since, until, HINTS)
+            for task in ready:
+                self._dispatcher.offer_waiting(task)
+            found += len(ready)
+            if len(ready) == HINTS:
+                first, last = ready[0].due_at, ready[-1].due_at
+                _advance(cursor, last, 2 * (last - first) + timedelta(milliseconds=1), behind=True)
+            elif until < now:
+                _advance(cursor, until, FASTER * (until - (since or until)), behind=True)
+            else:
+                _advance(cursor, now - SKEW, None, behind=False)
+                break
+        return found
+
+    async def _delete(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._delete_at:
+            deleted = await self._store.delete_ended(self._clock(), DELETED)
+            self._delete_at = now if deleted == DELETED else now + DELETE_SECONDS
+
+
+def _advance(cursor: Cursor, since: datetime, width: timedelta | None, *, behind: bool) -> None:
+    """Moves the cursor on, unless a task was turned away meanwhile."""
+    if cursor.behind:
+        since = since if cursor.since is None else min(since, cursor.since)
+    cursor.since, cursor.width, cursor.behind = since, width, behind or cursor.behind

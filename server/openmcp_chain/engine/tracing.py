@@ -32,6 +32,8 @@ def record_wait(task: Task) -> None:
     """A task was claimed: records how long it waited, since the event before the claim or since it was ready."""
     claimed = task.events[-1]
     before = task.events[-2]
+    if "scheduled" in before.context:
+        return  # most of the time it was not to run yet
     delay = int(before.context.get("retry_in_ms", 0)) / 1000
     waited.record(max(0.0, (claimed.at - before.at).total_seconds() - delay), {"type": task.type})
     _span("task.wait", task, before.at, claimed.at)

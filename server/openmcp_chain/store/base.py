@@ -49,6 +49,8 @@ class Signal:
     """Who says so."""
     changed: Sequence[Key]
     """Tasks that have something new."""
+    waiting: Sequence[Waiting]
+    """Those of them that wait for a worker (`Waiting.task` is None)."""
 
 
 class Store(Protocol):
@@ -84,7 +86,7 @@ class Store(Protocol):
     async def ready_tasks(
         self, queue: Queue, priority: int, since: datetime | None, until: datetime, limit: int
     ) -> Sequence[Waiting]:
-        """Up to `limit` PENDING tasks of a queue and a priority, `since` <= `due_at` <= `until`, in no set order.
+        """Up to `limit` PENDING tasks of a queue and a priority, `since` <= `due_at` <= `until`, those due first.
 
         Without their payloads (`Waiting.task` is None). On some servers the cost grows with all that the span of time
         holds, whatever the limit.

@@ -3,25 +3,33 @@
 import asyncio
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from openmcp.chain.v1 import workers_pb2
 from openmcp_chain import structs
 from openmcp_chain.domain import errors, ids
 from openmcp_chain.domain.errors import Violation
-from openmcp_chain.domain.task import Priority
+from openmcp_chain.domain.task import HIGH, LOW, NORMAL
 
 LEASE_CHARACTERS = 64
 METADATA_ENTRIES = 64
 METADATA_KEY_CHARACTERS = 128
 METADATA_VALUE_CHARACTERS = 1024
+FAILURE_CODE_CHARACTERS = 64
 BIG_STRUCT_BYTES = 32 * 1024
 """A larger Struct is walked beside the event loop: a mebibyte of small values takes a third of a second."""
 
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _NAME = re.compile(r"[!-~][ -~]{0,127}")
-_PRIORITIES = {"high": Priority.HIGH, "normal": Priority.NORMAL, "low": Priority.LOW}
+_LABEL = re.compile(r"[a-z0-9_.-]{1,63}")
+_PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LABELS = 16
+LABEL_VALUE_CHARACTERS = 128
 
 
 class Checks:
@@ -67,21 +75,65 @@ class Checks:
         if not least <= value <= most:
             self.refuse(field, f"must be from {least} to {most}")
 
-    def metadata(self, field: str, entries: Mapping[str, str]) -> Priority:
-        """Checks a task's metadata; returns the priority in it."""
+    def at_most(self, field: str, value: str, most: int) -> None:
+        if len(value) > most:
+            self.refuse(field, f"has {len(value)} characters; at most {most} are allowed")
+
+    def duration(self, field: str, value: Duration | None, least: float, most: float) -> timedelta | None:
+        """A time in seconds, to the millisecond; None for one that is not set."""
+        if value is None:
+            return None
+        seconds = value.seconds + value.nanos / 1e9
+        if abs(value.nanos) >= 10**9 or not least <= seconds <= most:
+            self.refuse(field, f"must be from {least:g} to {most:g} seconds")
+            return None
+        return timedelta(milliseconds=round(seconds * 1000))
+
+    def time(self, field: str, value: Timestamp | None, latest: datetime) -> datetime | None:
+        """A point in time, to the millisecond; None for one that is not set."""
+        if value is None:
+            return None
+        milliseconds = value.seconds * 1000 + round(value.nanos / 1e6)
+        if not 0 <= value.nanos < 10**9 or not 0 <= milliseconds <= latest.timestamp() * 1000:
+            self.refuse(field, f"must be a time after 1970 and before {latest:%Y-%m-%d}")
+            return None
+        return _EPOCH + timedelta(milliseconds=milliseconds)
+
+    def labels(self, field: str, entries: Mapping[str, str]) -> None:
+        if len(entries) > LABELS:
+            self.refuse(field, f"has {len(entries)} entries; at most {LABELS} are allowed")
+            return
+        for key, value in entries.items():
+            if not _LABEL.fullmatch(key):
+                self.refuse(field, "has a key that is not 1 to 63 of a-z 0-9 _ . -")
+            else:
+                self.at_most(f'{field}["{key}"]', value, LABEL_VALUE_CHARACTERS)
+
+    def priority(self, field: str, value: int, from_metadata: int | None) -> int:
+        """The priority of a task: the field's, else that of its metadata, else the normal one."""
+        if value == 0:
+            return from_metadata or NORMAL
+        self.at_least(field, value, 1, 5)
+        if from_metadata not in (None, value):
+            self.refuse(field, f"must agree with the priority in metadata, which stands for {from_metadata}")
+        return value
+
+    def metadata(self, field: str, entries: Mapping[str, str]) -> int | None:
+        """Checks a task's metadata; returns the priority in it, if there is one."""
         if len(entries) > METADATA_ENTRIES:
             self.refuse(field, f"has {len(entries)} entries; at most {METADATA_ENTRIES} are allowed")
-            return Priority.NORMAL
+            return None
         for key, value in entries.items():
             if not 0 < len(key) <= METADATA_KEY_CHARACTERS:
                 self.refuse(field, f"has a key of {len(key)} characters; 1 to {METADATA_KEY_CHARACTERS} are allowed")
             elif len(value) > METADATA_VALUE_CHARACTERS:
                 place = f'{field}["{key}"]'
                 self.refuse(place, f"has {len(value)} characters; at most {METADATA_VALUE_CHARACTERS} are allowed")
-        priority = _PRIORITIES.get(entries.get("priority", "normal"))
+        if "priority" not in entries:
+            return None
+        priority = _PRIORITIES.get(entries["priority"])
         if priority is None:
             self.refuse(f'{field}["priority"]', f"must be one of {', '.join(_PRIORITIES)}")
-            return Priority.NORMAL
         return priority
 
     async def struct(self, field: str, value: Struct) -> None:

@@ -1,12 +1,15 @@
 """Proto ↔ domain, in pairs: the only place where one becomes the other."""
 
+import enum
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp_chain.domain.queue import QueueState
 from openmcp_chain.domain.task import Event, Key, Status, Task
 from openmcp_chain.engine.leases import LeaseRef
 
@@ -15,7 +18,13 @@ _STATUS = {
     Status.RUNNING: tasks_pb2.TASK_STATUS_RUNNING,
     Status.SUCCEEDED: tasks_pb2.TASK_STATUS_SUCCEEDED,
     Status.FAILED: tasks_pb2.TASK_STATUS_FAILED,
+    Status.CANCELLED: tasks_pb2.TASK_STATUS_CANCELLED,
 }
+
+
+def status(of: Status) -> tasks_pb2.TaskStatus.ValueType:
+    """A status on the wire."""
+    return _STATUS[of]
 
 
 def struct_to_bytes(struct: Struct, *, deterministic: bool) -> bytes:
@@ -43,22 +52,60 @@ def summary(task: Task) -> tasks_pb2.TaskSummary:
     )
 
 
-def detail(task: Task) -> tasks_pb2.TaskDetail:
+class View(enum.Enum):
+    """What of a task is wanted."""
+
+    BASIC = enum.auto()
+    """All but payload and result."""
+    RESULT = enum.auto()
+    """All but the payload."""
+    FULL = enum.auto()
+
+
+def view(wanted: tasks_pb2.TaskView.ValueType, default: View) -> View:
+    """The view that a request asks for; an unknown one counts as none."""
+    return {tasks_pb2.TASK_VIEW_BASIC: View.BASIC, tasks_pb2.TASK_VIEW_FULL: View.FULL}.get(wanted, default)
+
+
+def detail(task: Task, wanted: View = View.RESULT) -> tasks_pb2.TaskDetail:
     """A task's present state."""
     return tasks_pb2.TaskDetail(
         task_id=task.id,
         status=_STATUS[task.status],
         submitted_at=timestamp(task.submitted_at),
         updated_at=timestamp(task.updated_at),
-        result=struct_from_bytes(task.result) if task.result is not None else None,
+        result=struct_from_bytes(task.result) if task.result is not None and wanted is not View.BASIC else None,
         error=str(task.failure) if task.failure else "",
+        type=task.type,
+        payload=struct_from_bytes(task.payload) if wanted is View.FULL else None,
+        metadata=task.metadata,
+        labels=task.labels,
+        priority=task.priority,
+        attempt=task.attempt,
+        progress=tasks_pb2.TaskProgress(fraction=task.progress.fraction, message=task.progress.message)
+        if task.progress
+        else None,
+        cancel_requested=task.cancel is not None,
+        schedule_time=timestamp(task.due_at) if task.status is Status.PENDING else None,
+        expire_time=timestamp(task.due_at) if task.status.terminal else None,
+        dedupe_key=task.dedupe_key,
+    )
+
+
+def task_type(state: QueueState) -> tasks_pb2.TaskType:
+    """A type, as its workspace uses it."""
+    return tasks_pb2.TaskType(
+        type=state.queue.type,
+        paused=state.paused_at is not None,
+        paused_at=timestamp(state.paused_at) if state.paused_at else None,
+        reason=state.reason,
     )
 
 
 def event(task_id: str, step: Event) -> tasks_pb2.TaskEvent:
     """One event of a task."""
     context = Struct()
-    context.update(step.context)
+    context.update(dict(step.context))
     return tasks_pb2.TaskEvent(
         task_id=task_id,
         status=_STATUS[step.status],
@@ -81,18 +128,33 @@ def server_sent_event(task_id: str, step: Event) -> bytes:
     return f"id: {step.seq}\nevent: status\ndata: {data}\n\n".encode()
 
 
-def leased_task(task: Task) -> workers_pb2.LeasedTask:
-    """A task for the worker that holds its lease."""
+def leased_task(task: Task, duration: timedelta) -> workers_pb2.LeasedTask:
+    """A task for the worker that holds its lease, which lasts `duration` without a heartbeat."""
+    deadline = task.lease.deadline if task.lease else None
     return workers_pb2.LeasedTask(
-        lease=workers_pb2.LeaseRef(
-            workspace_id=task.workspace, task_id=task.id, lease_token=task.lease.token if task.lease else ""
-        ),
+        lease=lease_of(task),
         type=task.type,
         payload=struct_from_bytes(task.payload),
         metadata=task.metadata,
         attempt=task.attempt,
         traceparent=task.traceparent,
+        lease_duration=duration_of(duration),
+        deadline=timestamp(deadline) if deadline else None,
+        labels=task.labels,
     )
+
+
+def duration_of(span: timedelta) -> Duration:
+    """A span of time."""
+    duration = Duration()
+    duration.FromTimedelta(span)
+    return duration
+
+
+def lease_of(task: Task) -> workers_pb2.LeaseRef:
+    """The lease under which a task runs, for its worker."""
+    token = task.lease.token if task.lease else ""
+    return workers_pb2.LeaseRef(workspace_id=task.workspace, task_id=task.id, lease_token=token)
 
 
 def lease_ref(ref: workers_pb2.LeaseRef) -> LeaseRef:

@@ -1,58 +1,146 @@
 """TaskService."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
-from openmcp.chain.v1 import tasks_pb2
-from openmcp_chain.domain import errors, ids
-from openmcp_chain.domain.task import Key
+from openmcp.chain.v1 import errors_pb2, tasks_pb2
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Queue
 from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.events import EventHub, Subscription
 from openmcp_chain.engine.identity import Identity
-from openmcp_chain.engine.submission import Submission, Submit
-from openmcp_chain.transport import codec
+from openmcp_chain.engine.queues import Queues
+from openmcp_chain.engine.submission import Submission
+from openmcp_chain.engine.tasks import Tasks, key_of
+from openmcp_chain.transport import codec, submits
 from openmcp_chain.transport.checks import Checks
+from openmcp_chain.transport.codec import View
 from openmcp_chain.transport.rpc import Call
 
 LONG_WAIT_SECONDS = 3600.0
 """A typed stream sends nothing while nothing happens; HTTP/2's own pings keep its connection."""
+WAIT_SECONDS = 25.0
+"""How long a call may wait for something to happen: less than any call may take."""
+PAGE = 50
+LONGEST_PAGE = 1000
+FULL_PAGE = 100
+"""A page with payloads and results has no more tasks: each may have 2 MiB."""
+BATCH_SUBMIT = 1000
+BATCH_GET = 100
+RETRIED = 100
+MOST_RETRIED = 1000
+REASON_CHARACTERS = 512
 
 
 class TaskService:
     """See `tasks.proto`."""
 
-    def __init__(self, submission: Submission, events: EventHub, identity: Identity) -> None:
+    def __init__(
+        self,
+        submission: Submission,
+        tasks: Tasks,
+        queues: Queues,
+        events: EventHub,
+        identity: Identity,
+        clock: Clock,
+    ) -> None:
         self._submission = submission
+        self._tasks = tasks
+        self._queues = queues
         self._events = events
         self._identity = identity
+        self._clock = clock
 
     async def SubmitTask(self, request: tasks_pb2.SubmitTaskRequest, call: Call) -> tasks_pb2.TaskSummary:
         """Accepts a task."""
-        if request.workspace_id and request.workspace_id != call.caller.workspace:
-            raise errors.WorkspaceMismatch
+        return await self._submit(request, call.caller)
+
+    async def BatchSubmitTasks(
+        self, request: tasks_pb2.BatchSubmitTasksRequest, call: Call
+    ) -> tasks_pb2.BatchSubmitTasksResponse:
+        """Accepts tasks, each by itself."""
         checks = Checks()
-        checks.task_type("type", request.type)
-        priority = checks.metadata("metadata", request.metadata)
-        checks.request_id("request_id", request.request_id)
-        await checks.struct("payload", request.payload)
+        _between(checks, "requests", len(request.requests), BATCH_SUBMIT)
         checks.done()
-        task = await self._submission.submit(
-            call.caller,
-            Submit(
-                type=request.type,
-                payload=codec.struct_to_bytes(request.payload, deterministic=bool(request.request_id)),
-                metadata=dict(request.metadata),
-                priority=priority,
-                request_id=request.request_id,
-            ),
-        )
-        return codec.summary(task)
+        results = await asyncio.gather(*(self._submit_one(one, call.caller) for one in request.requests))
+        return tasks_pb2.BatchSubmitTasksResponse(results=results)
 
     async def GetTask(self, request: tasks_pb2.GetTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
         """Reads a task."""
+        _require(request.task_id)
+        task = await self._tasks.get(call.caller, request.task_id)
+        return codec.detail(task, codec.view(request.view, View.RESULT))
+
+    async def BatchGetTasks(
+        self, request: tasks_pb2.BatchGetTasksRequest, call: Call
+    ) -> tasks_pb2.BatchGetTasksResponse:
+        """Reads tasks."""
+        checks = Checks()
+        _between(checks, "task_ids", len(request.task_ids), BATCH_GET)
+        checks.done()
+        found = await self._tasks.get_many(call.caller, request.task_ids)
+        view = codec.view(request.view, View.RESULT)
+        return tasks_pb2.BatchGetTasksResponse(
+            tasks=[codec.detail(task, view) for task in found if task is not None],
+            not_found=[task_id for task_id, task in zip(request.task_ids, found, strict=True) if task is None],
+        )
+
+    async def WaitTask(self, request: tasks_pb2.WaitTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
+        """Waits for a task's end."""
+        checks = Checks()
+        asked = request.timeout if request.HasField("timeout") else None
+        timeout = checks.duration("timeout", asked, 0, WAIT_SECONDS)
+        checks.done()
+        seconds = WAIT_SECONDS if timeout is None else timeout.total_seconds()
+        async with follow(self._events, self._identity, call.caller, request.task_id, 0) as events:
+            return codec.detail(await events.end(seconds))
+
+    async def ListTasks(self, request: tasks_pb2.ListTasksRequest, call: Call) -> tasks_pb2.ListTasksResponse:
+        """Lists tasks."""
+        checks = Checks()
+        checks.at_least("page_size", request.page_size, 0, 2**31 - 1)
+        checks.done()
+        view = codec.view(request.view, View.BASIC)
+        bodies = view is View.FULL
+        size = min(request.page_size or PAGE, FULL_PAGE if bodies else LONGEST_PAGE)
+        listed = await self._tasks.list(call.caller, request.filter, size, request.page_token, bodies=bodies)
+        return tasks_pb2.ListTasksResponse(
+            tasks=[codec.detail(task, view) for task in listed.tasks], next_page_token=listed.next_page_token
+        )
+
+    async def CountTasks(self, request: tasks_pb2.CountTasksRequest, call: Call) -> tasks_pb2.CountTasksResponse:
+        """Counts tasks."""
+        counts = await self._tasks.count(call.caller, request.filter)
+        return tasks_pb2.CountTasksResponse(
+            counts=[
+                tasks_pb2.StatusCount(status=codec.status(status), count=count) for status, count in counts.items()
+            ],
+            total=sum(counts.values()),
+        )
+
+    async def CancelTask(self, request: tasks_pb2.CancelTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
+        """Ends a task early."""
         checks = Checks()
         checks.required("task_id", request.task_id)
+        checks.at_most("reason", request.reason, REASON_CHARACTERS)
         checks.done()
-        return codec.detail(await self._submission.get(call.caller, request.task_id))
+        return codec.detail(await self._tasks.cancel(call.caller, request.task_id, request.reason))
+
+    async def RetryTask(self, request: tasks_pb2.RetryTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
+        """Tries a task again."""
+        _require(request.task_id)
+        return codec.detail(await self._tasks.retry(call.caller, request.task_id))
+
+    async def BatchRetryTasks(
+        self, request: tasks_pb2.BatchRetryTasksRequest, call: Call
+    ) -> tasks_pb2.BatchRetryTasksResponse:
+        """Tries tasks again."""
+        checks = Checks()
+        checks.at_least("limit", request.limit, 0, MOST_RETRIED)
+        checks.done()
+        retried, more = await self._tasks.retry_many(call.caller, request.filter, request.limit or RETRIED)
+        return tasks_pb2.BatchRetryTasksResponse(task_ids=retried, more=more)
 
     async def StreamTaskEvents(
         self, request: tasks_pb2.StreamTaskEventsRequest, call: Call
@@ -63,6 +151,43 @@ class TaskService:
                 for step in await events.next(LONG_WAIT_SECONDS):
                     yield codec.event(events.task_id, step)
 
+    async def ListTaskTypes(self, _: tasks_pb2.ListTaskTypesRequest, call: Call) -> tasks_pb2.ListTaskTypesResponse:
+        """Lists the types that the workspace uses."""
+        await self._queues.refresh()
+        states = self._queues.of_workspace(call.caller.workspace)
+        return tasks_pb2.ListTaskTypesResponse(task_types=[codec.task_type(state) for state in states])
+
+    async def PauseTaskType(
+        self, request: tasks_pb2.PauseTaskTypeRequest, call: Call
+    ) -> tasks_pb2.PauseTaskTypeResponse:
+        """Pauses a type."""
+        checks = Checks()
+        checks.task_type("type", request.type)
+        checks.at_most("reason", request.reason, REASON_CHARACTERS)
+        checks.done()
+        state = await self._queues.pause(Queue(call.caller.workspace, request.type), request.reason)
+        return tasks_pb2.PauseTaskTypeResponse(task_type=codec.task_type(state))
+
+    async def ResumeTaskType(
+        self, request: tasks_pb2.ResumeTaskTypeRequest, call: Call
+    ) -> tasks_pb2.ResumeTaskTypeResponse:
+        """Ends a type's pause."""
+        checks = Checks()
+        checks.task_type("type", request.type)
+        checks.done()
+        state = await self._queues.resume(Queue(call.caller.workspace, request.type))
+        return tasks_pb2.ResumeTaskTypeResponse(task_type=codec.task_type(state))
+
+    async def _submit(self, request: tasks_pb2.SubmitTaskRequest, caller: Principal) -> tasks_pb2.TaskSummary:
+        submit = await submits.read(request, caller.workspace, self._clock)
+        return codec.summary(await self._submission.submit(caller, submit))
+
+    async def _submit_one(self, request: tasks_pb2.SubmitTaskRequest, caller: Principal) -> tasks_pb2.BatchSubmitResult:
+        try:
+            return tasks_pb2.BatchSubmitResult(task=await self._submit(request, caller))
+        except errors.Error as error:
+            return tasks_pb2.BatchSubmitResult(error=errors_pb2.Error(code=error.code, message=error.message))
+
 
 def follow(hub: EventHub, identity: Identity, caller: Principal, task_id: str, after: int) -> Subscription:
     """Follows a task for a caller: the fields checked, the limit that of its plan. Used by gRPC and by SSE."""
@@ -70,7 +195,16 @@ def follow(hub: EventHub, identity: Identity, caller: Principal, task_id: str, a
     checks.required("task_id", task_id)
     checks.at_least("after_sequence", after, 0, 2**31 - 1)
     checks.done()
-    if not ids.is_uuid(task_id):
-        raise errors.TaskNotFound(task_id)
-    key = Key(caller.workspace, task_id.lower())
+    key = key_of(caller, task_id)
     return hub.subscribe(key, after, identity.plan(caller).streams, lambda: identity.recheck(caller))
+
+
+def _require(task_id: str) -> None:
+    checks = Checks()
+    checks.required("task_id", task_id)
+    checks.done()
+
+
+def _between(checks: Checks, field: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        checks.refuse(field, f"has {count} entries; 1 to {most} are allowed")

@@ -477,7 +477,7 @@ class TaskDetail(_message.Message):
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """When it may run, or be tried again, if it waits; when it was to run otherwise."""
+        """When it may run, or be tried again; set while it waits."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:

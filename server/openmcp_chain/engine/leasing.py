@@ -1,0 +1,142 @@
+"""Leases by call: a worker asks for tasks, waits a while, and gets what there is.
+
+With a request_id the call may be repeated: what it granted is kept, before it is answered, for as long as its leases
+live. So an answer that was lost on the way hides no task.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openmcp_chain.domain.task import Status, Task
+from openmcp_chain.engine.clock import Clock
+from openmcp_chain.engine.dispatch import Demand, Dispatcher, Session
+from openmcp_chain.engine.leases import Leases
+from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.store.base import Granted, Store
+
+LOOK_SECONDS = 0.25
+"""A call that does not want to wait gives the database so long to be looked through."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A call for tasks."""
+
+    worker: str
+    version: str
+    demand: Demand
+    most: int
+    """How many tasks it takes."""
+    wait: float
+    """Seconds to wait for the first."""
+    request_id: str
+    """A UUID, or empty."""
+    most_bytes: int
+    """What their payloads may have together; the first may have more."""
+
+
+class Leasing:
+    """Grants leases to calls."""
+
+    def __init__(self, store: Store, ledger: Ledger, dispatcher: Dispatcher, leases: Leases, clock: Clock) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._leases = leases
+        self._clock = clock
+        self._asked: dict[tuple[str, str], asyncio.Task[Sequence[Task]]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._draining = asyncio.Event()
+
+    async def lease(self, workspace: str, ask: Ask) -> Sequence[Task]:
+        """Leased tasks; none if none came in time. The same call gets the same tasks, as far as it still holds them."""
+        if not ask.request_id:
+            return await self._lease(ask)
+        key = workspace, ask.request_id
+        asked = self._asked.get(key)
+        if asked is None:
+            # A caller who gives up, and repeats the call, finds it still going on.
+            asked = self._asked[key] = asyncio.create_task(self._lease_once(workspace, ask))
+            asked.add_done_callback(lambda _: self._asked.pop(key, None))
+        return await asyncio.shield(asked)
+
+    def drain(self) -> None:
+        """Ends every wait, and lets no new one begin."""
+        self._draining.set()
+
+    async def settle(self) -> None:
+        """Returns when no call is under way."""
+        while pending := {*self._asked.values(), *self._background}:
+            await asyncio.wait(pending)
+
+    async def _lease_once(self, workspace: str, ask: Ask) -> Sequence[Task]:
+        recorded = await self._store.recorded_leases(workspace, ask.request_id)
+        if recorded is None:
+            tasks = await self._lease(ask)
+            if not tasks:
+                return tasks
+            granted = [Granted(task.key, task.lease.token if task.lease else "") for task in tasks]
+            recorded = await self._store.record_leases(
+                workspace, ask.request_id, granted, max(task.due_at for task in tasks)
+            )
+            if list(recorded) == granted:
+                return tasks
+            # The same call went to another process, which was first.
+            await asyncio.gather(*map(self._leases.give_back, tasks))
+        found = await asyncio.gather(*(self._ledger.get(one.key) for one in recorded))
+        return [
+            task
+            for one, task in zip(recorded, found, strict=True)
+            if task is not None
+            and task.status is Status.RUNNING
+            and task.lease is not None
+            and task.lease.token == one.token
+            and task.due_at > self._clock()
+        ]
+
+    async def _lease(self, ask: Ask) -> Sequence[Task]:
+        """Joins as a worker that takes so many tasks, until the first have come."""
+        tasks: list[Task] = []
+        came = asyncio.Event()
+        taken, closed = 0, False
+
+        def deliver(task: Task) -> None:
+            nonlocal taken
+            if closed or (tasks and taken + len(task.payload) > ask.most_bytes):
+                self._spawn(task)
+                return
+            taken += len(task.payload)
+            tasks.append(task)
+            came.set()
+
+        session = Session(worker=ask.worker, version=ask.version, demand=ask.demand, room=ask.most, deliver=deliver)
+        self._dispatcher.join(session)
+        try:
+            await self._wait(came, ask.wait)
+            self._dispatcher.leave(session)
+            await session.settle()  # what is being claimed for it comes as well
+        except BaseException:
+            closed = True
+            for task in tasks:
+                self._spawn(task)
+            raise
+        finally:
+            closed = True
+            self._dispatcher.leave(session)
+            self._leases.left(session)
+        return tasks
+
+    async def _wait(self, came: asyncio.Event, seconds: float) -> None:
+        """Returns when a task has come, or after `seconds`; what is at hand is waited for in any case."""
+        waits = [asyncio.ensure_future(came.wait()), asyncio.ensure_future(self._draining.wait())]
+        try:
+            await asyncio.wait(waits, timeout=max(seconds, LOOK_SECONDS), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _spawn(self, task: Task) -> None:
+        giving_back = asyncio.create_task(self._leases.give_back(task))
+        self._background.add(giving_back)
+        giving_back.add_done_callback(self._background.discard)

@@ -1,0 +1,132 @@
+"""Which queues there are, and which are paused: known to every process, and never for longer than it is true.
+
+A process may give out a task only while what it knows of the queue is fresh: read no more than `VALID_SECONDS` ago. A
+pause is answered when that time has passed since it was written. So after the answer no process can still believe
+that the queue goes on, and no task slips through, with no process having to ask another.
+"""
+
+import asyncio
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from openmcp_chain.domain import errors, queue
+from openmcp_chain.domain.queue import QueueState
+from openmcp_chain.domain.task import Queue
+from openmcp_chain.engine.clock import Clock
+from openmcp_chain.store.base import Store
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 0.5
+VALID_SECONDS = 2.0
+SKEW = timedelta(seconds=30)
+"""How far clocks of servers may differ, with the time that a write may take: each read goes so far back."""
+AGAIN = 10
+"""How often a change is tried when others come first."""
+
+
+class Queues:
+    """The queues, as this process knows them."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._states: dict[Queue, QueueState] = {}
+        self._by_type: defaultdict[str, dict[Queue, None]] = defaultdict(dict)
+        self._types = Counter[str]()
+        self._since: datetime | None = None
+        self._fresh_until = 0.0
+        self._refreshing: asyncio.Task[None] | None = None
+        self.changed: Callable[[QueueState], None] = lambda _: None
+        """Called with each queue that is new here, or was paused or resumed."""
+
+    async def ensure(self, wanted: Queue) -> None:
+        """Makes the queue durable, if it is not known yet. Raises TooManyTypes."""
+        if wanted in self._states:
+            return
+        if self._types[wanted.workspace] >= queue.TYPES:
+            raise errors.TooManyTypes(queue.TYPES)
+        state = queue.new(wanted, self._clock())
+        if await self._store.put_queue(state):
+            self._learn(state)
+        else:
+            await self.refresh()
+
+    def of_type(self, task_type: str) -> Sequence[Queue]:
+        """The queues of a type, over all workspaces."""
+        return list(self._by_type.get(task_type, ()))
+
+    def of_workspace(self, workspace: str) -> Sequence[QueueState]:
+        """A workspace's queues, by type."""
+        mine = (state for state in self._states.values() if state.queue.workspace == workspace)
+        return sorted(mine, key=lambda state: state.queue.type)
+
+    def paused(self, wanted: Queue) -> bool:
+        """Whether it is paused, as far as is known."""
+        state = self._states.get(wanted)
+        return state is not None and state.paused_at is not None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether what is known is new enough to act on."""
+        return asyncio.get_running_loop().time() <= self._fresh_until
+
+    async def pause(self, wanted: Queue, reason: str) -> QueueState:
+        """Pauses the queue; returns when no process gives out its tasks any more."""
+        state = await self._change(wanted, lambda state: state.paused(reason, self._clock()))
+        await asyncio.sleep(VALID_SECONDS)
+        return state
+
+    async def resume(self, wanted: Queue) -> QueueState:
+        """Ends the pause."""
+        return await self._change(wanted, lambda state: state.resumed(self._clock()))
+
+    async def refresh(self) -> None:
+        """Reads what has changed. Raises Unavailable."""
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._refreshing)
+
+    async def run(self) -> None:
+        """Refreshes until cancelled."""
+        while True:
+            try:
+                await self.refresh()
+            except errors.Error as error:
+                log.warning("queues not read", extra={"code": error.code})
+            except Exception:
+                log.exception("unforeseen")
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def _refresh(self) -> None:
+        try:
+            began, now = asyncio.get_running_loop().time(), self._clock()
+            for state in await self._store.list_queues(self._since):
+                self._learn(state)
+            self._since = now - SKEW
+            self._fresh_until = began + VALID_SECONDS
+        finally:
+            self._refreshing = None
+
+    async def _change(self, wanted: Queue, decide: Callable[[QueueState], QueueState]) -> QueueState:
+        await self.ensure(wanted)
+        for _ in range(AGAIN):
+            state = self._states[wanted]
+            after = decide(state)
+            if after is state or await self._store.put_queue(after):
+                self._learn(after)
+                return after
+            await self.refresh()
+        raise errors.Aborted
+
+    def _learn(self, state: QueueState) -> None:
+        known = self._states.get(state.queue)
+        if known is not None and known.version >= state.version:
+            return
+        if known is None:
+            self._types[state.queue.workspace] += 1
+            self._by_type[state.queue.type][state.queue] = None
+        self._states[state.queue] = state
+        self.changed(state)

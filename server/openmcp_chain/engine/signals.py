@@ -1,0 +1,102 @@
+"""Tells the other processes on the same database what this one has changed, and hears it from them.
+
+Hints, nothing more: they make quick what the sweep and the reads of event streams make certain. A process that is alone
+says nothing. What changes while a signal is being written goes out together in the next one, so that it costs a write
+for a batch and not for a task.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from datetime import timedelta
+
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.queue import Waiting
+from openmcp_chain.domain.task import Key, Status, Task
+from openmcp_chain.engine.clock import Clock
+from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.store.base import Signal, Store
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
+ALIVE = timedelta(seconds=5)
+"""For how long a process counts as alive after its last beat. If clocks differ by more, processes don't see each other,
+and find each other's changes by the sweep."""
+KEYS = 1000
+"""In a signal."""
+
+
+class Signals:
+    """Speaks to, and hears, the other processes."""
+
+    def __init__(self, store: Store, ledger: Ledger, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self.process = secrets.token_hex(8)
+        self._alone = True
+        self._changed: dict[Key, Waiting | None] = {}
+        self._wanted = asyncio.Event()
+        self.heard: Callable[[Signal], None] = lambda _: None
+        """Called with each signal of another process."""
+        ledger.follow(self._announced)
+
+    async def run(self) -> None:
+        """Beats, speaks and listens until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            speaking = group.create_task(self._speak())
+            listening: asyncio.Task[None] | None = None
+            try:
+                while True:
+                    await self._beat()
+                    if not self._alone and (listening is None or listening.done()):
+                        listening = group.create_task(self._listen())
+                    await asyncio.sleep(BEAT_SECONDS)
+            finally:
+                speaking.cancel()
+                if listening is not None:
+                    listening.cancel()
+
+    async def _beat(self) -> None:
+        now = self._clock()
+        try:
+            await self._store.beat(self.process, now)
+            self._alone = not set(await self._store.processes(now - ALIVE)) - {self.process}
+        except errors.Error as error:
+            log.warning("other processes not seen", extra={"code": error.code})
+        except Exception:
+            log.exception("unforeseen")
+
+    async def _listen(self) -> None:
+        try:
+            async for signal in self._store.watch():
+                if signal.process != self.process:
+                    self.heard(signal)
+        except errors.Error as error:
+            log.warning("other processes not heard", extra={"code": error.code})
+        except Exception:
+            log.exception("unforeseen")
+
+    async def _speak(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._changed:
+                taken = [self._changed.popitem() for _ in range(min(len(self._changed), KEYS))]
+                waiting = [hint for _, hint in taken if hint is not None]
+                try:
+                    await self._store.publish(Signal(self.process, [key for key, _ in taken], waiting))
+                except errors.Error as error:
+                    log.warning("other processes not told", extra={"code": error.code})
+                except Exception:
+                    log.exception("unforeseen")
+
+    def _announced(self, _: Task | None, task: Task) -> None:
+        if self._alone:
+            return
+        waits = task.status is Status.PENDING
+        self._changed[task.key] = (
+            Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at) if waits else None
+        )
+        self._wanted.set()

@@ -1,0 +1,166 @@
+"""What a workspace does with the tasks that it has: read them, list them, end them, try them again."""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from openmcp_chain.domain import errors, filters, ids, transitions
+from openmcp_chain.domain.errors import Violation
+from openmcp_chain.domain.filters import Filter
+from openmcp_chain.domain.task import Key, Status, Task
+from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine.leases import Leases
+from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.store.base import Place, Store
+
+PART = 200
+"""How many tasks a bulk retry reads at once."""
+COUNT_SECONDS = 2.0
+"""How old a count may be: however often it is asked for, the database counts no more often."""
+COUNTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of tasks, and the token of the next one; empty if this is the last."""
+
+    tasks: Sequence[Task]
+    next_page_token: str
+
+
+class Tasks:
+    """A workspace's tasks. Another workspace's do not exist: TaskNotFound."""
+
+    def __init__(self, store: Store, ledger: Ledger, leases: Leases) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._leases = leases
+        self._counts: OrderedDict[tuple[str, str], tuple[float, asyncio.Task[Mapping[Status, int]]]] = OrderedDict()
+
+    async def get(self, principal: Principal, task_id: str) -> Task:
+        """The task as it is now. Raises TaskNotFound."""
+        task = await self._ledger.get(key_of(principal, task_id))
+        if task is None:
+            raise errors.TaskNotFound(task_id)
+        return task
+
+    async def get_many(self, principal: Principal, task_ids: Sequence[str]) -> Sequence[Task | None]:
+        """Each task, or None if it does not exist."""
+
+        async def find(task_id: str) -> Task | None:
+            try:
+                return await self.get(principal, task_id)
+            except errors.TaskNotFound:
+                return None
+
+        return await asyncio.gather(*map(find, task_ids))
+
+    async def list(self, principal: Principal, text: str, size: int, page_token: str, *, bodies: bool) -> Listed:
+        """A page of `size` tasks at most that the filter selects, the newest first.
+
+        Raises InvalidArgument for a filter that can't be read, or a token that is not of this very list.
+        """
+        chosen = filters.parse(text)
+        mark = hashlib.sha256(f"{principal.workspace}\n{text}".encode()).hexdigest()[:16]
+        after = _place(page_token, mark) if page_token else None
+        page = await self._store.list_tasks(principal.workspace, chosen, after, size, bodies=bodies)
+        return Listed(page.tasks, _token(page.rest, mark) if page.rest else "")
+
+    async def count(self, principal: Principal, text: str) -> Mapping[Status, int]:
+        """How many tasks the filter selects, by status. May be COUNT_SECONDS old. Raises InvalidArgument."""
+        chosen = filters.parse(text)
+        now, key = asyncio.get_running_loop().time(), (principal.workspace, text)
+        known = self._counts.get(key)
+        if known is None or (known[1].done() and now - known[0] > COUNT_SECONDS):
+            counting = asyncio.ensure_future(self._store.count_tasks(principal.workspace, chosen))
+            known = self._counts[key] = (now, asyncio.ensure_future(counting))
+            self._counts.move_to_end(key)
+            if len(self._counts) > COUNTS:
+                self._counts.popitem(last=False)
+        try:
+            return await asyncio.shield(known[1])
+        except errors.Error:
+            self._counts.pop(key, None)
+            raise
+
+    async def cancel(self, principal: Principal, task_id: str, reason: str) -> Task:
+        """Ends a waiting task, or asks a running one to stop. Raises TaskNotFound, TaskEnded."""
+        task = await self.get(principal, task_id)
+        return await self._change(task, lambda task: transitions.cancel(task, reason, self._leases.moment()))
+
+    async def retry(self, principal: Principal, task_id: str) -> Task:
+        """Makes a task that failed or was cancelled wait again. Raises TaskNotFound, TaskNotRetryable."""
+        return await self._retry(await self.get(principal, task_id))
+
+    async def retry_many(self, principal: Principal, text: str, limit: int) -> tuple[Sequence[str], bool]:
+        """Retries up to `limit` of the tasks that the filter selects; returns which, and whether there are more.
+
+        One that can't be tried again is passed over. Raises InvalidArgument.
+        """
+        chosen = _ended_badly(filters.parse(text))
+        retried: list[str] = []
+        after: Place | None = None
+        while True:
+            wanted = min(PART, limit - len(retried))
+            page = await self._store.list_tasks(principal.workspace, chosen, after, max(wanted, 1), bodies=False)
+            if wanted == 0:
+                return retried, bool(page.tasks)
+            results = await asyncio.gather(*(self._retry_listed(task) for task in page.tasks))
+            retried += [task.id for task in results if task is not None]
+            if page.rest is None:
+                return retried, False
+            after = page.rest
+
+    async def _retry(self, task: Task) -> Task:
+        return await self._change(task, lambda task: transitions.retry(task, self._leases.moment().now))
+
+    async def _retry_listed(self, listed: Task) -> Task | None:
+        task = await self._ledger.get(listed.key)  # a listed one has neither payload nor events
+        try:
+            return await self._retry(task) if task is not None else None
+        except (errors.TaskNotRetryable, errors.TaskNotFound):
+            return None
+
+    async def _change(self, task: Task, decide: transitions.Decision) -> Task:
+        try:
+            return await self._ledger.change(task, decide)
+        except errors.LeaseLost:
+            raise errors.TaskNotFound(task.id) from None  # retention took it just now
+
+
+def key_of(principal: Principal, task_id: str) -> Key:
+    """The key of the workspace's task. Raises TaskNotFound for what is no UUID: no task has such an id."""
+    if not ids.is_uuid(task_id):
+        raise errors.TaskNotFound(task_id)
+    # UUIDs are the same in either case (RFC 9562, 4).
+    return Key(principal.workspace, task_id.lower())
+
+
+def _ended_badly(chosen: Filter) -> Filter:
+    """The same filter, of tasks only that failed or were cancelled."""
+    statuses = (Status.FAILED, Status.CANCELLED)
+    over = filters.Or(tuple(filters.Comparison("status", filters.Comparator.EQUAL, status) for status in statuses))
+    return filters.And((chosen, over))
+
+
+def _token(place: Place, mark: str) -> str:
+    milliseconds = round(place.submitted_at.timestamp() * 1000)
+    return base64.urlsafe_b64encode(json.dumps([milliseconds, place.task_id, mark]).encode()).decode().rstrip("=")
+
+
+def _place(token: str, mark: str) -> Place:
+    """The place that a token names. It gives no right: the workspace is always the caller's own."""
+    try:
+        milliseconds, task_id, marked = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        place = Place(datetime.fromtimestamp(milliseconds / 1000, UTC), str(task_id))
+    except (ValueError, TypeError, OverflowError, OSError, RecursionError, binascii.Error):
+        raise errors.InvalidArgument(Violation("page_token", "is not the next_page_token of any page")) from None
+    if marked != mark:
+        raise errors.InvalidArgument(Violation("page_token", "belongs to another list: keep filter as it was"))
+    return place

@@ -1,0 +1,128 @@
+"""What workers say, by a stream or by a call: checked, and passed on to `engine.leases`."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol, TypeAlias
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+
+from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Failure, Progress, Task
+from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine.dispatch import Demand
+from openmcp_chain.engine.leases import LeaseRef, Leases
+from openmcp_chain.transport import codec
+from openmcp_chain.transport.checks import FAILURE_CODE_CHARACTERS, Checks
+
+TASK_TYPES = 64
+FAILURE_MESSAGE_CHARACTERS = 2048
+LOG_CHARACTERS = 1024
+PROGRESS_CHARACTERS = 256
+LONGEST_DELAY_SECONDS = 24 * 3600.0
+
+Report: TypeAlias = (
+    workers_pb2.Heartbeat | workers_pb2.Complete | workers_pb2.Fail | workers_pb2.Stopped | workers_pb2.Log
+)
+
+
+class Introduction(Protocol):
+    """What Hello and LeaseTasksRequest have in common."""
+
+    @property
+    def worker_name(self) -> str: ...
+    @property
+    def worker_version(self) -> str: ...
+    @property
+    def task_types(self) -> Sequence[str]: ...
+
+
+def introduce(checks: Checks, prefix: str, worker: Introduction) -> None:
+    """Checks how a worker introduces itself."""
+    checks.name(f"{prefix}worker_name", worker.worker_name)
+    if worker.worker_version:
+        checks.name(f"{prefix}worker_version", worker.worker_version)
+    if not 1 <= len(worker.task_types) <= TASK_TYPES:
+        checks.refuse(f"{prefix}task_types", f"must name 1 to {TASK_TYPES} types")
+    for index, task_type in enumerate(worker.task_types[:TASK_TYPES]):
+        checks.task_type(f"{prefix}task_types[{index}]", task_type)
+
+
+def allow(principal: Principal, task_types: Sequence[str]) -> None:
+    """Raises TypeNotAllowed if the worker asks for more than its credential covers."""
+    for task_type in task_types:
+        if principal.worker_types and task_type not in principal.worker_types:
+            raise errors.TypeNotAllowed(task_type)
+
+
+def demand(principal: Principal, task_types: Sequence[str]) -> Demand:
+    """What a worker takes: an operator's from every workspace, others from their own."""
+    return Demand(frozenset(task_types), None if principal.worker_types else principal.workspace)
+
+
+class Reports:
+    """Carries out what workers report."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+
+    async def carry_out(self, principal: Principal, report: Report) -> None:
+        """Does what a message of a stream says; its lease was checked. Raises what the worker is told."""
+        ref = codec.lease_ref(report.lease)
+        if isinstance(report, workers_pb2.Complete):
+            await self.complete(principal, ref, report.result, "complete.result")
+        elif isinstance(report, workers_pb2.Fail):
+            delay = report.retry_delay if report.HasField("retry_delay") else None
+            await self.fail(principal, ref, report.code, report.message, delay, "fail.", retryable=report.retryable)
+        elif isinstance(report, workers_pb2.Stopped):
+            await self._leases.stop(principal, ref)
+        elif isinstance(report, workers_pb2.Log):
+            await self.heartbeat(principal, ref, None, "", report.message)
+        else:
+            progress = report.progress if report.HasField("progress") else None
+            await self.heartbeat(principal, ref, progress, "heartbeat.", "")
+
+    async def heartbeat(
+        self, principal: Principal, ref: LeaseRef, progress: tasks_pb2.TaskProgress | None, prefix: str, line: str
+    ) -> Task:
+        """Keeps the lease; returns the task as it is then."""
+        checks = Checks()
+        said = None
+        if progress is not None:
+            if not 0 <= progress.fraction <= 1:  # false for NaN as well
+                checks.refuse(f"{prefix}progress.fraction", "must be from 0 to 1")
+            said = Progress(progress.fraction, progress.message[:PROGRESS_CHARACTERS])
+        checks.done()
+        return await self._leases.heartbeat(principal, ref, said, line[:LOG_CHARACTERS])
+
+    async def complete(self, principal: Principal, ref: LeaseRef, result: Struct, field: str) -> None:
+        """Ends the task with success."""
+        checks = Checks()
+        await checks.struct(field, result)
+        try:
+            checks.done()
+        except errors.InvalidArgument as error:
+            # It would be refused as often as it were sent again: the task fails, and says why.
+            failure = Failure("RESULT_INVALID", error.message[:FAILURE_MESSAGE_CHARACTERS])
+            await self._leases.fail(principal, ref, failure, retryable=False)
+            raise
+        await self._leases.complete(principal, ref, codec.struct_to_bytes(result, deterministic=True))
+
+    async def fail(
+        self,
+        principal: Principal,
+        ref: LeaseRef,
+        code: str,
+        message: str,
+        delay: Duration | None,
+        prefix: str,
+        *,
+        retryable: bool,
+    ) -> Task:
+        """Ends the attempt; returns the task."""
+        checks = Checks()
+        wait: timedelta | None = checks.duration(f"{prefix}retry_delay", delay, 0, LONGEST_DELAY_SECONDS)
+        checks.done()
+        failure = Failure(code[:FAILURE_CODE_CHARACTERS] or "FAILED", message[:FAILURE_MESSAGE_CHARACTERS])
+        return await self._leases.fail(principal, ref, failure, retryable=retryable, delay=wait)

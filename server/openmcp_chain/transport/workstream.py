@@ -1,0 +1,216 @@
+"""One worker's stream: its reports are carried out, and leased tasks and cancellations go back."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+
+from openmcp.chain.v1 import workers_pb2
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.errors import Violation
+from openmcp_chain.domain.task import Task
+from openmcp_chain.domain.workspace import Principal, Scope
+from openmcp_chain.engine.dispatch import Dispatcher, Session
+from openmcp_chain.engine.identity import Identity
+from openmcp_chain.engine.leases import Leases
+from openmcp_chain.transport import codec
+from openmcp_chain.transport.allowance import Allowance
+from openmcp_chain.transport.checks import Checks
+from openmcp_chain.transport.reports import Report, Reports, allow, demand, introduce
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY = 1000
+REPORTS = 1024
+"""Reports of a stream that are not answered on the wire yet; past it, the server reads no more from the worker."""
+REPORT_BYTES = 8 * 1024 * 1024
+"""What those reports that are being carried out may have together."""
+RECHECK_SECONDS = 2.0
+"""How often the stream's token is looked at again."""
+
+KINDS = ("heartbeat", "complete", "fail", "stopped", "log")
+_KIND: dict[type[Report], workers_pb2.ReportKind.ValueType] = {
+    workers_pb2.Heartbeat: workers_pb2.REPORT_KIND_HEARTBEAT,
+    workers_pb2.Complete: workers_pb2.REPORT_KIND_COMPLETE,
+    workers_pb2.Fail: workers_pb2.REPORT_KIND_FAIL,
+    workers_pb2.Stopped: workers_pb2.REPORT_KIND_STOPPED,
+    workers_pb2.Log: workers_pb2.REPORT_KIND_LOG,
+}
+
+
+class WorkerStream:
+    """The state of one stream."""
+
+    def __init__(self, leases: Leases, dispatcher: Dispatcher, identity: Identity, principal: Principal) -> None:
+        self._leases = leases
+        self._reports = Reports(leases)
+        self._dispatcher = dispatcher
+        self._identity = identity
+        self._principal = principal
+        self._session: Session | None = None
+        self._outbox: asyncio.Queue[workers_pb2.WorkResponse | Task | errors.Error | None] = asyncio.Queue()
+        self._slots = asyncio.Semaphore(REPORTS)
+        self._allowance = Allowance(REPORT_BYTES)
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def workspace(self) -> str:
+        return self._principal.workspace
+
+    async def run(
+        self, requests: AsyncIterator[workers_pb2.WorkRequest]
+    ) -> AsyncGenerator[workers_pb2.WorkResponse, None]:
+        """Answers the worker until it hangs up, or the server drains. Raises what ends the stream with an error."""
+        reader = asyncio.create_task(self._read(requests))
+        guard = asyncio.create_task(self._recheck())
+        try:
+            while True:
+                message = await self._outbox.get()
+                if message is None:
+                    return
+                if isinstance(message, errors.Error):
+                    raise message
+                if isinstance(message, Task):
+                    duration = self._dispatcher.lease_duration(message)
+                    message = workers_pb2.WorkResponse(task=codec.leased_task(message, duration))
+                yield message
+                if message.HasField("ack"):
+                    self._slots.release()
+        finally:
+            reader.cancel()
+            guard.cancel()
+
+    async def close(self) -> None:
+        """Takes the worker out of dispatch, and gives back what did not reach it."""
+        self._closed = True
+        if self._session is not None:
+            self._dispatcher.leave(self._session)
+            self._leases.left(self._session)
+        while not self._outbox.empty():
+            message = self._outbox.get_nowait()
+            if isinstance(message, Task):
+                await self._leases.give_back(message)
+
+    def drain(self) -> None:
+        """Announces the shutdown; the stream ends once the reports that were read are answered."""
+        if self._session is not None:
+            self._dispatcher.leave(self._session)
+        self._outbox.put_nowait(workers_pb2.WorkResponse(drain=workers_pb2.Drain()))
+        self._spawn(self._finish())
+
+    async def _recheck(self) -> None:
+        """Ends the stream when its token ends: by its time, with its workspace, or with its secret."""
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS)
+            try:
+                await self._identity.recheck(self._principal)
+            except errors.Unavailable:
+                continue  # not known for the moment
+            except errors.Error as error:
+                self._outbox.put_nowait(error)
+                return
+
+    async def _finish(self) -> None:
+        others = self._under_way - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
+        self._outbox.put_nowait(None)
+
+    async def _read(self, requests: AsyncIterator[workers_pb2.WorkRequest]) -> None:
+        """Reads what the worker says; its end, or its fault, goes to the outbox behind the answers."""
+        try:
+            async for request in requests:
+                await self._take(request)
+            await self._finish()
+        except asyncio.CancelledError:
+            raise
+        except errors.Error as error:
+            self._outbox.put_nowait(error)
+        except Exception:
+            log.exception("unforeseen")
+            self._outbox.put_nowait(errors.Internal())
+
+    async def _take(self, request: workers_pb2.WorkRequest) -> None:
+        kind = request.WhichOneof("message")
+        if kind == "hello":
+            self._hello(request.hello)
+        elif self._session is None:
+            raise errors.InvalidArgument(Violation("hello", "must be the first message of a stream"))
+        elif kind in KINDS:
+            report: Report = getattr(request, kind)
+            checks = Checks()
+            checks.lease(f"{kind}.lease", report.lease)
+            checks.done()
+            await self._slots.acquire()
+            await self._allowance.take(report.ByteSize())
+            self._spawn(self._answer(report))
+        elif kind == "refresh":
+            await self._refresh(request.refresh.token)
+        elif kind == "drain":
+            self._dispatcher.leave(self._session)
+        else:
+            raise errors.InvalidArgument(Violation("message", "is empty, or of a kind that this server does not know"))
+
+    def _hello(self, hello: workers_pb2.Hello) -> None:
+        checks = Checks()
+        if self._session is not None:
+            checks.refuse("hello", "must come once, as the first message")
+        introduce(checks, "hello.", hello)
+        checks.at_least("hello.max_concurrency", hello.max_concurrency, 1, CONCURRENCY)
+        if len(hello.held) > hello.max_concurrency:
+            checks.refuse("hello.held", "names more leases than max_concurrency")
+        for index, ref in enumerate(hello.held[:CONCURRENCY]):
+            checks.lease(f"hello.held[{index}]", ref)
+        checks.done()
+        allow(self._principal, hello.task_types)
+        duration = codec.duration_of(self._dispatcher.standard_lease)
+        self._outbox.put_nowait(workers_pb2.WorkResponse(welcome=workers_pb2.Welcome(lease_duration=duration)))
+        session = Session(
+            worker=hello.worker_name,
+            version=hello.worker_version,
+            demand=demand(self._principal, hello.task_types),
+            room=hello.max_concurrency - len(hello.held),
+            deliver=self._deliver,
+            cancel=self._cancel,
+        )
+        for ref in hello.held:
+            self._leases.claimed(codec.lease_ref(ref), session)
+        self._session = session
+        self._dispatcher.join(session)
+
+    async def _refresh(self, token: str) -> None:
+        principal = await self._identity.check(token, Scope.WORKER)
+        if principal.workspace != self._principal.workspace:
+            raise errors.InvalidArgument(Violation("refresh.token", "belongs to another identity than the stream's"))
+        self._principal = principal
+
+    async def _answer(self, report: Report) -> None:
+        """Carries out a report, beside others so that they share their writes, and answers it."""
+        ack = workers_pb2.Ack(lease=report.lease, kind=_KIND[type(report)])
+        try:
+            await self._reports.carry_out(self._principal, report)
+        except errors.Error as error:
+            ack.error_code = error.code
+            ack.error_message = error.message
+        except Exception:
+            log.exception("unforeseen")
+            self._outbox.put_nowait(errors.Internal())
+            return
+        finally:
+            self._allowance.give_back(report.ByteSize())
+        self._outbox.put_nowait(workers_pb2.WorkResponse(ack=ack))
+
+    def _deliver(self, task: Task) -> None:
+        if self._closed:
+            self._spawn(self._leases.give_back(task))
+        else:
+            self._outbox.put_nowait(task)
+
+    def _cancel(self, task: Task) -> None:
+        cancel = workers_pb2.Cancel(lease=codec.lease_of(task), reason=task.cancel or "")
+        self._outbox.put_nowait(workers_pb2.WorkResponse(cancel=cancel))
+
+    def _spawn(self, doing: Awaitable[None]) -> None:
+        report = asyncio.ensure_future(doing)
+        self._under_way.add(report)
+        report.add_done_callback(self._under_way.discard)
