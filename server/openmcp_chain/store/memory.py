@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from heapq import nsmallest
 from itertools import islice
 from typing import TypeVar
 
@@ -69,7 +70,7 @@ class MemoryStore:
 
         return [
             Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at)
-            for task in islice(self._all(ready), limit)
+            for task in nsmallest(limit, self._all(ready), key=lambda task: task.due_at)
         ]
 
     async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:

@@ -1,7 +1,7 @@
 """The one file that chooses the driver.
 
-motor and PyMongo's own AsyncMongoClient, its successor, have the same methods; only making a client and closing it
-differ. So the rest of the store is written, and typed, against PyMongo's.
+motor and PyMongo's own AsyncMongoClient, its successor, have the same methods; only making a client, closing it, and
+what has to be awaited (`ready`) differ. So the rest of the store is written, and typed, against PyMongo's.
 """
 
 import inspect
@@ -20,10 +20,10 @@ Driver: TypeAlias = Literal["motor", "pymongo"]
 Database: TypeAlias = AsyncDatabase[dict[str, Any]]
 _Client: TypeAlias = AsyncMongoClient[dict[str, Any]]
 
-CONNECTIONS = 4
+CONNECTIONS = 5
 """At most, for each process. Writes go out in batches, one batch of a kind at a time, so more would wait for each other
 in the database; on the embedded server, 50 did a third of the inserts that one did. Reads need not wait for a long
-batch either."""
+batch either, and one is nearly always taken by the change stream."""
 
 SELECTION_MS = 3000
 """How long to look for a primary before that counts as a failure. Longer than the restart of the embedded server (under
@@ -95,6 +95,9 @@ def _client(uri: str, driver: Driver, options: dict[str, Any]) -> _Client:
 
 
 async def _close(client: _Client) -> None:
-    done = client.close()
-    if inspect.isawaitable(done):  # motor's is not
-        await done
+    await ready(client.close())
+
+
+async def ready(answer: Any) -> Any:  # noqa: ANN401 - either driver's
+    """What a method gave that has to be awaited with PyMongo, and not with motor: `aggregate`, `watch`, `close`."""
+    return await answer if inspect.isawaitable(answer) else answer

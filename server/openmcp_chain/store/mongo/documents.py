@@ -1,21 +1,31 @@
-"""Domain values to documents and back, in pairs.
+"""Tasks to documents and back, in pairs; `records` has the rest.
 
-A key of a document is always one of ours: what a client names (metadata) is a value, so no name can be an operator, a
-path, or anything else but text. Payload and result are bytes, and nothing looks inside.
+A key of a document is always one of ours: what a client names (metadata, labels) is a value, so no name can be an
+operator, a path, or anything else but text. Payload and result are bytes, and nothing looks inside.
 
-A field that is None is left out, so that an index on it holds only the documents that have it.
+What is empty, or as it is by default, is left out: most tasks have no labels, no terms, no deadlines.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
-from openmcp_chain.domain.task import Event, Failure, Key, Lease, Priority, Status, Task
-from openmcp_chain.domain.workspace import Secret, SigningKey, Workspace
+from openmcp_chain.domain import retry
+from openmcp_chain.domain.retry import RetryPolicy
+from openmcp_chain.domain.task import Event, Failure, Key, Lease, Progress, Queue, Status, Task, Terms
 
 Document = Mapping[str, Any]
 
-STATE = ("version", "status", "attempt", "due_at", "lease", "updated_at", "events", "result", "failure", "expire_at")
-"""The fields of a task that change in its life."""
+RUNNING, ENDED = "running", "ended"
+
+STATE = (
+    *("version", "status", "queue", "attempt", "tried_before", "due_at", "start_by", "close_by", "lease", "cancel"),
+    *("progress", "notes", "updated_at", "result", "failure", "superseded"),
+)
+"""The fields of a task that change in its life, but for its events."""
+
+_SPANS = ("schedule_to_start", "start_to_close", "schedule_to_close", "heartbeat", "retention")
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def primary_key(key: Key) -> str:
@@ -29,118 +39,173 @@ def primary_key(key: Key) -> str:
     return f"{key.workspace}/{key.id}"
 
 
+def to_key(document: Document) -> Key:
+    """The key of a task, of whose document no more is needed than `_id`."""
+    return Key(*document["_id"].split("/", 1))
+
+
+def waiting(queue: Queue, priority: int) -> str:
+    """What PENDING tasks of a queue and a priority have as their `queue`.
+
+    In one text, since the embedded server finds by an index only what each field of the query is a part of. It has two
+    slashes that are not the type's, so it is neither RUNNING nor ENDED, nor another's.
+    """
+    return f"{queue.type}/{queue.workspace}/{priority}"
+
+
 def from_task(task: Task) -> dict[str, Any]:
-    return {
+    static = {
         "_id": primary_key(task.key),
         "workspace": task.workspace,
         "type": task.type,
-        "payload": task.payload,
-        "metadata": [{"k": name, "v": value} for name, value in task.metadata.items()],
-        "priority": int(task.priority),
-        "fingerprint": task.fingerprint,
-        "traceparent": task.traceparent,
-        "max_attempts": task.max_attempts,
+        "payload": task.payload or None,
+        "metadata": _entries(task.metadata) or None,
+        "labels": _entries(task.labels) or None,
+        "priority": task.priority,
+        "terms": _from_terms(task.terms) or None,
+        "dedupe_key": task.dedupe_key or None,
+        "fingerprint": task.fingerprint or None,
+        "traceparent": task.traceparent or None,
         "submitted_at": task.submitted_at,
-        **state(task),
+        "events": events(task.events),
     }
+    return {**_present(static), **state(task)}
 
 
 def to_task(document: Document) -> Task:
-    workspace = document["workspace"]
-    lease, failure = document.get("lease"), document.get("failure")
+    """The task, without what the document was read without."""
+    get = document.get
+    lease, progress, failure = get("lease"), get("progress"), get("failure")
     return Task(
-        workspace=workspace,
-        id=document["_id"].removeprefix(f"{workspace}/"),
+        workspace=document["workspace"],
+        id=to_key(document).id,
         type=document["type"],
-        payload=document["payload"],
-        metadata={entry["k"]: entry["v"] for entry in document["metadata"]},
-        priority=Priority(document["priority"]),
-        fingerprint=document["fingerprint"],
-        traceparent=document["traceparent"],
-        max_attempts=document["max_attempts"],
+        payload=get("payload", b""),
+        metadata=_mapping(get("metadata", ())),
+        labels=_mapping(get("labels", ())),
+        priority=document["priority"],
+        terms=_to_terms(get("terms", {})),
+        dedupe_key=get("dedupe_key", ""),
+        fingerprint=get("fingerprint", b""),
+        traceparent=get("traceparent", ""),
         submitted_at=document["submitted_at"],
         version=document["version"],
         status=Status(document["status"]),
-        attempt=document["attempt"],
-        due_at=document.get("due_at"),
+        attempt=get("attempt", 0),
+        tried_before=get("tried_before", 0),
+        due_at=document["due_at"],
+        start_by=get("start_by"),
+        close_by=get("close_by"),
         lease=Lease(**lease) if lease else None,
+        cancel=get("cancel"),
+        progress=Progress(**progress) if progress else None,
+        notes=get("notes", 0),
         updated_at=document["updated_at"],
-        events=tuple(Event(e["seq"], Status(e["status"]), e["at"], e["context"]) for e in document["events"]),
-        result=document.get("result"),
+        events=tuple(Event(e["seq"], Status(e["status"]), e["at"], e.get("context", {})) for e in get("events", ())),
+        result=get("result"),
         failure=Failure(**failure) if failure else None,
-        expire_at=document.get("expire_at"),
+        superseded=get("superseded", False),
     )
 
 
 def state(task: Task) -> dict[str, Any]:
-    """The part of a task's document that changes in its life."""
-    lease, failure = task.lease, task.failure
-    fields = {
-        "version": task.version,
-        "status": task.status.value,
-        "attempt": task.attempt,
-        "due_at": task.due_at,
-        "lease": lease and {"token": lease.token, "worker": lease.worker, "expires_at": lease.expires_at},
-        "updated_at": task.updated_at,
-        "events": [
-            {"seq": e.seq, "status": e.status.value, "at": e.at, "context": dict(e.context)} for e in task.events
-        ],
-        "result": task.result,
-        "failure": failure and {"code": failure.code, "message": failure.message},
-        "expire_at": task.expire_at,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+    """The part of a task's document that changes in its life, but for its events."""
+    lease, progress, failure = task.lease, task.progress, task.failure
+    return _present(
+        {
+            "version": task.version,
+            "status": task.status.value,
+            "queue": _queue(task),
+            "attempt": task.attempt or None,
+            "tried_before": task.tried_before or None,
+            "due_at": task.due_at,
+            "start_by": task.start_by,
+            "close_by": task.close_by,
+            "lease": lease
+            and _present(
+                {
+                    "token": lease.token,
+                    "worker": lease.worker,
+                    "expires_at": lease.expires_at,
+                    "deadline": lease.deadline,
+                }
+            ),
+            "cancel": task.cancel,
+            "progress": progress and {"fraction": progress.fraction, "message": progress.message},
+            "notes": task.notes or None,
+            "updated_at": task.updated_at,
+            "result": task.result,
+            "failure": failure and {"code": failure.code, "message": failure.message},
+            "superseded": task.superseded or None,
+        }
+    )
+
+
+def events(happened: Iterable[Event]) -> list[dict[str, Any]]:
+    return [
+        _present({"seq": e.seq, "status": e.status.value, "at": e.at, "context": dict(e.context) or None})
+        for e in happened
+    ]
 
 
 def update(before: Task, after: Task) -> dict[str, Any]:
     """The update that makes `before` into `after`: what differs, and only the events that are new."""
     old, new = state(before), state(after)
-    changed = {name: value for name, value in new.items() if name != "events" and old.get(name) != value}
+    changed = {name: value for name, value in new.items() if old.get(name) != value}
     gone = dict.fromkeys(old.keys() - new.keys(), "")
-    events = new["events"][len(old["events"]) :]
-    parts: dict[str, Any] = {"$set": changed, "$unset": gone, "$push": {"events": {"$each": events}} if events else {}}
+    added = events(after.events[len(before.events) :])
+    parts: dict[str, Any] = {"$set": changed, "$unset": gone, "$push": {"events": {"$each": added}} if added else {}}
     return {operator: part for operator, part in parts.items() if part}
 
 
-def from_workspace(workspace: Workspace) -> dict[str, Any]:
+def _queue(task: Task) -> str:
+    if task.status is Status.PENDING:
+        return waiting(task.queue, task.priority)
+    return RUNNING if task.status is Status.RUNNING else ENDED
+
+
+def _from_terms(terms: Terms) -> dict[str, Any]:
+    spans = {name: _microseconds(getattr(terms, name)) for name in _SPANS}
+    return _present({"retry": None if terms.retry == retry.DEFAULT else _from_policy(terms.retry), **spans})
+
+
+def _to_terms(document: Document) -> Terms:
+    policy = document.get("retry")
+    spans = {name: document[name] * _MICROSECOND for name in _SPANS if name in document}
+    return Terms(retry=_to_policy(policy) if policy else retry.DEFAULT, **spans)
+
+
+def _from_policy(policy: RetryPolicy) -> dict[str, Any]:
     return {
-        "_id": workspace.id,
-        "plan": workspace.plan,
-        "worker_types": sorted(workspace.worker_types),
-        "disabled": workspace.disabled,
-        "secrets": [
-            {"id": s.id, "salt": s.salt, "digest": s.digest, "created_at": s.created_at} for s in workspace.secrets
-        ],
-        "created_at": workspace.created_at,
-        "version": workspace.version,
+        "initial_interval": _microseconds(policy.initial_interval),
+        "backoff_coefficient": policy.backoff_coefficient,
+        "maximum_interval": _microseconds(policy.maximum_interval),
+        "maximum_attempts": policy.maximum_attempts,
+        "non_retryable_error_codes": sorted(policy.non_retryable_error_codes),
     }
 
 
-def to_workspace(document: Document) -> Workspace:
-    return Workspace(
-        id=document["_id"],
-        plan=document["plan"],
-        worker_types=frozenset(document["worker_types"]),
-        disabled=document["disabled"],
-        secrets=tuple(Secret(**secret) for secret in document["secrets"]),
-        created_at=document["created_at"],
-        version=document["version"],
+def _to_policy(document: Document) -> RetryPolicy:
+    return RetryPolicy(
+        initial_interval=document["initial_interval"] * _MICROSECOND,
+        backoff_coefficient=document["backoff_coefficient"],
+        maximum_interval=document["maximum_interval"] * _MICROSECOND,
+        maximum_attempts=document["maximum_attempts"],
+        non_retryable_error_codes=frozenset(document["non_retryable_error_codes"]),
     )
 
 
-def from_key(key: SigningKey) -> dict[str, Any]:
-    return {
-        "_id": key.kid,
-        "private_pem": key.private_pem,
-        "public_jwk": key.public_jwk,
-        "signs_from": key.signs_from,
-    }
+def _microseconds(span: timedelta | None) -> int | None:
+    return None if span is None else span // _MICROSECOND
 
 
-def to_key(document: Document) -> SigningKey:
-    return SigningKey(
-        kid=document["_id"],
-        private_pem=document["private_pem"],
-        public_jwk=document["public_jwk"],
-        signs_from=document["signs_from"],
-    )
+def _entries(mapping: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"k": name, "v": value} for name, value in mapping.items()]
+
+
+def _mapping(entries: Iterable[Document]) -> dict[str, str]:
+    return {entry["k"]: entry["v"] for entry in entries}
+
+
+def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

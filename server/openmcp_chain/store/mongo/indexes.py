@@ -1,28 +1,39 @@
 """The indexes, by name. Made at the start of every process; one that is there already is left alone.
 
-Each costs every write something: on the embedded server some 0.1 ms an insert and 0.4 ms an update of CPU time, of 0.6
-and 3 ms with all of them. So there are no more than the queries need.
+Those of tasks are two, and no more than the queries need: each costs every write something (on the embedded server some
+0.7 ms an update and 0.2 ms an insert of CPU time). docs/decisions/0006-queues-and-indexes.md says what does without.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
-from pymongo import ASCENDING, IndexModel
-from pymongo.asynchronous.database import AsyncDatabase
+from pymongo import ASCENDING, DESCENDING, IndexModel
 
-TASKS = (
-    # Tasks that wait for a worker: of one type, and of one type and workspace, since a workspace's own idle worker must
-    # not make the database walk through what waits for others.
-    IndexModel([("status", ASCENDING), ("type", ASCENDING), ("due_at", ASCENDING)], name="ready"),
-    IndexModel(
-        [("status", ASCENDING), ("type", ASCENDING), ("workspace", ASCENDING), ("due_at", ASCENDING)],
-        name="ready_in_workspace",
+from openmcp_chain.store.mongo.client import Database
+
+KEEP_SIGNALS = timedelta(minutes=1)
+KEEP_PROCESSES = timedelta(days=1)
+
+
+def _expiry(field: str, after: timedelta = timedelta()) -> IndexModel:
+    """The server deletes a document some time (it looks once a minute) after this field's time and `after`."""
+    return IndexModel([(field, ASCENDING)], name="expiry", expireAfterSeconds=int(after.total_seconds()))
+
+
+INDEXES: Mapping[str, Sequence[IndexModel]] = {
+    "tasks": (
+        # What somebody must see to: of each queue, of what runs, of what has ended.
+        IndexModel([("queue", ASCENDING), ("due_at", ASCENDING)], name="due"),
+        IndexModel([("workspace", ASCENDING), ("submitted_at", DESCENDING)], name="listed"),
     ),
-    # Leases, by when they end.
-    IndexModel([("status", ASCENDING), ("due_at", ASCENDING)], name="expired"),
-    # Retention: the server deletes a task some time after its `expire_at`.
-    IndexModel([("expire_at", ASCENDING)], name="retention", expireAfterSeconds=0),
-)
+    "timers": (IndexModel([("at", ASCENDING)], name="due"),),
+    "queues": (IndexModel([("changed_at", ASCENDING)], name="changed"),),
+    "leases": (_expiry("expire_at"),),
+    "processes": (_expiry("seen_at", KEEP_PROCESSES),),
+    "signals": (_expiry("at", KEEP_SIGNALS),),
+}
 
 
-async def create(database: AsyncDatabase[dict[str, Any]]) -> None:
-    await database.tasks.create_indexes(list(TASKS))
+async def create(database: Database) -> None:
+    for collection, models in INDEXES.items():
+        await database[collection].create_indexes(list(models))

@@ -1,0 +1,83 @@
+"""What processes tell each other: that they live, and what they have changed."""
+
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeAlias
+
+import pymongo
+from pymongo import WriteConcern
+from pymongo.asynchronous.change_stream import AsyncCollectionChangeStream
+from pymongo.errors import PyMongoError
+
+from openmcp_chain.store.base import Signal
+from openmcp_chain.store.mongo import records
+from openmcp_chain.store.mongo.client import ready
+from openmcp_chain.store.mongo.errors import persist
+from openmcp_chain.store.mongo.part import Part, added
+
+HINT_PATIENCE = 1.0
+"""Seconds in which a signal is tried: it is worth little, and soon nothing."""
+
+AWAIT_MS = 500
+"""How long the database keeps a question for changes open that has no answer yet. Until then motor keeps one of its
+threads busy with it, and a watcher that is told to stop waits for it."""
+
+SILENCE = 5.0
+"""Seconds after which a question without any answer counts as lost."""
+
+_INSERTS = [{"$match": {"operationType": "insert"}}]
+
+Token: TypeAlias = Mapping[str, Any] | None
+_Change: TypeAlias = Mapping[str, Any]
+_Stream: TypeAlias = AsyncCollectionChangeStream[_Change]
+
+
+class Processes(Part):
+    """The part of `store.base.Store` under "between processes"."""
+
+    async def beat(self, process: str, now: datetime) -> None:
+        update = {"$set": {"seen_at": now}}
+        await self._persist(lambda: self._database.processes.update_one({"_id": process}, update, upsert=True))
+
+    async def processes(self, since: datetime) -> Collection[str]:
+        found = await self._persist(lambda: self._database.processes.find({"seen_at": {"$gte": since}}).to_list(None))
+        return {document["_id"] for document in found}
+
+    async def publish(self, signal: Signal) -> None:
+        signals = self._database.signals.with_options(write_concern=WriteConcern(w=1))
+        document = records.from_signal(signal, datetime.now(UTC))
+        await persist(lambda: added(signals, document), HINT_PATIENCE)
+
+    async def watch(self) -> AsyncIterator[Signal]:
+        token: Token = None
+        while True:
+            stream, change = await self._persist(partial(self._open, token))
+            try:
+                while True:
+                    token = stream.resume_token
+                    if change:
+                        yield records.to_signal(change["fullDocument"])
+                    with pymongo.timeout(SILENCE):
+                        change = await stream.try_next()
+            except PyMongoError:
+                pass  # it goes on from the token, if the database comes back within the store's patience
+            finally:
+                await _close(stream)
+
+    async def _open(self, token: Token) -> tuple[_Stream, _Change | None]:
+        """A stream that has answered once, and its first change, if any."""
+        stream: _Stream = await ready(
+            self._database.signals.watch(_INSERTS, resume_after=token, max_await_time_ms=AWAIT_MS)
+        )
+        try:
+            return stream, await stream.try_next()
+        except BaseException:
+            await _close(stream)
+            raise
+
+
+async def _close(stream: _Stream) -> None:
+    with suppress(PyMongoError), pymongo.timeout(HINT_PATIENCE):
+        await stream.close()

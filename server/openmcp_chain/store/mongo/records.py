@@ -1,0 +1,131 @@
+"""All but tasks to documents and back, in pairs. What a client names is a value here too, never a field's name."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from openmcp_chain.domain.queue import QueueState, Waiting
+from openmcp_chain.domain.task import Key, Queue
+from openmcp_chain.domain.workspace import Secret, SigningKey, Workspace
+from openmcp_chain.store.base import Granted, Signal
+from openmcp_chain.store.mongo.documents import Document
+
+
+def within(workspace: str, name: str) -> str:
+    """The `_id` of what has this name in a workspace. No workspace id has a slash, so no two of these are one."""
+    return f"{workspace}/{name}"
+
+
+def from_queue(state: QueueState) -> dict[str, Any]:
+    return {
+        "_id": within(*state.queue),
+        "workspace": state.queue.workspace,
+        "type": state.queue.type,
+        "paused_at": state.paused_at,
+        "reason": state.reason,
+        "changed_at": state.changed_at,
+        "version": state.version,
+    }
+
+
+def to_queue(document: Document) -> QueueState:
+    return QueueState(
+        queue=Queue(document["workspace"], document["type"]),
+        paused_at=document["paused_at"],
+        reason=document["reason"],
+        changed_at=document["changed_at"],
+        version=document["version"],
+    )
+
+
+def from_granted(id_: str, granted: Sequence[Granted], expire_at: datetime) -> dict[str, Any]:
+    return {
+        "_id": id_,
+        "tasks": [{**_from_key(one.key), "token": one.token} for one in granted],
+        "expire_at": expire_at,
+    }
+
+
+def to_granted(document: Document) -> tuple[Granted, ...]:
+    return tuple(Granted(_to_key(one), one["token"]) for one in document["tasks"])
+
+
+def from_signal(signal: Signal, now: datetime) -> dict[str, Any]:
+    return {
+        "process": signal.process,
+        "changed": [_from_key(key) for key in signal.changed],
+        "waiting": [
+            {
+                **_from_key(one.key),
+                "type": one.type,
+                "priority": one.priority,
+                "submitted_at": one.submitted_at,
+                "due_at": one.due_at,
+            }
+            for one in signal.waiting
+        ],
+        "at": now,
+    }
+
+
+def to_signal(document: Document) -> Signal:
+    return Signal(
+        process=document["process"],
+        changed=tuple(map(_to_key, document["changed"])),
+        waiting=tuple(
+            Waiting(_to_key(one), one["type"], one["priority"], one["submitted_at"], one["due_at"])
+            for one in document["waiting"]
+        ),
+    )
+
+
+def from_workspace(workspace: Workspace) -> dict[str, Any]:
+    return {
+        "_id": workspace.id,
+        "plan": workspace.plan,
+        "worker_types": sorted(workspace.worker_types),
+        "disabled": workspace.disabled,
+        "secrets": [
+            {"id": s.id, "salt": s.salt, "digest": s.digest, "created_at": s.created_at} for s in workspace.secrets
+        ],
+        "created_at": workspace.created_at,
+        "version": workspace.version,
+    }
+
+
+def to_workspace(document: Document) -> Workspace:
+    return Workspace(
+        id=document["_id"],
+        plan=document["plan"],
+        worker_types=frozenset(document["worker_types"]),
+        disabled=document["disabled"],
+        secrets=tuple(Secret(**secret) for secret in document["secrets"]),
+        created_at=document["created_at"],
+        version=document["version"],
+    )
+
+
+def from_signing_key(key: SigningKey) -> dict[str, Any]:
+    return {
+        "_id": key.kid,
+        "private_pem": key.private_pem,
+        "public_jwk": key.public_jwk,
+        "signs_from": key.signs_from,
+    }
+
+
+def to_signing_key(document: Document) -> SigningKey:
+    return SigningKey(
+        kid=document["_id"],
+        private_pem=document["private_pem"],
+        public_jwk=document["public_jwk"],
+        signs_from=document["signs_from"],
+    )
+
+
+def _from_key(key: Key) -> dict[str, str]:
+    return {"workspace": key.workspace, "id": key.id}
+
+
+def _to_key(document: Document) -> Key:
+    return Key(document["workspace"], document["id"])

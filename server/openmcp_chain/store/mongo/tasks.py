@@ -1,0 +1,150 @@
+"""Tasks by their keys and by what is due: each promise is a read, or a guarded write and a read of what it lost to."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError
+
+from openmcp_chain.domain.queue import Waiting
+from openmcp_chain.domain.task import Change, Key, Queue, Task
+from openmcp_chain.store.mongo import documents, spans
+from openmcp_chain.store.mongo.client import Connection
+from openmcp_chain.store.mongo.errors import taken
+from openmcp_chain.store.mongo.part import Part
+from openmcp_chain.store.mongo.timers import Timers
+
+_WAITING = {"submitted_at": 1, "due_at": 1}
+
+
+class Tasks(Part):
+    """The part of `store.base.Store` under "tasks", but for lists."""
+
+    def __init__(self, connection: Connection, patience: float) -> None:
+        super().__init__(connection, patience)
+        self._tasks = self._database.tasks
+        self._timers = Timers(self._database.timers, self._tasks)
+
+    async def insert_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        first: dict[Key, Task] = {}
+        for task in tasks:
+            first.setdefault(task.key, task)
+
+        async def insert() -> dict[Key, Task]:
+            await self._timers.set(task for task in first.values() if task.deadline is not None)
+            return await self._insert(first)
+
+        stored = await self._persist(insert)
+        return [stored[task.key] for task in tasks]
+
+    async def _insert(self, tasks: Mapping[Key, Task]) -> dict[Key, Task]:
+        """One round trip if all are new, else a second to see what the others lost to."""
+        if not tasks:
+            return {}
+        try:
+            await self._tasks.insert_many([documents.from_task(task) for task in tasks.values()], ordered=False)
+        except BulkWriteError as error:
+            keys = list(tasks)
+            lost = {keys[index]: tasks[keys[index]] for index in taken(error)}
+        else:
+            return dict(tasks)
+        there = {key: _same_if_equal(tasks[key], found) for key, found in (await self._find(lost)).items()}
+        # One that was in the way and is gone: retention took it in between.
+        again = await self._insert({key: task for key, task in lost.items() if key not in there})
+        return {**tasks, **there, **again}
+
+    async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
+        return await self._persist(lambda: self._update(changes)) if changes else []
+
+    async def _update(self, changes: Sequence[Change]) -> Sequence[bool]:
+        """One round trip if all win and no deadline is new, else another to see which won."""
+        await self._timers.set(
+            change.after for change in changes if change.after.deadline not in (None, change.before.deadline)
+        )
+        ids = [documents.primary_key(change.after.key) for change in changes]
+        result = await self._tasks.bulk_write(
+            [
+                UpdateOne({"_id": id_, "version": change.before.version}, documents.update(change.before, change.after))
+                for id_, change in zip(ids, changes, strict=True)
+            ],
+            ordered=False,
+        )
+        if result.matched_count == len(changes):
+            return [True] * len(changes)
+        fields = dict.fromkeys((*documents.STATE, "events"), 1)
+        found = await self._tasks.find(_one_of(ids), fields).to_list(None)
+        stored = {document.pop("_id"): document for document in found}
+        return [
+            stored.get(id_) == {**documents.state(change.after), "events": documents.events(change.after.events)}
+            for id_, change in zip(ids, changes, strict=True)
+        ]
+
+    async def get_tasks(self, keys: Collection[Key]) -> Mapping[Key, Task]:
+        return await self._persist(lambda: self._find(keys)) if keys else {}
+
+    async def _find(self, keys: Iterable[Key]) -> dict[Key, Task]:
+        ids = [documents.primary_key(key) for key in keys]
+        found = map(documents.to_task, await self._tasks.find(_one_of(ids)).to_list(None))
+        return {task.key: task for task in found}
+
+    async def ready_tasks(
+        self, queue: Queue, priority: int, since: datetime | None, until: datetime, limit: int
+    ) -> Sequence[Waiting]:
+        if limit <= 0:  # to the database, 0 is no limit
+            return []
+        span = {"$lte": until} if since is None else {"$gte": since, "$lte": until}
+        query = {"queue": documents.waiting(queue, priority), "due_at": span}
+        found = await self._persist(
+            lambda: self._tasks.find(query, _WAITING, sort=[("due_at", 1)], limit=limit).to_list(None)
+        )
+        return [
+            Waiting(documents.to_key(document), queue.type, priority, document["submitted_at"], document["due_at"])
+            for document in found
+        ]
+
+    async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:
+        if limit <= 0:
+            return []
+        query = {"queue": documents.RUNNING, "due_at": {"$lte": now}}
+        silent = await self._persist(lambda: self._tasks.find(query, {"_id": 1}, limit=limit).to_list(None))
+        late: list[Key] = []
+        more = True
+        while more and len(late) < limit:
+            found, more = await self._persist(lambda: self._timers.due(now, limit))
+            late = list(dict.fromkeys([*late, *found]))
+        return [*map(documents.to_key, silent), *late[:limit]]
+
+    async def delete_ended(self, now: datetime, limit: int) -> int:
+        if limit <= 0:
+            return 0
+        deleted = 0
+        for _, span in spans.back(now, now + timedelta(milliseconds=1), None):
+            deleted += await self._delete({"queue": documents.ENDED, "due_at": span}, limit - deleted)
+            if deleted >= limit:
+                break
+        return deleted
+
+    async def _delete(self, query: dict[str, Any], limit: int) -> int:
+        """Deletes what matches, or the last of it.
+
+        By one guarded command, which on the embedded server costs a quarter of one for each task.
+        """
+
+        async def delete() -> int:
+            found = await self._tasks.find(query, {"due_at": 1}, sort=[("due_at", -1)], limit=limit).to_list(None)
+            if not found:
+                return 0
+            last = {"$gte": found[-1]["due_at"]} if len(found) == limit else {}
+            return (await self._tasks.delete_many({**query, "due_at": query["due_at"] | last})).deleted_count
+
+        return await self._persist(delete)
+
+
+def _same_if_equal(given: Task, found: Task) -> Task:
+    """What an earlier try has added counts as added, and so is the task given, not a copy of it."""
+    return given if found == given else found
+
+
+def _one_of(ids: list[str]) -> dict[str, Any]:
+    return {"_id": {"$in": ids}}

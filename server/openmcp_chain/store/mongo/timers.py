@@ -1,0 +1,77 @@
+"""When waiting tasks must have a worker: a collection of its own, so that tasks without a deadline pay nothing for it.
+
+A timer is written before the task that it is for is, or is made to wait again, and names that task's version. So for
+each waiting task with a deadline there is a timer that is due no later than that. It may be due earlier, or be for
+nothing: the task was claimed, or the write lost, or never came. Whoever finds it due looks at the task, and mends the
+timer.
+
+What mends it is guarded by what was seen of it, since the task may be about to wait again, with its timer just set. As
+long as a timer is ahead of the task's version, the write that it is for may still come.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from pymongo import DeleteOne, UpdateOne
+
+from openmcp_chain.domain.task import Key, Task
+from openmcp_chain.store.mongo import documents
+from openmcp_chain.store.mongo.documents import Document
+from openmcp_chain.store.mongo.part import Collection
+
+GRACE = timedelta(minutes=1)
+"""How long a write may still come whose timer is due. Longer than the store tries it, by much."""
+
+_HIDDEN = {"payload": 0, "events": 0, "result": 0}
+
+
+class Timers:
+    def __init__(self, timers: Collection, tasks: Collection) -> None:
+        self._timers = timers
+        self._tasks = tasks
+
+    async def set(self, tasks: Iterable[Task]) -> None:
+        """Sets the timers of these tasks, as they are about to be written; each has a deadline."""
+        writes = [
+            UpdateOne(
+                {"_id": documents.primary_key(task.key)},
+                {"$min": {"at": task.deadline}, "$max": {"version": task.version}, "$unset": {"overdue": ""}},
+                upsert=True,
+            )
+            for task in tasks
+        ]
+        if writes:
+            await self._timers.bulk_write(writes, ordered=False)
+
+    async def due(self, now: datetime, limit: int) -> tuple[list[Key], bool]:
+        """Of up to `limit` timers that are due: those tasks whose deadline has passed, and whether to look again.
+
+        Timers that are due for nothing are mended, so another look finds others.
+        """
+        timers = await self._timers.find({"at": {"$lte": now}}, limit=limit).to_list(None)
+        if not timers:
+            return [], False
+        found = await self._tasks.find({"_id": {"$in": [timer["_id"] for timer in timers]}}, _HIDDEN).to_list(None)
+        tasks = {document["_id"]: documents.to_task(document) for document in found}
+        late: list[Key] = []
+        mends: list[UpdateOne | DeleteOne] = []
+        for timer in timers:
+            task = tasks.get(timer["_id"])
+            if task and task.deadline and task.deadline <= now:
+                late.append(task.key)
+            else:
+                mends.append(_mend(timer, task, now))
+        if mends:
+            await self._timers.bulk_write(mends, ordered=False)
+        return late, bool(mends) and len(timers) == limit
+
+
+def _mend(timer: Document, task: Task | None, now: datetime) -> UpdateOne | DeleteOne:
+    """Makes of a timer, found due too early or for nothing, what it should be."""
+    seen: dict[str, Any] = {name: timer.get(name) for name in ("_id", "at", "version", "overdue")}
+    if (task is None or task.version < timer["version"]) and not timer.get("overdue"):
+        return UpdateOne(seen, {"$set": {"at": now + GRACE, "overdue": True}})
+    if task and task.deadline:
+        return UpdateOne(seen, {"$set": {"at": task.deadline}, "$unset": {"overdue": ""}})
+    return DeleteOne(seen)
