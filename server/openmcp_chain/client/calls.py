@@ -21,6 +21,8 @@ from openmcp_chain.client.values import Counts, Event, Retried, Seconds, Status,
 
 TIMEOUT_SECONDS = 30.0
 """For a call with all its tries, unless the user says otherwise; a server takes no longer for a single one."""
+PAGE = 1000
+"""Tasks that a page may have; the contract's limit."""
 WAIT_SECONDS = 25.0
 """What one WaitTask may wait; the contract's limit."""
 GRACE_SECONDS = 5.0
@@ -79,18 +81,16 @@ class Calls:
     ) -> Steps[None]:
         """Emits tasks; `timeout` is for each page."""
         left = math.inf if limit is None else limit
-        request = tasks_pb2.ListTasksRequest(filter=query, page_size=page_size, view=codec.VIEWS[view])
+        token = ""
         while left > 0:
-            if left < (request.page_size or math.inf):
-                request.page_size = int(left)
+            size = page_size if limit is None else int(min(left, page_size or PAGE))
+            request = tasks_pb2.ListTasksRequest(filter=query, page_size=size, page_token=token, view=codec.VIEWS[view])
             page: tasks_pb2.ListTasksResponse = yield from self._call("ListTasks", request, timeout)
-            for detail in page.tasks:
-                if left > 0:
-                    left -= 1
-                    yield Emit(codec.task(detail))
-            if not page.next_page_token:
+            for detail in page.tasks[: None if limit is None else int(left)]:
+                yield Emit(codec.task(detail))
+            left -= len(page.tasks)
+            if not (token := page.next_page_token):
                 return
-            request.page_token = page.next_page_token
 
     def count(self, query: str, timeout: Seconds | None) -> Steps[Counts]:
         request = tasks_pb2.CountTasksRequest(filter=query)

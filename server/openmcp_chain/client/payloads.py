@@ -6,6 +6,7 @@ change is refused rather than changed: send an integer beyond 2^53 as a string.
 """
 
 import dataclasses
+import enum
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -38,19 +39,19 @@ Payload: TypeAlias = Mapping[str, Any] | Dataclass | Model
 """JSON values in a mapping, a dataclass or a pydantic model; those may be nested in each other."""
 
 
-def to_struct(payload: Payload | None) -> Struct:
-    """The payload as it is sent. Raises PayloadError naming the place that can't be."""
+def to_struct(payload: Payload | None, name: str = "payload") -> Struct:
+    """The payload as it is sent. Raises PayloadError naming the place that can't be, which begins with `name`."""
     struct = Struct()
     plain = _plain(payload if payload is not None else {})
     if not isinstance(plain, Mapping):
-        raise PayloadError(f"payload: must be a mapping, a dataclass or a pydantic model, not {_kind(payload)}")
+        raise PayloadError(f"{name}: must be a mapping, a dataclass or a pydantic model, not {_kind(payload)}")
     try:
         _fill(struct, plain, 1)
     except _Fault as fault:
-        place = "".join(["payload", *reversed(fault.steps)])
+        place = "".join([name, *reversed(fault.steps)])
         raise PayloadError(f"{place[:_PLACE]}: {fault.description}") from None
     if (size := struct.ByteSize()) > structs.BYTES:
-        raise PayloadError(f"payload: has {size} bytes; at most {structs.BYTES} are allowed. Send larger data by URI.")
+        raise PayloadError(f"{name}: has {size} bytes; at most {structs.BYTES} are allowed. Send larger data by URI.")
     return struct
 
 
@@ -115,6 +116,8 @@ def _set(target: Value, value: object, level: int) -> None:
 def _plain(value: object) -> object:
     if isinstance(value, type):
         return value
+    if isinstance(value, enum.Enum):
+        return value.value
     if dump := getattr(value, "model_dump", None):
         return dump(mode="json")
     if dataclasses.is_dataclass(value):
