@@ -157,7 +157,8 @@ async def _connected(settings: Config, stopping: asyncio.Event) -> Store | None:
 def _settle_garbage_collector() -> None:
     """Keeps the collector from walking, again and again, what lives as long as the process.
 
-    Its defaults cost a quarter of a submit's CPU (docs/performance.md): a call makes many objects and no cycles.
+    Its defaults cost a quarter of a submit's CPU (docs/performance.md): a call makes many objects and no cycles
+    but a small one of gRPC's own.
     """
     gc.collect()
     gc.freeze()

@@ -1,6 +1,8 @@
 """Group commit: what goes together, who gets which answer, and what one bad item does to the others."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -18,6 +20,7 @@ class Disk:
         self.gate = asyncio.Event()
         self.began = asyncio.Event()
         self.fault: Exception | None = None
+        self.poison: Exception = ValueError("S3CRET")
 
     async def flush(self, items: Sequence[int]) -> Sequence[int]:
         self.batches.append(list(items))
@@ -26,7 +29,7 @@ class Disk:
         if self.fault is not None:
             raise self.fault
         if 13 in items:
-            raise ValueError("S3CRET")
+            raise self.poison
         return [2 * item for item in items]
 
 
@@ -62,14 +65,16 @@ async def test_batches_are_bounded_by_items_and_bytes(monkeypatch: pytest.Monkey
     assert disk.batches == [[1, 2, 3], [4, 99], [5, 100], [6]]
 
 
-async def test_poison_item_fails_alone() -> None:
-    """An item that can't be written gets its own exception; those that shared its batch are written."""
+@pytest.mark.parametrize("poison", [ValueError("S3CRET"), errors.Internal()])
+async def test_poison_item_fails_alone(poison: Exception) -> None:
+    """An item that can't be written, or not be encoded, gets its own exception; those in its batch are written."""
     disk = Disk()
+    disk.poison = poison
     disk.gate.set()
     commit = GroupCommit(disk.flush)
     answers = await asyncio.gather(*map(commit, [1, 13, 2]), return_exceptions=True)
     assert answers[0] == 2
-    assert isinstance(answers[1], ValueError)
+    assert answers[1] is poison
     assert answers[2] == 4
     assert await commit(3) == 6
 
@@ -85,6 +90,32 @@ async def test_unavailable_is_everybodys() -> None:
     assert disk.batches == [[1, 2, 3]]
     disk.fault = None
     assert await commit(4) == 8
+
+
+@pytest.mark.parametrize("error", [errors.Unavailable, errors.Internal, ValueError])
+async def test_failed_items_wait_for_no_garbage_collector(error: type[Exception]) -> None:
+    """Once their callers have been told, items that could not be written are gone: they may be large."""
+
+    class Item:
+        pass
+
+    async def fail(_: Sequence[Item]) -> Sequence[None]:
+        raise error
+
+    async def lose(commit: GroupCommit[Item, None]) -> weakref.ref[Item]:
+        item = Item()
+        with pytest.raises(error):
+            await commit(item)
+        return weakref.ref(item)
+
+    commit = GroupCommit(fail)
+    gc.disable()
+    try:
+        lost = await asyncio.gather(*(lose(commit) for _ in range(3)))
+        await commit.settle()
+        assert [item() for item in lost] == [None] * 3
+    finally:
+        gc.enable()
 
 
 async def test_cancelled_caller_takes_nobody_with_it() -> None:

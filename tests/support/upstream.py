@@ -91,11 +91,11 @@ class Tasks(tasks_pb2_grpc.TaskServiceServicer):
         detail.updated_at.FromJsonString("2024-01-01T00:05:12.345678Z")
         match request.task_id.split("_"):
             case ["missing"]:
-                await status.abort(context, errors.TaskNotFound('quote " brace } and \\'))
+                await status.refuse(context, status.refusal(errors.TaskNotFound('quote " brace } and \\')))
             case ["busy"]:
-                await status.abort(context, errors.TooManyStreams(10))
+                await status.refuse(context, status.refusal(errors.TooManyStreams(10)))
             case ["large"]:
-                await status.abort(context, errors.RequestTooLarge("payload", 5, 4))
+                await status.refuse(context, status.refusal(errors.RequestTooLarge("payload", 5, 4)))
             case ["bare", number]:
                 code = next(code for code in grpc.StatusCode if code.value[0] == int(number))
                 await context.abort(code, "mongodb://user:S3CRET@db")
@@ -148,7 +148,8 @@ class Rest(rest_pb2_grpc.RestServiceServicer):
     ) -> AsyncIterator[HttpBody]:
         metadata = _text(context)
         if request.task_id == "missing":
-            await status.abort(context, errors.TaskNotFound("missing"))
+            await status.refuse(context, status.refusal(errors.TaskNotFound("missing")))
+            return
         if request.task_id == "ended":
             await context.send_initial_metadata((("x-openmcp-end-of-stream", "1"),))
             return

@@ -1,14 +1,19 @@
 """A call's own life: cancelled inside, given up by its client, too slow, too many; and a server's."""
 
 import asyncio
+import gc
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support.methods import METHODS, call
 from support.service import PATIENCE, SETTINGS, Service, refused, serving, until
 
 from openmcp.chain.v1 import rest_pb2, tasks_pb2
@@ -86,6 +91,68 @@ async def test_call_given_up_by_its_client_leaves_nothing(how: str, monkeypatch:
         async with asyncio.timeout(PATIENCE):
             await gone.wait()
         assert (await refused(service.tasks.GetTask(tasks_pb2.GetTaskRequest(), metadata=caller.metadata))).fields
+
+
+@contextmanager
+def collecting() -> Iterator[list[str]]:
+    """What of ours only the garbage collector frees, of all that the block leaves: known when it has ended."""
+    found: list[str] = []
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield found
+        gc.collect()
+        for thing in gc.garbage:
+            if isinstance(thing, FrameType) and "openmcp_chain" in thing.f_code.co_filename:
+                found.append(thing.f_code.co_qualname)
+            elif isinstance(thing, errors.Error | grpc.aio.AbortError | rpc.Call):
+                found.append(type(thing).__name__)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+async def test_refused_calls_wait_for_no_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a call is refused for, it and its request are gone when it has ended: nothing of it is in a circle."""
+    began = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def broken(*_: object) -> None:
+        raise ValueError
+
+    async def away(*_: object) -> None:
+        raise errors.Unavailable
+
+    with collecting() as found:
+        async with serving() as service:
+            caller = await service.workspace()
+            for path in (*METHODS, "/nobody.Home/Ring"):
+                await call(service, path, b"")
+                await call(service, path, b"\xff" * 100, caller.metadata)
+                await call(service, path, b"\x0a\x80\x80\x80\x02" + b"x" * rpc.REQUEST_BYTES, caller.metadata)
+            missing = tasks_pb2.GetTaskRequest(task_id="019a0000-0000-7000-8000-000000000000")
+            for fault in (None, away):
+                if fault:
+                    monkeypatch.setattr(service.app._store, "get_tasks", fault)
+                await refused(service.tasks.GetTask(missing, metadata=caller.metadata))
+                events = tasks_pb2.StreamTaskEventsRequest(task_id=missing.task_id)
+                await refused(service.tasks.StreamTaskEvents(events, metadata=caller.metadata))
+            monkeypatch.setattr(rpc.log, "disabled", True)  # the test's own log keeps exceptions
+            monkeypatch.setattr(service.app.submission, "get", broken)
+            await refused(get(service, caller.metadata))
+            monkeypatch.setattr(service.app.submission, "get", never)
+            given_up = asyncio.ensure_future(get(service, caller.metadata))
+            await began.wait()
+            given_up.cancel()
+            await asyncio.gather(given_up, return_exceptions=True)
+            monkeypatch.setattr(rpc, "UNARY_SECONDS", 0.05)
+            await refused(get(service, caller.metadata))
+    assert not found
 
 
 async def test_streams_given_up_by_their_clients_leave_nothing() -> None:

@@ -48,7 +48,11 @@ class GroupCommit(Generic[T, R]):
         self._waiting.append((item, answer))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all())
-        return await answer
+        try:
+            return await answer
+        finally:
+            # An exception would hold this frame, the frame the future, and the future the exception.
+            del answer
 
     async def settle(self) -> None:
         """Returns when nothing waits any more."""
@@ -72,24 +76,29 @@ class GroupCommit(Generic[T, R]):
         return batch
 
     async def _write(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        """Writes the batch and empties it: an error's traceback holds this frame, which must not hold who has it."""
         try:
             answers = await self._flush([item for item, _ in batch])
-        except errors.Error as error:
-            self._refuse(batch, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers and not end the writer
-            if len(batch) == 1:
+            if len(batch) == 1 or _is_everybodys(error):
                 self._refuse(batch, error)
-                return
-            # One item that can't be written must not fail the others: each is tried by itself and gets its own error.
-            for entry in batch:
-                await self._write([entry])
+                batch.clear()
         else:
             for (_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
+            batch.clear()
+        # One item that can't be written must not fail the others: each is tried by itself and gets its own error.
+        while batch:
+            await self._write([batch.pop(0)])
 
     @staticmethod
     def _refuse(batch: list[tuple[T, asyncio.Future[R]]], error: Exception) -> None:
         for _, future in batch:
             if not future.done():
                 future.set_exception(error)
+
+
+def _is_everybodys(error: Exception) -> bool:
+    """Whether an error says nothing about one item: the database is away. What it can't make sense of may be one's."""
+    return isinstance(error, errors.Error) and not isinstance(error, errors.Internal)

@@ -12,6 +12,9 @@ gRPC itself only ever sees bytes: were decoding and encoding left to it, the tex
 client, out of reach of any interceptor (grpc.aio answers `UNKNOWN: Unexpected <class …>: text`). So this is no
 interceptor: handlers are wrapped once, when they are registered, and a call pays for no chain. The text of an
 unforeseen exception goes nowhere, since nobody knows what is in it; the log has its type and place.
+
+A call that fails is gone when it ends, with its request, and does not wait for the garbage collector: an exception has
+the call's frames in its traceback, and a frame that has the exception closes a circle around all that the call holds.
 """
 
 import asyncio
@@ -121,11 +124,11 @@ class Rpc:
                     Violation(field, "cannot be decoded: malformed, not UTF-8, or nested too deep")
                 ) from None
 
-        async def decode_all(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-            async for data in requests:
+        async def decode_all(context: Context) -> AsyncIterator[Message]:
+            while (data := await _next(context)) is not None:
                 yield decode(data)
 
-        async def unary(messages: AsyncIterator[bytes], context: Context) -> bytes | None:
+        async def unary(_: object, context: Context) -> bytes | None:
             started = time.perf_counter()
             if access.scope is not None:
                 self._latest = started
@@ -135,7 +138,7 @@ class Rpc:
             with _in(self._identify(path, metadata)):
                 try:
                     async with limit:
-                        data = await _only(messages)
+                        data = await _only(context)
                         self._admit()
                         try:
                             call = Call(metadata, await self._authorise(access, metadata), context)
@@ -145,36 +148,42 @@ class Rpc:
                     encoded = answer.SerializeToString()
                     code = "OK"
                     return encoded
-                except BaseException as error:  # noqa: BLE001 - _translate raises what must not be caught
+                except BaseException as error:
+                    if not _ours(error):
+                        raise
                     timed_out = isinstance(error, TimeoutError) and limit.expired()
-                    refusal = errors.DeadlineExceeded() if timed_out else _translate(error)
+                    refusal = _refusal(errors.DeadlineExceeded() if timed_out else error)
                     code = refusal.code
-                    await status.abort(context, refusal)
-                    return None
                 finally:
                     _duration.record(time.perf_counter() - started, {"rpc.method": path, "code": code})
+                await status.refuse(context, refusal)
+                return None
 
-        async def streaming(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async def streaming(_: object, context: Context) -> AsyncIterator[bytes]:
             limit = asyncio.timeout(UNARY_SECONDS)
             metadata = _metadata(context)
             # Not made the current one: a generator has no context of its own to hold it in.
             span = self._identify(path, metadata)
             try:
                 call = Call(metadata, await self._authorise(access, metadata), context)
-                requests: Message | AsyncIterator[Message] = decode_all(messages)
-                if not client_streaming:
+                requests: Message | AsyncIterator[Message]
+                if client_streaming:
+                    requests = decode_all(context)
+                else:
                     async with limit:
-                        requests = decode(await _only(messages))
+                        requests = decode(await _only(context))
                 # Closed here and now, not when the garbage collector comes by: a stream holds subscriptions and leases.
                 async with aclosing(behaviour(requests, call)) as answers:
                     async for answer in answers:
                         yield answer.SerializeToString()
-            except GeneratorExit:
-                raise
-            except BaseException as error:  # noqa: BLE001 - as above
-                await status.abort(context, errors.DeadlineExceeded() if limit.expired() else _translate(error))
+                return
+            except BaseException as error:
+                if not _ours(error):
+                    raise
+                refusal = _refusal(errors.DeadlineExceeded() if limit.expired() else error)
             finally:
                 span.end()
+            await status.refuse(context, refusal)
 
         if not server_streaming:
             return grpc.stream_unary_rpc_method_handler(unary)
@@ -246,22 +255,47 @@ def _in(span: trace.Span) -> AbstractContextManager[object]:
     return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
 
 
-async def _only(messages: AsyncIterator[bytes]) -> bytes:
+async def _next(context: Context) -> bytes | None:
+    """The next message of a call, None when there are no more.
+
+    Not from the iterator that grpc.aio makes of them: it and its generator hold each other, and so the last message.
+    """
+    data: object = await context.read()
+    return data if isinstance(data, bytes) else None
+
+
+async def _only(context: Context) -> bytes:
     """The one message of a call.
 
     Read by us: grpc.aio never answers, nor ends, a unary call that ends before its message or in the middle of it.
     """
-    async for data in messages:
-        return data
-    raise errors.InvalidArgument(Violation("request", "is missing: the call ended before its message"))
+    data = await _next(context)
+    if data is None:
+        raise errors.InvalidArgument(Violation("request", "is missing: the call ended before its message"))
+    return data
 
 
 def _metadata(context: Context) -> dict[str, str]:
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
+def _ours(error: BaseException) -> bool:
+    """Whether the call is refused for it; false if the call itself was cancelled, or closed with its connection."""
+    if isinstance(error, asyncio.CancelledError):
+        running = asyncio.current_task()
+        return running is None or not running.cancelling()
+    return isinstance(error, Exception)
+
+
+def _refusal(error: BaseException) -> status.Refusal:
+    """What the client is told of the error, which is let go of the call whoever keeps it: a task, a queue, a frame."""
+    refusal = status.refusal(_translate(error))
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return refusal
+
+
 def _translate(error: BaseException) -> errors.Error:
-    """What the client is told. Raises the error itself where it isn't the client's: a cancelled call, an abort."""
+    """What the client is told."""
     if isinstance(error, errors.Error):
         if error.status in (errors.Status.INTERNAL, errors.Status.UNAVAILABLE):
             log.warning("call refused", extra={"code": error.code})
@@ -269,13 +303,8 @@ def _translate(error: BaseException) -> errors.Error:
             log.info("call refused", extra={"code": error.code})
         return error
     if isinstance(error, asyncio.CancelledError):
-        running = asyncio.current_task()
-        if running is not None and running.cancelling():
-            raise error
         # Something inside was cancelled, not this call. Passed on, it would leave the client to wait for its deadline.
         log.error("call lost inside the server")
         return errors.Aborted()
-    if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
-        raise error
     log.error("unforeseen", exc_info=error)
     return errors.Internal()

@@ -164,4 +164,4 @@ class _Methods(grpc.GenericRpcHandler):
 
 
 async def _refuse_unknown(_: object, context: Context) -> None:
-    await status.abort(context, errors.MethodNotFound())
+    await status.refuse(context, status.refusal(errors.MethodNotFound()))

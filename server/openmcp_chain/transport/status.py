@@ -1,6 +1,7 @@
 """Domain errors as gRPC statuses with details (google.rpc.Status, AIP-193)."""
 
 import math
+from dataclasses import dataclass
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -51,14 +52,37 @@ def encode(error: errors.Error) -> status_pb2.Status:
     return status
 
 
-async def abort(context: "grpc.aio.ServicerContext[bytes, bytes]", error: errors.Error) -> None:
-    """Ends the call with the error. Always raises, as `context.abort` does."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as gRPC sends it. A value: unlike the exception, it holds no traceback, so no frame, and no request."""
+
+    code: str
+    status: grpc.StatusCode
+    message: str
+    metadata: tuple[tuple[str, str | bytes], ...]
+    """What follows the call: the details, and `retry-after`."""
+
+
+def refusal(error: errors.Error) -> Refusal:
+    """What a call is refused with for this error."""
     status = encode(error)
     metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
     if error.retry_after is not None:
         # REST clients get it as a header, in whole seconds (RFC 9110, 10.2.3).
         metadata.append(("retry-after", str(math.ceil(error.retry_after))))
-    await context.abort(_CODES[status.code], status.message, tuple(metadata))
+    return Refusal(error.code, _CODES[status.code], status.message, tuple(metadata))
+
+
+async def refuse(context: "grpc.aio.ServicerContext[bytes, bytes]", refusal: Refusal) -> None:
+    """Ends the call. The handler has nothing left to do but to return: gRPC itself raises then what ends it.
+
+    Not to be called while an exception is handled: it would become the context of gRPC's.
+    """
+    try:
+        await context.abort(refusal.status, refusal.message, refusal.metadata)
+    except grpc.aio.AbortError as aborted:
+        # gRPC keeps it with the call, which our frames hold: the traceback would close a circle around the request.
+        aborted.__traceback__ = None
 
 
 def _cut(text: str, size: int) -> str:
