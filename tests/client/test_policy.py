@@ -342,7 +342,7 @@ END = event(4, SUCCEEDED)
     ],
 )
 def test_events_come_once_each(script: list[Any]) -> None:
-    """Whatever becomes of the streams, each event comes once, in order; each new stream begins after the last one had."""
+    """Whatever becomes of the streams, each event comes once, in order; a new stream begins after the last one."""
     world = World()
     _, taken = world.play(world.calls.events("t", 0, None), *script)
     had, after = 0, list[int]()
