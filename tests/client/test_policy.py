@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from openmcp.chain.v1 import auth_pb2, tasks_pb2
-from openmcp_chain.client import ApiError, NewTask, TaskUnsuccessful, WaitTimeout
+from openmcp_chain.client import ApiError, NewTask, TaskUnsuccessful, WaitTimeout, retrying
 from openmcp_chain.client.calls import Calls
 from openmcp_chain.client.connection import Credentials
 from openmcp_chain.client.steps import Alone, Emit, Open, Read, Run, Send, Sleep, Step, Steps
+from openmcp_chain.domain import errors
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PENDING, SUCCEEDED, FAILED = (
@@ -140,6 +141,8 @@ def test_a_token_that_others_have_replaced_is_kept() -> None:
     second.answer(world.play(second.step.steps)[0])  # it had its turn after the first, and found the token there
     for run in (first, second):
         run.fail(refusal("UNAUTHENTICATED"))
+        assert run.step == Sleep(0.0)
+        run.answer(None)
         if isinstance(run.step, Alone):
             run.answer(world.play(run.step.steps, world.token())[0])
         assert isinstance(run.step, Send)
@@ -240,6 +243,42 @@ def test_a_retry_whose_answer_was_lost() -> None:
         world.play(world.calls.retry("t", None), refusal("FAILED_PRECONDITION", "TASK_NOT_RETRYABLE"))
 
 
+def outcomes(*codes: str) -> tasks_pb2.BatchSubmitTasksResponse:
+    """An answer to a batch: an empty code is a task that was accepted."""
+    answer = tasks_pb2.BatchSubmitTasksResponse()
+    for code in codes:
+        if code:
+            answer.results.add().error.code = code
+        else:
+            answer.results.add().task.status = PENDING
+    return answer
+
+
+def test_a_batch_is_tried_again_in_part() -> None:
+    """Tasks that were refused for a reason that passes are submitted again, as they were, and only they."""
+    world = World()
+    script = [outcomes("", "UNAVAILABLE", "INVALID_ARGUMENT", "ABORTED"), outcomes("OVERLOADED", ""), outcomes("")]
+    tasks = [NewTask(name) for name in "abcd"]
+    done, taken = world.play(world.calls.batch_submit(tasks, None), *script)
+    requests: list[Any] = [step.request for step in sends(taken)]
+    assert [[one.type for one in request.requests] for request in requests] == [list("abcd"), list("bd"), list("b")]
+    assert [getattr(one, "code", "") for one in done] == ["", "", "INVALID_ARGUMENT", ""]
+    assert done[1].request_id == requests[0].requests[1].request_id == requests[2].requests[0].request_id
+
+
+def test_a_batch_is_not_tried_for_ever() -> None:
+    """What is not accepted in time is told by its own error."""
+    world = World(timeout=0.1)
+    done, _ = world.play(world.calls.batch_submit([NewTask("a")], None), *[outcomes("OVERLOADED")] * 2)
+    assert [error.code for error in done] == ["OVERLOADED"]
+
+
+def test_the_codes_that_pass_are_all_of_them() -> None:
+    """A task of a batch is told a code alone: those that pass are the ones with a status that is always repeated."""
+    always = {errors.Status.UNAVAILABLE, errors.Status.ABORTED}
+    assert {code for code, error in errors.TABLE.items() if error.status in always} == retrying.PASSING
+
+
 def waits(taken: list[Step]) -> list[float]:
     """How long each WaitTask asked to wait."""
     return [step.request.timeout.ToTimedelta().total_seconds() for step in sends(taken)]  # type: ignore[attr-defined]
@@ -269,6 +308,27 @@ def test_wait_without_waiting() -> None:
     world = World()
     with pytest.raises(WaitTimeout):
         world.play(world.calls.wait("t", 0, check=False), DETAIL)
+
+
+def test_wait_over_an_outage() -> None:
+    """However long it has waited before, a service that is away is waited for, for the client's timeout."""
+    world = World(timeout=10.0)
+    ended = tasks_pb2.TaskDetail(task_id="t", status=SUCCEEDED)
+    away = refusal("UNAVAILABLE", retry_after=4.0)
+    script = [world.wait(25, DETAIL), world.wait(24, away), away, refusal("UNAUTHENTICATED"), world.wait(3, ended)]
+    task, taken = world.play(world.calls.wait("t", None, check=False), *script)
+    assert (task.status, {step.seconds for step in sends(taken)}) == ("SUCCEEDED", {30.0})
+    with pytest.raises(ApiError, match="UNAVAILABLE"):
+        world.play(world.calls.wait("t", None, check=False), *[away] * 3)
+
+
+def test_wait_no_longer_than_it_is_told() -> None:
+    """A service that is away while the caller's time runs out is told of as that."""
+    world = World()
+    away = refusal("UNAVAILABLE", retry_after=4.0)
+    with pytest.raises(ApiError, match="UNAVAILABLE"):
+        world.play(world.calls.wait("t", 3, check=False), away, away)
+    assert world.time < 1000 + 3 + 5
 
 
 def test_wait_does_not_spin() -> None:

@@ -75,7 +75,7 @@ class Rogue:
     async def stream(self, request: Message, context: Context) -> AsyncIterator[Message]:
         self.received["StreamTaskEvents"].append(Received(request, _token(context)))
         if not self.streams:
-            await status.abort(context, errors.Internal())
+            await refuse(errors.Internal())(context)
         async for message in self.streams.popleft()(context):
             yield message
 
@@ -93,7 +93,7 @@ def refuse(error: errors.Error) -> Act:
     """Refuses as the real server does, with details."""
 
     async def act(context: Context) -> None:
-        await status.abort(context, error)
+        await status.refuse(context, status.refusal(error))
 
     return act
 

@@ -10,9 +10,10 @@ from typing import Any
 from google.protobuf.message import Message
 
 from openmcp.chain.v1 import auth_pb2, tasks_pb2
-from openmcp_chain.client import codec, following
+from openmcp_chain.client import codec, retrying
 from openmcp_chain.client.connection import Credentials
 from openmcp_chain.client.errors import ApiError, TaskUnsuccessful, WaitTimeout
+from openmcp_chain.client.following import HEALTHY_SECONDS, Place, interrupted
 from openmcp_chain.client.retrying import Tries
 from openmcp_chain.client.steps import Alone, Emit, Open, Read, Send, Sleep, Steps
 from openmcp_chain.client.submission import NewTask
@@ -26,7 +27,7 @@ PAGE = 1000
 WAIT_SECONDS = 25.0
 """What one WaitTask may wait; the contract's limit."""
 GRACE_SECONDS = 5.0
-"""What the answer to a wait may come later than the caller's timeout."""
+"""What the answer to a wait may take beyond the time that it was to wait."""
 
 
 class Calls:
@@ -56,14 +57,22 @@ class Calls:
         return codec.submitted(summary, request.request_id)
 
     def batch_submit(self, tasks: Iterable[NewTask], timeout: Seconds | None) -> Steps[list[Submitted | ApiError]]:
+        """What passes is tried again for each task by itself, as `submit` does."""
         requests = [codec.submit_request(task) for task in tasks]
-        answer: tasks_pb2.BatchSubmitTasksResponse = yield from self._call(
-            "BatchSubmitTasks", tasks_pb2.BatchSubmitTasksRequest(requests=requests), timeout
-        )
-        return [
-            codec.submitted(result.task, request.request_id) if result.HasField("task") else codec.refused(result.error)
-            for request, result in zip(requests, answer.results, strict=True)
-        ]
+        outcomes = dict[int, Submitted | ApiError]()
+        tries, asked = self._tries(timeout), [*range(len(requests))]
+        while True:
+            batch = tasks_pb2.BatchSubmitTasksRequest(requests=[requests[number] for number in asked])
+            answer: tasks_pb2.BatchSubmitTasksResponse = yield from self._call("BatchSubmitTasks", batch, tries.left)
+            passing = dict[int, ApiError]()
+            for number, result in zip(asked, answer.results, strict=True):
+                outcomes[number] = outcome = codec.outcome(result, requests[number].request_id)
+                if isinstance(outcome, ApiError) and retrying.passes(outcome):
+                    passing[number] = outcome
+            asked = [*passing]
+            if not passing or (pause := tries.pause(passing[asked[0]])) is None:
+                return [outcomes[number] for number in sorted(outcomes)]
+            yield Sleep(pause)
 
     def get(self, task: TaskId, view: View | None, timeout: Seconds | None) -> Steps[Task]:
         request = tasks_pb2.GetTaskRequest(task_id=_id(task), view=codec.VIEWS[view])
@@ -97,22 +106,34 @@ class Calls:
         return codec.counts((yield from self._call("CountTasks", request, timeout)))
 
     def wait(self, task: TaskId, timeout: Seconds | None, *, check: bool) -> Steps[Task]:
+        """The time for tries begins anew with each call that worked, as with the streams of `events`."""
         task_id = _id(task)
         end = math.inf if timeout is None else self._clock() + codec.seconds(timeout)
+        tries = self._tries(None)
         while True:
-            pause = min(max(end - self._clock(), 0.0), WAIT_SECONDS)
+            began, token = self._clock(), ""
+            pause = min(max(end - began, 0.0), WAIT_SECONDS)
             request = tasks_pb2.WaitTaskRequest(task_id=task_id, timeout=codec.duration(pause))
-            asked = self._clock()
-            limit = min(pause + self._timeout, max(end - asked, 0.0) + GRACE_SECONDS)
-            seen = codec.task((yield from self._call("WaitTask", request, limit)))
-            if seen.status.ended:
-                if check and seen.status is not Status.SUCCEEDED:
-                    raise TaskUnsuccessful(seen)
-                return seen
-            if self._clock() >= end:
-                raise WaitTimeout(task_id, seen)
-            if self._clock() - asked < pause / 2:
-                yield Sleep(1.0)  # one that does not wait is not to be asked without a pause
+            try:
+                token = yield from self._token(tries)
+                seen = codec.task((yield Send("WaitTask", request, token, pause + GRACE_SECONDS)))
+            except ApiError as error:
+                if self._clock() - began > HEALTHY_SECONDS:
+                    tries = self._tries(None)
+                delay = self._pause(tries, error, token)
+                if self._clock() + delay > end + GRACE_SECONDS:
+                    raise
+            else:
+                if seen.status.ended:
+                    if check and seen.status is not Status.SUCCEEDED:
+                        raise TaskUnsuccessful(seen)
+                    return seen
+                if self._clock() >= end:
+                    raise WaitTimeout(task_id, seen)
+                tries = self._tries(None)
+                # One that answers at once is not to be asked without a pause.
+                delay = 1.0 if self._clock() - began < pause / 2 else 0.0
+            yield Sleep(delay)
 
     def cancel(self, task: TaskId, reason: str, timeout: Seconds | None) -> Steps[Task]:
         request = tasks_pb2.CancelTaskRequest(task_id=_id(task), reason=reason)
@@ -156,34 +177,29 @@ class Calls:
         """
         task_id = _id(task)
         end = math.inf if timeout is None else self._clock() + codec.seconds(timeout)
-        place = following.Place(after)
-        tries, renewed = self._tries(None), False
+        place = Place(after)
+        tries = self._tries(None)
         while True:
-            began, before, token = self._clock(), place.after, ""
+            began, token = self._clock(), ""
+            place.stream_begins()
             try:
                 token = yield from self._token(tries)
                 request = tasks_pb2.StreamTaskEventsRequest(task_id=task_id, after_sequence=place.after)
                 yield Open("StreamTaskEvents", request, token, None if timeout is None else end - began)
-                place.opened()
                 while (message := (yield Read())) is not None:
                     event: Event = codec.event(message)
                     if place.take(event):
                         yield Emit(event)
                 if place.at_end:
                     return
-                raise following.interrupted("the stream ended before the task did")
+                raise interrupted("the stream ended before the task did")
             except ApiError as error:
                 if self._clock() >= end or (timeout is not None and error.status == "DEADLINE_EXCEEDED"):
                     raise WaitTimeout(task_id) from None
-                if place.after > before or self._clock() - began > following.HEALTHY_SECONDS:
-                    tries, renewed = self._tries(None), False
-                if error.status == "UNAUTHENTICATED" and token and not renewed:
-                    renewed = True
-                    self._tokens.refused(token)
-                    continue
-                if (pause := tries.pause(error)) is None:
-                    raise
-            yield Sleep(min(pause, end - self._clock()))
+                if place.moved or self._clock() - began > HEALTHY_SECONDS:
+                    tries = self._tries(None)
+                delay = self._pause(tries, error, token)
+            yield Sleep(min(delay, end - self._clock()))
 
     def _tries(self, timeout: Seconds | None) -> Tries:
         seconds = self._timeout if timeout is None else codec.seconds(timeout)
@@ -191,20 +207,26 @@ class Calls:
 
     def _call(self, method: str, request: Message, timeout: Seconds | None) -> Steps[Any]:
         """A unary call, with a token, as often as it takes. Raises ApiError."""
-        tries, renewed = self._tries(timeout), False
+        tries = self._tries(timeout)
         while True:
             token = ""
             try:
                 token = yield from self._token(tries)
                 return (yield Send(method, request, token, tries.left))
             except ApiError as error:
-                if error.status == "UNAUTHENTICATED" and token and not renewed:
-                    renewed = True
-                    self._tokens.refused(token)
-                    continue
-                if (pause := tries.pause(error)) is None:
-                    raise
-            yield Sleep(pause)
+                delay = self._pause(tries, error, token)
+            yield Sleep(delay)
+
+    def _pause(self, tries: Tries, error: ApiError, token: str) -> float:
+        """Seconds until the next try; raises the error if there is none. `token` is the one that was tried, if any."""
+        if error.status == "UNAUTHENTICATED" and token and not tries.renewed:
+            tries.renewed = True
+            self._tokens.refused(token)
+            return 0.0
+        delay = tries.pause(error)
+        if delay is None:
+            raise error
+        return delay
 
     def _token(self, tries: Tries) -> Steps[str]:
         token: str = self._tokens.current() or (yield Alone(self._sign_in(tries), tries.left))

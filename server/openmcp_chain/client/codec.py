@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from openmcp.chain.v1 import errors_pb2, tasks_pb2
+from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.client import payloads
 from openmcp_chain.client.errors import ApiError
 from openmcp_chain.client.submission import NewTask
@@ -116,9 +116,11 @@ def submitted(summary: tasks_pb2.TaskSummary, request_id: str) -> Submitted:
     )
 
 
-def refused(error: errors_pb2.Error) -> ApiError:
-    """Why one task of a batch was not accepted."""
-    return ApiError("", error.code, error.message)
+def outcome(result: tasks_pb2.BatchSubmitResult, request_id: str) -> Submitted | ApiError:
+    """What has become of one task of a batch."""
+    if result.HasField("task"):
+        return submitted(result.task, request_id)
+    return ApiError("", result.error.code, result.error.message)
 
 
 def task(detail: tasks_pb2.TaskDetail) -> Task:

@@ -14,12 +14,13 @@ class Place:
     def __init__(self, after: int) -> None:
         self.after = after
         """The sequence of the last one."""
+        self.moved = False
+        """Whether the stream has brought any."""
         self._ended = False
-        self._moved = False
 
-    def opened(self) -> None:
-        """A stream begins, after `after`."""
-        self._moved = False
+    def stream_begins(self) -> None:
+        """Another stream is opened, after `after`."""
+        self.moved = False
 
     def take(self, event: Event) -> bool:
         """Whether the event is the next one; not if it was had before. Raises ApiError if one is missing before it."""
@@ -29,7 +30,7 @@ class Place:
             raise interrupted(f"event {event.sequence} came after event {self.after}")
         self.after = event.sequence
         self._ended = event.status.ended
-        self._moved = True
+        self.moved = True
         return True
 
     @property
@@ -38,7 +39,7 @@ class Place:
 
         A terminal event alone is no end: one that was retried has more after it.
         """
-        return self._ended or not self._moved
+        return self._ended or not self.moved
 
 
 def interrupted(what: str) -> ApiError:

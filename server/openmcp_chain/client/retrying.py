@@ -10,6 +10,8 @@ from collections.abc import Callable
 from openmcp_chain.client.errors import ApiError
 
 REPEATED = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED"})
+PASSING = frozenset({"UNAVAILABLE", "OVERLOADED", "SERVER_DRAINING", "UPSTREAM_UNAVAILABLE", "ABORTED"})
+"""The codes of what is repeated whatever the details say: a task of a batch is told its code alone."""
 BACKOFF_SECONDS = 0.1
 BACKOFF_MAXIMUM_SECONDS = 5.0
 
@@ -23,6 +25,8 @@ class Tries:
         self._deadline = clock() + seconds
         self.failed = 0
         """How many have failed."""
+        self.renewed = False
+        """Whether a token that was refused has been replaced."""
 
     @property
     def left(self) -> float:
@@ -44,8 +48,13 @@ class Tries:
         return seconds if seconds < self.left else None
 
 
+def passes(error: ApiError) -> bool:
+    """Whether one task of a batch was refused for a reason that passes."""
+    return error.code in PASSING
+
+
 def _repeatable(error: ApiError) -> bool:
     if error.status == "RESOURCE_EXHAUSTED" and error.retry_after is None:
         # A quota that time does not mend, or gRPC's own word for a message that is too large.
         return False
-    return error.status in REPEATED
+    return error.status in REPEATED or passes(error)
