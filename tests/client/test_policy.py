@@ -98,7 +98,8 @@ def sends(taken: list[Step]) -> list[Send]:
 
 
 def slept(taken: list[Step]) -> list[float]:
-    return [step.seconds for step in taken if isinstance(step, Sleep)]
+    """How long it waited, where it did."""
+    return [step.seconds for step in taken if isinstance(step, Sleep) and step.seconds]
 
 
 DETAIL = tasks_pb2.TaskDetail(task_id="t", status=PENDING)
@@ -141,12 +142,13 @@ def test_a_token_that_others_have_replaced_is_kept() -> None:
     second.answer(world.play(second.step.steps)[0])  # it had its turn after the first, and found the token there
     for run in (first, second):
         run.fail(refusal("UNAUTHENTICATED"))
-        assert run.step == Sleep(0.0)
-        run.answer(None)
-        if isinstance(run.step, Alone):
-            run.answer(world.play(run.step.steps, world.token())[0])
-        assert isinstance(run.step, Send)
-        assert run.step.token == "token-2"
+        run.answer(None)  # to a sleep of no time
+        step: Step | None = run.step
+        if isinstance(step, Alone):
+            run.answer(world.play(step.steps, world.token())[0])
+            step = run.step
+        assert isinstance(step, Send)
+        assert step.token == "token-2"
     assert world.sign_ins == 2
 
 
