@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,9 +19,7 @@ from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain import telemetry
 from openmcp_chain.engine import tracing
 from openmcp_chain.transport import rpc
-from openmcp_chain.worker import Task, TaskFailed, worker
-from openmcp_chain.worker.connection import Connection
-from openmcp_chain.worker.worker import Worker
+from openmcp_chain.worker import Context, TaskFailed, Worker, attempt
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -68,7 +66,7 @@ async def collecting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector
     finally:
         await server.stop(None)
         # A process sets its providers once, and its tracers take them once; a test gives back what it took.
-        for module in (rpc, tracing, worker):
+        for module in (rpc, tracing, attempt):
             module._tracer._real_tracer = None
         trace._TRACER_PROVIDER = None
         trace._TRACER_PROVIDER_SET_ONCE._done = False
@@ -79,21 +77,22 @@ async def collecting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector
 async def test_one_trace_from_the_clients_call_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Submit, wait, run and end of a task have the trace id of the client's traceparent, over all its attempts."""
 
-    async def once_more(task: Task) -> Mapping[str, Any]:
-        if task.attempt == 1:
+    async def once_more(_: dict[str, Any], context: Context) -> dict[str, Any]:
+        if context.attempt == 1:
             raise TaskFailed("S3CRET_CODE", "S3CRET text", retryable=True)
         return {"result": "S3CRET"}
 
     async with collecting(monkeypatch) as collector, serving() as service:
         tenant, operator = await service.workspace(), await service.operator("echo")
-        connection = Connection(f"127.0.0.1:{service.port}", operator.workspace_id, operator.secret)
-        runtime = Worker(connection, {"echo": once_more}, name="worker-1")
-        running = asyncio.create_task(runtime.run())
+        target = f"127.0.0.1:{service.port}"
+        worker = Worker(target, workspace_id=operator.workspace_id, workspace_secret=operator.secret)
+        worker.task("echo")(once_more)
+        running = asyncio.create_task(worker.serve())
         request = tasks_pb2.SubmitTaskRequest(type="echo", metadata={"key": "S3CRET value"})
         metadata = (*tenant.metadata, ("traceparent", TRACEPARENT))
         summary = await service.tasks.SubmitTask(request, metadata=metadata, timeout=PATIENCE)
         assert len(await service.events(tenant, summary.task_id)) == 5
-        runtime.stop()
+        worker.stop()
         await running
         await service.get(tenant, summary.task_id)
     ours = [span for span in collector.spans if span.trace_id.hex() == TRACE]
@@ -127,7 +126,7 @@ async def test_no_exceptions_text_is_traced(monkeypatch: pytest.MonkeyPatch) -> 
 
     async with collecting(monkeypatch) as collector, serving() as service:
         caller = await service.workspace()
-        monkeypatch.setattr(service.app.submission, "get", broken)
+        monkeypatch.setattr(service.app.tasks, "get", broken)
         request = tasks_pb2.GetTaskRequest(task_id="x")
         told = await refused(service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE))
         assert told.code == "INTERNAL"

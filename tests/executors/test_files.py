@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import psutil
 import pytest
-from support.pipelines import LONG, Bench, task
+from support.pipelines import LONG, Bench, context
 
 from openmcp_chain.executors.data_pipeline import Limits, files
 from openmcp_chain.worker.task import TaskFailed
@@ -116,10 +117,9 @@ async def test_outside_the_folder(bench: Bench, tmp_path: pathlib.Path) -> None:
 async def test_another_workspace(bench: Bench) -> None:
     """A workspace that the policy does not name may touch no folder."""
     uri = bench.put("input.json", "[]")
-    stranger = task({"input_uri": uri})
-    object.__setattr__(stranger, "workspace_id", "ws-stranger")
+    stranger = replace(context(), workspace_id="ws-stranger")
     with pytest.raises(TaskFailed) as caught:
-        await bench.pipeline(stranger)
+        await bench.pipeline({"input_uri": uri}, stranger)
     assert caught.value.code == "ACCESS_DENIED"
 
 

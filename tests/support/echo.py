@@ -6,10 +6,9 @@ and `message`; `hold` runs until the file that the payload names as `until` is t
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,7 @@ from typing import Any
 from support.stack import StackInfo
 from support.workspaces import Credentials
 
-from openmcp_chain.worker import Task, TaskFailed
-from openmcp_chain.worker.connection import Connection
-from openmcp_chain.worker.worker import Worker
+from openmcp_chain.worker import TaskFailed, Worker
 
 _LOOK_SECONDS = 0.02
 
@@ -27,15 +24,17 @@ _LOOK_SECONDS = 0.02
 class EchoWorker:
     """The process; it can be killed and started again."""
 
-    def __init__(self, stack: StackInfo, credentials: Credentials) -> None:
+    def __init__(self, target: str, log: Path, credentials: Credentials) -> None:
+        """`target`: the server's. `log`: where it writes."""
         self._environment = {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[1]),
-            "OPENMCP_SERVER": stack.grpc_target,
+            "OPENMCP_SERVER": target,
             "OPENMCP_WORKSPACE_ID": credentials.workspace_id,
             "OPENMCP_WORKSPACE_SECRET": credentials.workspace_secret,
+            "OPENMCP_WORKER_CONCURRENCY": "16",
         }
-        self._log = stack.data_dir.with_name(f"echo-{credentials.workspace_id}.output")
+        self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -55,7 +54,8 @@ class EchoWorker:
 @contextmanager
 def running_echo(stack: StackInfo, credentials: Credentials) -> Iterator[EchoWorker]:
     """A worker that takes the workspace's tasks for the length of the block."""
-    worker = EchoWorker(stack, credentials)
+    log = stack.data_dir.with_name(f"echo-{credentials.workspace_id}.output")
+    worker = EchoWorker(stack.grpc_target, log, credentials)
     worker.start()
     try:
         yield worker
@@ -63,34 +63,28 @@ def running_echo(stack: StackInfo, credentials: Credentials) -> Iterator[EchoWor
         worker.kill()
 
 
-async def _echo(task: Task) -> Mapping[str, Any]:
-    seconds = task.payload.get("seconds")
-    if isinstance(seconds, float | int):
-        await asyncio.sleep(seconds)
-    return task.payload
+def _work() -> None:
+    worker = Worker.from_environment(name=f"echo-{os.getpid()}")
 
+    @worker.task("echo")
+    async def echo(payload: dict[str, Any]) -> dict[str, Any]:
+        seconds = payload.get("seconds")
+        if isinstance(seconds, float | int):
+            await asyncio.sleep(seconds)
+        return payload
 
-async def _fail(task: Task) -> Mapping[str, Any]:
-    raise TaskFailed(task.payload["code"], task.payload["message"])
+    @worker.task("fail")
+    async def fail(payload: dict[str, Any]) -> None:
+        raise TaskFailed(payload["code"], payload["message"])
 
+    @worker.task("hold")
+    async def hold(payload: dict[str, Any]) -> None:
+        until = Path(payload["until"])
+        while not await asyncio.to_thread(until.exists):  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(_LOOK_SECONDS)
 
-async def _hold(task: Task) -> Mapping[str, Any]:
-    until = Path(task.payload["until"])
-    while not await asyncio.to_thread(until.exists):  # noqa: ASYNC110 - another process makes it
-        await asyncio.sleep(_LOOK_SECONDS)
-    return {}
-
-
-async def _main() -> None:
-    environment = os.environ
-    connection = Connection(
-        environment["OPENMCP_SERVER"], environment["OPENMCP_WORKSPACE_ID"], environment["OPENMCP_WORKSPACE_SECRET"]
-    )
-    functions = {"echo": _echo, "fail": _fail, "hold": _hold}
-    worker = Worker(connection, functions, name=f"echo-{os.getpid()}", concurrency=16)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
-    await worker.run()
+    worker.run()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    _work()

@@ -13,7 +13,8 @@ import yaml
 
 from openmcp_chain import config, telemetry
 from openmcp_chain.executors.data_pipeline.buckets import S3Settings
-from openmcp_chain.worker import runtime
+from openmcp_chain.executors.worker import PipelineSettings
+from openmcp_chain.worker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -131,7 +132,8 @@ def read_by_worker() -> dict[str, str]:
     recorder = _Recorder(
         {"OPENMCP_SERVER": "x:1", "OPENMCP_WORKSPACE_ID": "x", "OPENMCP_WORKSPACE_SECRET": "x"},
     )
-    runtime.from_environment(recorder)
+    Settings.from_environment(recorder)
+    PipelineSettings.from_environment(recorder)
     S3Settings.from_environment(recorder)
     return recorder.asked
 

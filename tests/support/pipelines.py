@@ -1,28 +1,19 @@
-"""What the tests of `data_pipeline` share: a pipeline over one folder, and tasks for it."""
+"""What the tests of `data_pipeline` share: a pipeline over one folder, and attempts for it."""
 
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from openmcp_chain.executors.data_pipeline import DataPipeline, Limits, Policy, S3Settings
-from openmcp_chain.worker.task import Task, TaskFailed
+from openmcp_chain.worker.task import Context, TaskFailed
 
 LONG = "SELECT count(*) AS n FROM range(1000000) a, range(100000000) b WHERE a.range + b.range = 3.5"
 """SQL that takes hours, and neither memory nor disk."""
 LIMITS = Limits(memory_bytes=256 << 20, spill_bytes=256 << 20, transform_seconds=60, transfer_seconds=30)
 
 
-def task(
-    payload: Mapping[str, Any], *, task_id: str = "0190b6f0-0000-7000-8000-000000000001", attempt: int = 1
-) -> Task:
-    return Task(
-        workspace_id="ws-test",
-        task_id=task_id,
-        type="data_pipeline",
-        payload=payload,
-        metadata={},
-        attempt=attempt,
-    )
+def context(task_id: str = "0190b6f0-0000-7000-8000-000000000001", attempt: int = 1) -> Context:
+    return Context(workspace_id="ws-test", task_id=task_id, type="data_pipeline", attempt=attempt)
 
 
 class Bench:
@@ -52,7 +43,7 @@ class Bench:
 
     async def run(self, _task_id: str | None = None, _attempt: int = 1, **payload: Any) -> Mapping[str, Any]:
         given = {"task_id": _task_id} if _task_id else {}
-        return await self.pipeline(task(payload, attempt=_attempt, **given))
+        return await self.pipeline(payload, context(attempt=_attempt, **given))
 
     async def fails(self, **payload: Any) -> TaskFailed:
         """How the task fails; the test fails if it doesn't."""

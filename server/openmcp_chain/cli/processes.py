@@ -64,6 +64,6 @@ def server() -> None:
 
 def worker() -> None:
     """Run data_pipeline tasks. Configured by environment variables: see docs/operations.md."""
-    from openmcp_chain.worker import runtime  # noqa: PLC0415 - see cli.main
+    from openmcp_chain.executors import worker as shipped  # noqa: PLC0415 - see cli.main
 
-    runtime.main()
+    shipped.main()

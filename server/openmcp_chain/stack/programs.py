@@ -63,4 +63,4 @@ def worker(site: Site, memory: Memory) -> Program:
         "OPENMCP_WORKER_READY_FILE": str(worker_ready_file(site)),
         "no_grpc_proxy": ports.HOST,
     }
-    return Program("worker", _python("openmcp_chain.worker.runtime"), env=environment)
+    return Program("worker", _python("openmcp_chain.executors.worker"), env=environment)

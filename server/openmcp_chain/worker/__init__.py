@@ -1,5 +1,17 @@
-"""The worker side: what a task function is (`task`), and the runtime that feeds it from the server."""
+"""The Python worker: `Worker` runs task functions for a server. See `docs/worker.md`.
 
-from openmcp_chain.worker.task import Task, TaskFailed, TaskFunction
+worker = Worker.from_environment()
 
-__all__ = ["Task", "TaskFailed", "TaskFunction"]
+@worker.task("greet")
+def greet(payload: dict[str, Any], context: Context) -> dict[str, Any]:
+    return {"text": f"Hello {payload['name']}"}
+
+worker.run()
+"""
+
+from openmcp_chain.client.errors import SettingsError
+from openmcp_chain.worker.conversation import WorkerRefused
+from openmcp_chain.worker.task import Cancelled, Context, TaskFailed
+from openmcp_chain.worker.worker import Worker
+
+__all__ = ["Cancelled", "Context", "SettingsError", "TaskFailed", "Worker", "WorkerRefused"]

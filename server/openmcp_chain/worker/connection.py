@@ -1,7 +1,6 @@
 """A worker's connection: signs in, keeps its token fresh, and opens streams."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -9,21 +8,11 @@ from typing import TypeAlias
 import grpc
 
 from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, workers_pb2, workers_pb2_grpc
-
-log = logging.getLogger(__name__)
+from openmcp_chain.client.connection import Credentials, Server
 
 FRESH_SECONDS = 120.0
 """A token is replaced this long before it expires."""
 SIGN_IN_SECONDS = 10.0
-
-OPTIONS = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.max_receive_message_length", 20 * 1024 * 1024),
-    # A server that restarts is back within a second; gRPC would wait up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
 
 # The stubs know it as generic, the runtime does not.
 Stream: TypeAlias = "grpc.aio.StreamStreamCall[workers_pb2.WorkRequest, workers_pb2.WorkResponse]"
@@ -32,9 +21,16 @@ Stream: TypeAlias = "grpc.aio.StreamStreamCall[workers_pb2.WorkRequest, workers_
 class Connection:
     """The channel to the server, and who we are on it."""
 
-    def __init__(self, target: str, workspace_id: str, workspace_secret: str) -> None:
-        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
-        self._credentials = auth_pb2.AuthRequest(workspace_id=workspace_id, workspace_secret=workspace_secret)
+    def __init__(self, server: Server, credentials: Credentials) -> None:
+        """Raises SettingsError. Connects with the first call."""
+        secured = server.credentials()
+        if secured is None:
+            self._channel = grpc.aio.insecure_channel(server.target, options=server.options())
+        else:
+            self._channel = grpc.aio.secure_channel(server.target, secured, options=server.options())
+        self._credentials = auth_pb2.AuthRequest(
+            workspace_id=credentials.workspace_id, workspace_secret=credentials.workspace_secret
+        )
         self._token = ""
         self._expires_at = datetime.min.replace(tzinfo=UTC)
 

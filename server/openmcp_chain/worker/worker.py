@@ -1,276 +1,203 @@
-"""The worker's runtime: takes tasks from the server, runs their functions, keeps their leases, reports how they ended.
-
-A report counts as made when the server has acknowledged it. Until then it is kept, over any number of cut streams; the
-lease is what makes a repeated one harmless. Heartbeats go out at a third of the lease; a worker that can't send them
-stops the task when two thirds of the lease are over, before the server gives it to another.
-"""
+"""The worker: task functions by type, run for a server until it is told to stop."""
 
 import asyncio
 import contextlib
 import logging
-import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
-
-import grpc
-from opentelemetry import trace
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 from openmcp.chain.v1 import workers_pb2
-from openmcp_chain.worker import outcome
+from openmcp_chain.client.connection import Credentials, Server
+from openmcp_chain.client.values import Seconds
+from openmcp_chain.worker import attempt, functions
 from openmcp_chain.worker.connection import Connection
-from openmcp_chain.worker.task import TaskFunction
+from openmcp_chain.worker.conversation import Conversation
+from openmcp_chain.worker.functions import Function
+from openmcp_chain.worker.held import Held
+from openmcp_chain.worker.settings import Settings
+from openmcp_chain.worker.threads import Threads
 
 log = logging.getLogger(__name__)
 
-BACKOFF_SECONDS = 0.2
-BACKOFF_MAXIMUM_SECONDS = 5.0
 DRAIN_SECONDS = 20.0
-"""How long running tasks may go on after a signal to stop."""
+"""How long running tasks may go on after a signal to stop, unless the worker is told another time."""
+FAREWELL_SECONDS = 2.0
+"""How long those that were stopped then have to be reported."""
 
-_tracer = trace.get_tracer("openmcp_chain.worker")
-_propagator = TraceContextTextMapPropagator()
-
-Request = workers_pb2.WorkRequest
-
-
-@dataclass(slots=True)
-class Held:
-    """A leased task in this worker's hands."""
-
-    leased: workers_pb2.LeasedTask
-    running: asyncio.Task[None] | None = None
-    confirmed: float = 0.0
-    """When the lease was last known to be ours, by the loop's clock."""
-    report: Request | None = None
-    """How it ended, until the server has acknowledged it."""
-    unanswered: int = 0
-    """What was said of it on this stream and has no answer yet. An answer does not tell what it answers: the report
-    counts as acknowledged when nothing is unanswered, lest the answer to an earlier heartbeat be taken for its own."""
-    repeat: bool = False
-    """Whether one of the answers was that it could not be done now."""
+_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Worker:
-    """Runs task functions for a server until it is told to stop."""
+    """Runs task functions for a server.
+
+    A function takes the payload, and if it likes a `Context`:
+
+        @worker.task("resize")
+        def resize(payload: Resize, context: Context) -> dict[str, Any]: ...
+
+    It may be `async` or plain; plain ones run in threads. The payload comes as the annotation says: a mapping, a
+    dataclass or a pydantic model; the result is one of these or None. See `docs/worker.md`.
+    """
 
     def __init__(
         self,
-        connection: Connection,
-        functions: Mapping[str, TaskFunction],
+        target: str,
         *,
-        name: str,
-        version: str = "",
+        workspace_id: str,
+        workspace_secret: str,
+        secure: bool | None = None,
+        ca: str | Path | None = None,
         concurrency: int = 4,
-        on_connection: Callable[[bool], None] = lambda _: None,
+        name: str = "",
+        version: str = "",
+        drain: Seconds = DRAIN_SECONDS,
+        ready_file: Path | None = None,
     ) -> None:
-        """`functions` by task type. `name` appears in the events of each task that it runs.
+        """A worker that connects when it is run.
 
-        `on_connection` is told True when a server has taken the worker on, and False when the stream to it has ended.
+        Args:
+            target: `host:port`.
+            workspace_id: As whom it signs in: a workspace, whose tasks it takes, or an operator.
+            workspace_secret: The workspace's secret.
+            secure: Whether TLS is used; by default it is, unless the target is this machine.
+            ca: A PEM file with the authorities to trust, in place of gRPC's own.
+            concurrency: How many tasks at a time, from 1 to 1,000.
+            name: Shown in the events of each task that it runs; by default host and process id.
+            version: Of its code, shown beside the name.
+            drain: How long running tasks may go on after it was told to stop,
+            ready_file: A file that is there while a server gives it tasks; for probes.
         """
-        self._connection = connection
-        self._functions = functions
-        self._name = name
-        self._version = version
+        self._server = Server(target, secure, ca)
+        self._credentials = Credentials(workspace_id, workspace_secret)
         self._concurrency = concurrency
-        self._on_connection = on_connection
-        self._held: dict[str, Held] = {}
-        self._outbox: asyncio.Queue[Request | None] = asyncio.Queue()
-        self._lease_seconds = 15.0
-        self._greeted = asyncio.Event()
+        self._name = name or f"{socket.gethostname()[:100]}:{os.getpid()}"
+        self._version = version
+        self._drain_seconds = drain.total_seconds() if isinstance(drain, timedelta) else drain
+        self._ready_file = ready_file
+        self._functions: dict[str, Function] = {}
         self._stopping = asyncio.Event()
-        self._welcome = False
-        """Whether there is a stream on which tasks may come."""
-        self._failures = 0
+        self._hurrying = asyncio.Event()
 
-    async def run(self) -> None:
-        """Works until `stop`; then ends what is running, for DRAIN_SECONDS at most."""
-        keeper = asyncio.create_task(self._keep_leases())
-        stopper = asyncio.create_task(self._drain())
-        talker = asyncio.create_task(self._talk_for_ever())
+    @classmethod
+    def from_environment(
+        cls,
+        environment: Mapping[str, str] = os.environ,
+        *,
+        name: str = "",
+        version: str = "",
+        drain: Seconds = DRAIN_SECONDS,
+    ) -> Self:
+        """A worker by the environment's variables, which `Settings` lists. Raises SettingsError."""
+        settings = Settings.from_environment(environment)
+        return cls(
+            settings.server.target,
+            workspace_id=settings.credentials.workspace_id,
+            workspace_secret=settings.credentials.workspace_secret,
+            secure=settings.server.secure,
+            ca=settings.server.ca,
+            concurrency=settings.concurrency,
+            ready_file=settings.ready_file,
+            name=name,
+            version=version,
+            drain=drain,
+        )
+
+    def task(self, task_type: str) -> Callable[[_Function], _Function]:
+        """Registers the decorated function for this type of task, and leaves it as it is.
+
+        Raises:
+            ValueError: It is no name of a type, or has a function.
+            TypeError: The function can't be a task function.
+        """
+        if _TYPE.fullmatch(task_type) is None:
+            raise ValueError(f"a task type is 1 to 128 of a-z A-Z 0-9 _ . -, a letter first, not {task_type!r}")
+        if task_type in self._functions:
+            raise ValueError(f"{task_type} has a function already")
+
+        def register(function: _Function) -> _Function:
+            self._functions[task_type] = functions.inspected(function)
+            return function
+
+        return register
+
+    def run(self, *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+        """Works until SIGTERM or SIGINT; then drains. A second signal ends the drain.
+
+        Raises:
+            WorkerRefused: The server will not have this worker: it may not take one of the types, for instance.
+            SettingsError: The file of authorities can't be read.
+        """
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(self._serve_until_signal())
+
+    async def serve(self) -> None:
+        """Works until `stop`, in a loop of the caller's. Raises as `run` does."""
+        if not self._functions:
+            raise ValueError("no function is registered: decorate one with @worker.task")
+        self._mark(ready=False)  # left by a worker that was killed
+        connection = Connection(self._server, self._credentials)
+        threads = Threads(self._concurrency)
+
+        def run(held: Held) -> Coroutine[None, None, None]:
+            return attempt.run(held, self._functions[held.leased.type], threads)
+
+        hello = workers_pb2.Hello(
+            worker_name=self._name,
+            worker_version=self._version,
+            task_types=sorted(self._functions),
+            max_concurrency=self._concurrency,
+        )
+        conversation = Conversation(connection, hello, run, lambda connected: self._mark(ready=connected))
+        talking = asyncio.create_task(conversation.talk())
+        draining = asyncio.create_task(self._drain(conversation))
         try:
-            done, _ = await asyncio.wait({keeper, stopper, talker}, return_when=asyncio.FIRST_COMPLETED)
-            for ended in done:
-                ended.result()
+            await asyncio.wait({talking, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if talking.done():
+                talking.result()
         finally:
-            running = [held.running for held in self._held.values() if held.running is not None]
-            for task in (keeper, stopper, talker, *running):
-                task.cancel()
-            await asyncio.gather(keeper, stopper, talker, *running, return_exceptions=True)
-            await self._connection.close()
+            talking.cancel()
+            draining.cancel()
+            await asyncio.gather(talking, draining, return_exceptions=True)
+            await conversation.close()
+            await connection.close()
 
     def stop(self) -> None:
-        """Takes no more tasks; `run` returns when those at hand have ended and are reported."""
+        """Takes no more tasks; `serve` returns when those at hand have ended, at the latest when the drain is over.
+
+        A second call ends the drain. To be called in the loop's thread.
+        """
+        if self._stopping.is_set():
+            self._hurrying.set()
         self._stopping.set()
 
-    async def _drain(self) -> None:
-        """After `stop`: ends the run, at the latest after DRAIN_SECONDS; `_talk_for_ever` usually does so before."""
-        await self._stopping.wait()
-        if not self._held and not self._welcome:
-            return
-        self._outbox.put_nowait(Request(drain=workers_pb2.Drain()))
-        self._hang_up_if_done()
-        await asyncio.sleep(DRAIN_SECONDS)
-        log.warning("stopped before all tasks had ended", extra={"tasks": len(self._held)})
-
-    def _hang_up_if_done(self) -> None:
-        """Half-closes the stream once a worker that stops holds nothing.
-
-        What the server had sent by then still comes before its end, and is not lost: it runs as well.
-        """
-        if self._stopping.is_set() and not self._held:
-            self._outbox.put_nowait(None)
-
-    async def _talk_for_ever(self) -> None:
-        """One stream after another; returns when the worker stops and holds nothing more."""
-        while True:
-            try:
-                await self._talk()
-                self._failures = 0
-            except grpc.aio.AioRpcError as error:
-                self._failures += 1
-                # The status alone: details may come from anywhere.
-                log.warning("connection lost", extra={"status": error.code().name})
-                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                    self._connection.forget_token()
-                elif error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
-                    raise
-            if self._stopping.is_set() and not self._held:
-                return
-            # Full jitter, so that a thousand workers don't come back at once.
-            ceiling = min(BACKOFF_SECONDS * 2.0**self._failures, BACKOFF_MAXIMUM_SECONDS)
-            await asyncio.sleep(random.random() * ceiling)  # noqa: S311 - no secret hangs on it
-
-    async def _talk(self) -> None:
-        """One stream, from hello to its end."""
-        self._outbox = asyncio.Queue()
-        for held in self._held.values():
-            held.unanswered = 0
-            if held.report is not None:
-                self._say(held, held.report)
-        if self._stopping.is_set():
-            self._outbox.put_nowait(Request(drain=workers_pb2.Drain()))
-        stream = await self._connection.work(self._requests(self._outbox))
-        refresher = asyncio.create_task(self._refresh_token())
-        try:
-            async for response in stream:
-                self._take(response)
-        finally:
-            self._welcome = False
-            self._on_connection(False)
-            refresher.cancel()
-            self._outbox.put_nowait(None)
-            stream.cancel()
-
-    async def _requests(self, outbox: asyncio.Queue[Request | None]) -> AsyncIterator[Request]:
-        yield Request(
-            hello=workers_pb2.Hello(
-                worker_name=self._name,
-                worker_version=self._version,
-                task_types=sorted(self._functions),
-                # One that stops only comes to report.
-                max_concurrency=max(1, len(self._held)) if self._stopping.is_set() else self._concurrency,
-                held=[held.leased.lease for held in self._held.values()],
-            )
-        )
-        while (request := await outbox.get()) is not None:
-            yield request
-
-    async def _refresh_token(self) -> None:
-        while True:
-            await self._connection.until_stale()
-            try:
-                token = await self._connection.token()
-            except grpc.aio.AioRpcError as error:
-                log.warning("token not refreshed", extra={"status": error.code().name})
-                continue
-            self._outbox.put_nowait(Request(refresh=workers_pb2.Refresh(token=token)))
-
-    def _take(self, response: workers_pb2.WorkResponse) -> None:
-        kind = response.WhichOneof("message")
-        if kind == "welcome":
-            self._lease_seconds = response.welcome.lease_duration.ToTimedelta().total_seconds()
-            self._greeted.set()
-            self._failures = 0
-            self._welcome = True
-            self._on_connection(True)
-        elif kind == "task":
-            held = Held(response.task, confirmed=asyncio.get_running_loop().time())
-            self._held[response.task.lease.lease_token] = held
-            held.running = asyncio.create_task(self._run(held))
-        elif kind == "ack":
-            self._acknowledged(response.ack)
-        elif kind == "drain":
-            # Half-close: the server answers what it has read, then ends the stream, and we go elsewhere.
-            self._outbox.put_nowait(None)
-
-    def _acknowledged(self, ack: workers_pb2.Ack) -> None:
-        held = self._held.get(ack.lease.lease_token)
-        if held is None:
-            return
-        held.unanswered -= 1
-        if ack.error_code in ("UNAVAILABLE", "ABORTED"):
-            held.repeat = True
-        elif ack.error_code:
-            log.warning("report refused", extra={"task_id": ack.lease.task_id, "code": ack.error_code})
-            self._let_go(held)
-            return
-        elif held.report is None:
-            held.confirmed = asyncio.get_running_loop().time()
-        if held.report is not None and held.unanswered == 0:
-            if held.repeat:
-                # Not refused, only not done: say it again a little later.
-                held.repeat = False
-                asyncio.get_running_loop().call_later(BACKOFF_SECONDS, self._repeat, held, held.report, self._outbox)
-            else:
-                self._let_go(held)
-
-    def _repeat(self, held: Held, report: Request, outbox: asyncio.Queue[Request | None]) -> None:
-        """Says the report again, unless it was said on a new stream meanwhile."""
-        if outbox is self._outbox:
-            self._say(held, report)
-
-    def _say(self, held: Held, request: Request) -> None:
-        held.unanswered += 1
-        self._outbox.put_nowait(request)
-
-    def _let_go(self, held: Held) -> None:
-        self._held.pop(held.leased.lease.lease_token, None)
-        if held.running is not None and held.running is not asyncio.current_task():
-            held.running.cancel()
-        self._hang_up_if_done()
-
-    async def _run(self, held: Held) -> None:
-        leased = held.leased
-        parent = _propagator.extract({"traceparent": leased.traceparent}) if leased.traceparent else None
-        with _tracer.start_as_current_span(
-            "task.run",
-            parent,
-            kind=trace.SpanKind.CONSUMER,
-            attributes={"openmcp.task.id": leased.lease.task_id, "openmcp.task.type": leased.type},
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            report = await outcome.attempt(self._functions, leased)
-            if report.HasField("fail"):
-                span.set_status(trace.StatusCode.ERROR, report.fail.code)
-        if leased.lease.lease_token in self._held:  # else its function ran on after it was stopped
-            held.report, held.repeat = report, False
-            self._say(held, report)
-
-    async def _keep_leases(self) -> None:
-        """Sends heartbeats; stops tasks whose lease could not be kept."""
+    async def _serve_until_signal(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            with contextlib.suppress(TimeoutError):
-                # A welcome may tell of a shorter lease than the one by which this wait was measured.
-                async with asyncio.timeout(self._lease_seconds / 6):
-                    await self._greeted.wait()
-            self._greeted.clear()
-            for held in list(self._held.values()):
-                age = loop.time() - held.confirmed
-                if held.running is not None and not held.running.done() and age > self._lease_seconds * 2 / 3:
-                    log.warning("lease could not be kept", extra={"task_id": held.leased.lease.task_id})
-                    self._let_go(held)
-                elif held.report is None and age >= self._lease_seconds / 3:
-                    self._say(held, Request(heartbeat=workers_pb2.Heartbeat(lease=held.leased.lease)))
+        for name in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):  # Windows: a Ctrl-C cancels this
+                loop.add_signal_handler(name, self.stop)
+        await self.serve()
+
+    async def _drain(self, conversation: Conversation) -> None:
+        """Returns when there is no more waiting for tasks to end; `talk` usually does so before."""
+        await self._stopping.wait()
+        if not conversation.stop():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_seconds):
+                await self._hurrying.wait()
+        log.warning("stopping tasks that have not ended", extra={"tasks": conversation.tasks})
+        conversation.hand_back()
+        await asyncio.sleep(FAREWELL_SECONDS)
+
+    def _mark(self, *, ready: bool) -> None:
+        if self._ready_file and ready:
+            self._ready_file.touch()
+        elif self._ready_file:
+            self._ready_file.unlink(missing_ok=True)

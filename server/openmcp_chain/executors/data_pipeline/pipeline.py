@@ -16,14 +16,14 @@ from openmcp_chain.executors.data_pipeline.uris import Uri
 from openmcp_chain.executors.data_pipeline.web import Web
 from openmcp_chain.executors.transform import process
 from openmcp_chain.executors.transform.job import INPUT, OUTPUT, Done, Job
-from openmcp_chain.worker.task import Task, TaskFailed
+from openmcp_chain.worker.task import Context, TaskFailed
 
 _BLAMES_INPUT = (Code.INPUT_INVALID,)
 _BLAMES_OUTPUT = (Code.OUTPUT_INVALID, Code.OUTPUT_TOO_LARGE)
 
 
 class DataPipeline:
-    """Runs `data_pipeline` tasks: call it with one. May run many at once.
+    """The task function of `data_pipeline`. May run many at once.
 
     Args:
         policy: What each workspace may touch.
@@ -48,7 +48,7 @@ class DataPipeline:
         self._web = Web(self._limits, tls)
         self._buckets = Buckets(s3 or S3Settings(), self._limits)
 
-    async def __call__(self, task: Task) -> Mapping[str, Any]:
+    async def __call__(self, given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
         """Does the task. A cancelled call leaves nothing half-written.
 
         The artifact appears at its final name whole or not at all. An attempt that is repeated writes it again.
@@ -57,7 +57,7 @@ class DataPipeline:
             TaskFailed: With a code of `executors.codes`.
         """
         try:
-            return await self._run(task)
+            return await self._run(given, context)
         except Refused as refused:
             raise TaskFailed(refused.code, refused.message, retryable=refused.retryable) from None
 
@@ -65,16 +65,16 @@ class DataPipeline:
         """Removes the folder for work in progress. No task may be running."""
         self._scratch.close()
 
-    async def _run(self, task: Task) -> dict[str, Any]:
-        order = payload.read(task.payload)
-        access = self._policy.access(task.workspace_id)
+    async def _run(self, given: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        order = payload.read(given)
+        access = self._policy.access(context.workspace_id)
         if order.output:
             _check_writable(order.output, access)
         with self._scratch.folder() as folder:
             await self._fetch(order.input, access, folder / INPUT)
             done = await self._transform(order, folder)
             artifact = folder / OUTPUT
-            uri, digest = await self._publish(order, access, artifact, task)
+            uri, digest = await self._publish(order, access, artifact, context)
             return {
                 "artifact_uri": uri.text,
                 "checksum": f"sha256:{digest}",
@@ -111,30 +111,32 @@ class DataPipeline:
         except Refused as refused:
             raise _placed(refused, order) from None
 
-    async def _publish(self, order: Order, access: Access, artifact: pathlib.Path, task: Task) -> tuple[Uri, str]:
+    async def _publish(self, order: Order, access: Access, artifact: pathlib.Path, context: Context) -> tuple[Uri, str]:
         """Puts the artifact where the payload says.
 
         If it does not say, then beside the input and never in the place of something else: an earlier task's result
         has told that artifact's checksum, and it must stay true.
         """
-        first, last = order.default_outputs(task.task_id)
+        first, last = order.default_outputs(context.task_id)
         if order.output:
             last = order.output
-        elif digest := await self._put(first, access, artifact, task, replace=False):
+        elif digest := await self._put(first, access, artifact, context, replace=False):
             return first, digest
-        digest = await self._put(last, access, artifact, task, replace=True)
+        digest = await self._put(last, access, artifact, context, replace=True)
         assert digest is not None  # noqa: S101 - for the type checker: what may replace never yields
         return last, digest
 
-    async def _put(self, uri: Uri, access: Access, artifact: pathlib.Path, task: Task, *, replace: bool) -> str | None:
+    async def _put(
+        self, uri: Uri, access: Access, artifact: pathlib.Path, context: Context, *, replace: bool
+    ) -> str | None:
         if uri.scheme == "s3":
             return await self._buckets.publish(artifact, uri, access, replace=replace)
         return await files.publish(
             artifact,
             uri,
             access,
-            mark=f"{task.task_id}.{task.attempt}",
-            earlier=[f"{task.task_id}.{attempt}" for attempt in range(1, task.attempt)],
+            mark=f"{context.task_id}.{context.attempt}",
+            earlier=[f"{context.task_id}.{attempt}" for attempt in range(1, context.attempt)],
             replace=replace,
         )
 
