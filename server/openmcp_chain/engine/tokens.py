@@ -46,6 +46,7 @@ class Tokens:
         self._signer: tuple[str, ec.EllipticCurvePrivateKey] | None = None
         self._seen: OrderedDict[str, Principal] = OrderedDict()
         self._refreshed = float("-inf")
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Reads the signing keys; makes the first. Raises ValueError if they were sealed with another master key."""
@@ -140,13 +141,22 @@ class Tokens:
     async def _follow(self) -> None:
         """Reads the keys again if that was not done just now: another process may have added one, or one's time come.
 
-        Each process must publish, soon, what each other signs with: whichever it is that Envoy asks.
+        Each process must publish, soon, what each other signs with: whichever it is that Envoy asks. Whoever comes
+        while they are read waits for that, and is told Unavailable with the others if it fails.
         """
-        if asyncio.get_running_loop().time() - self._refreshed > KEYS_EVERY_SECONDS:
-            await self._refresh()
+        if self._refreshing is None:
+            if asyncio.get_running_loop().time() - self._refreshed <= KEYS_EVERY_SECONDS:
+                return
+            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing.add_done_callback(self._refresh_done)
+        # One caller who gives up must not end it for the others.
+        await asyncio.shield(self._refreshing)
+
+    def _refresh_done(self, _: asyncio.Task[None]) -> None:
+        self._refreshing = None
 
     async def _refresh(self) -> None:
-        self._refreshed = asyncio.get_running_loop().time()
+        began = asyncio.get_running_loop().time()
         keys = {key.kid: key for key in await self._store.list_keys()}
         public = {}
         for kid, key in keys.items():
@@ -161,6 +171,7 @@ class Tokens:
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             raise TypeError(f"signing key {newest.kid} is not an elliptic-curve key")
         self._keys, self._public, self._signer = keys, public, (newest.kid, private)
+        self._refreshed = began
 
     def _new_key(self) -> SigningKey:
         private = ec.generate_private_key(ec.SECP256R1())
