@@ -181,26 +181,29 @@ def test_an_operator_works_for_all_and_a_tenant_for_itself() -> None:
 
 
 def test_plans_are_read_from_their_tables() -> None:
-    """Each by its name; 0 requests a second means no limit."""
+    """Each by its name; 0 requests a second means no limit; a plan that gives no weight weighs 1."""
     free = {"requests_per_second": 5, "burst": 10, "streams": 2}
-    unlimited = {"requests_per_second": 0, "burst": 0, "streams": 1}
+    unlimited = {"requests_per_second": 0, "burst": 0, "streams": 1, "weight": 3}
     assert plans.parse({"free": free, "unlimited": unlimited}) == {
-        "free": Plan("free", 5, 10, 2),
-        "unlimited": Plan("unlimited", 0, 0, 1),
+        "free": Plan("free", 5, 10, 2, weight=1),
+        "unlimited": Plan("unlimited", 0, 0, 1, weight=3),
     }
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "words"),
     [
-        {"requests_per_second": 5, "burst": 10},
-        {"requests_per_second": 5, "burst": 10, "streams": 2, "other": 1},
-        {"requests_per_second": -1, "burst": 10, "streams": 2},
-        {"requests_per_second": 5, "burst": 4, "streams": 2},
-        {"requests_per_second": 5, "burst": 10, "streams": 0},
+        (5, r"must be a table, \[gold\]"),
+        ({"requests_per_second": 5, "burst": 10}, "lacks streams"),
+        ({"requests_per_second": 5, "burst": 10, "streams": 2, "other": 1}, "has no limit other; only requests_per_"),
+        ({"requests_per_second": 5, "burst": 10, "streams": True}, "streams must be a whole number"),
+        ({"requests_per_second": -1, "burst": 10, "streams": 2}, "needs requests_per_second >= 0"),
+        ({"requests_per_second": 5, "burst": 4, "streams": 2}, "burst >= requests_per_second"),
+        ({"requests_per_second": 5, "burst": 10, "streams": 0}, "streams >= 1"),
+        ({"requests_per_second": 5, "burst": 10, "streams": 2, "weight": 0}, "weight >= 1"),
     ],
 )
-def test_a_wrong_plan_is_named(wrong: dict[str, int]) -> None:
-    """So whoever wrote the file finds the line."""
-    with pytest.raises(ValueError, match="plan gold: "):
+def test_a_wrong_plan_is_named(wrong: object, words: str) -> None:
+    """So whoever wrote the file finds the line, in words that are not Python's."""
+    with pytest.raises(ValueError, match=f"plan gold: .*{words}"):
         plans.parse({"gold": wrong})

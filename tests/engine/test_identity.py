@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,7 +12,7 @@ from support.engine import Engine
 from support.service import SETTINGS, ManualClock
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.workspace import Scope
+from openmcp_chain.domain.workspace import Scope, SigningKey
 from openmcp_chain.engine import identity, tokens
 from openmcp_chain.engine.sealing import MasterKey
 from openmcp_chain.engine.tokens import CLOCK_SKEW, LIFETIME, Tokens
@@ -104,6 +105,19 @@ async def test_token_expires_by_the_servers_clock() -> None:
             await checker.check(token)
 
 
+async def test_what_outlives_a_check_ends_with_its_token() -> None:
+    """`recheck` says TOKEN_EXPIRED as soon as `check` would: a stream gains nothing by being open."""
+    clock = ManualClock()
+    engine = Engine(now=clock)
+    _, _, token = await signed_in(engine)
+    principal = await engine.app.identity.check(token, None)
+    clock.advance(LIFETIME.total_seconds())
+    await engine.app.identity.recheck(principal)
+    clock.advance(CLOCK_SKEW.total_seconds())
+    with pytest.raises(errors.TokenExpired):
+        await engine.app.identity.recheck(principal)
+
+
 async def test_token_of_a_clock_far_ahead_is_refused() -> None:
     """A token issued in what is the future here, beyond the skew, is not valid."""
     ahead, clock = ManualClock(), ManualClock()
@@ -153,6 +167,73 @@ async def test_new_key_is_published_before_it_signs(monkeypatch: pytest.MonkeyPa
         await engine.app.identity.check(token, None)
 
 
+class SlowKeys(MemoryStore):
+    """Gives its keys when it is let; None lets it fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate: asyncio.Event | None = asyncio.Event()
+        self.gate.set()
+        self.reads = 0
+        self.began = asyncio.Event()
+
+    async def list_keys(self) -> Sequence[SigningKey]:
+        self.reads += 1
+        self.began.set()
+        if self.gate is None:
+            raise errors.Unavailable
+        await self.gate.wait()
+        return await super().list_keys()
+
+
+async def rotated() -> tuple[SlowKeys, Tokens, list[str]]:
+    """A store, a process that has not looked for keys lately, and tokens signed by another with a key made since."""
+    store, clock = SlowKeys(), ManualClock()
+    engine = Engine(store, clock)
+    await engine.app.tokens.load()
+    behind = Tokens(store, SETTINGS.master, clock)
+    await behind.load()
+    clock.advance(1)
+    await store.add_key(engine.app.tokens._new_key())
+    await engine.app.tokens.load()
+    created, _ = await engine.app.identity.create_workspace("free")
+    signed = [(await engine.app.tokens.issue(created, created.secrets[0].id))[0] for _ in range(3)]
+    behind._refreshed = float("-inf")  # as KEYS_EVERY_SECONDS do
+    store.reads = 0
+    store.began.clear()
+    return store, behind, signed
+
+
+async def test_first_tokens_of_a_new_key_are_all_good() -> None:
+    """Tokens of a key that is new here, checked at once: all wait for one read of the keys, and none is refused.
+
+    One whose caller gives up meanwhile takes nobody with it.
+    """
+    store, behind, signed = await rotated()
+    store.gate = asyncio.Event()
+    checks = [asyncio.create_task(behind.check(token)) for token in signed]
+    await store.began.wait()
+    checks[0].cancel()
+    store.gate.set()
+    told = await asyncio.gather(*checks, return_exceptions=True)
+    assert isinstance(told[0], asyncio.CancelledError)
+    assert not any(isinstance(answer, BaseException) for answer in told[1:])
+    assert store.reads == 1
+
+
+async def test_key_that_cannot_be_read_is_no_bad_token() -> None:
+    """While the keys can't be read, a token of an unknown key may be good: UNAVAILABLE, each time; then it is taken."""
+    store, behind, signed = await rotated()
+    gate, store.gate = store.gate, None
+    for token in signed:
+        with pytest.raises(errors.Unavailable):
+            await behind.check(token)
+    store.gate = gate
+    for token in signed:
+        await behind.check(token)
+    assert store.reads == len(signed) + 1
+
+
 async def test_first_key_signs_even_where_the_clock_is_behind() -> None:
     """A process whose clock is behind that of the one which made the only key starts, and signs with it."""
     ahead = ManualClock()
@@ -194,6 +275,32 @@ async def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert len(engine.app.tokens._seen) == 3
 
 
+async def test_remembered_workspaces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many workspaces call, the state of only so many is remembered: of those that were read last."""
+    monkeypatch.setattr(identity, "RECALLED_WORKSPACES", 3)
+    engine = Engine()
+    made = []
+    for _ in range(6):
+        workspace_id, _, token = await signed_in(engine)
+        await engine.app.identity.check(token, None)
+        made.append(workspace_id)
+    assert list(engine.app.identity._recalled) == made[-3:]
+
+
+async def test_weight_is_that_of_the_plan_while_it_is_remembered() -> None:
+    """A workspace that has called weighs what its plan says; one that is unknown, or has a plan that is gone, 1."""
+    engine = Engine()
+    workspace_id, _, token = await signed_in(engine, "standard")
+    assert engine.app.identity.weight(workspace_id) == 1
+    await engine.app.identity.check(token, None)
+    assert engine.app.identity.weight(workspace_id) == SETTINGS.plans["standard"].weight > 1
+    with pytest.raises(errors.TokenInvalid):
+        await engine.app.identity.recheck(replace(await engine.app.tokens.check(token), workspace="gone"))
+    assert engine.app.identity.weight("gone") == 1
+    engine.app.identity._plans = {"free": SETTINGS.plans["free"]}
+    assert engine.app.identity.weight(workspace_id) == 1
+
+
 async def test_identities_are_checked_when_they_are_made() -> None:
     """Bad plans, ids and type lists are refused by the name of the field; a taken id is WORKSPACE_EXISTS."""
     made = Engine().app.identity
@@ -210,6 +317,15 @@ async def test_identities_are_checked_when_they_are_made() -> None:
     ):
         with pytest.raises(errors.InvalidArgument):
             await refused
+
+
+async def test_operator_gets_the_plan_that_allows_most() -> None:
+    """Whatever the plans file calls its plans: an operator's is the one with most calls, then with most streams."""
+    engine = Engine()
+    for names, best in ((["free", "standard"], "standard"), (["free", "unlimited", "standard"], "unlimited")):
+        engine.app.identity._plans = {name: SETTINGS.plans[name] for name in names}
+        created, _ = await engine.app.identity.create_operator(["echo"])
+        assert created.plan == best
 
 
 async def test_plan_that_is_gone_counts_as_the_smallest() -> None:

@@ -1,7 +1,8 @@
 """Plans: what a workspace may use. The numbers are in `plans.toml`, which Envoy's configuration is made from too."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,21 +16,37 @@ class Plan:
     """Calls at once, after a pause."""
     streams: int
     """Event streams open at a time, in one server process."""
+    weight: int = 1
+    """How many tasks of a workspace go out in its turn, where workspaces share workers."""
 
 
-def parse(tables: Mapping[str, Mapping[str, int]]) -> dict[str, Plan]:
+def parse(tables: Mapping[str, object]) -> dict[str, Plan]:
     """Plans from the file's tables. Raises ValueError naming what is missing or wrong."""
     if not tables:
         raise ValueError("names no plan")
-    plans = {}
-    for name, table in tables.items():
-        try:
-            plan = Plan(name=name, **table)
-        except TypeError as error:
-            raise ValueError(f"plan {name}: {error}") from None
-        if not all(isinstance(number, int) for number in table.values()):
-            raise ValueError(f"plan {name}: its limits are whole numbers")
-        if plan.requests_per_second < 0 or plan.burst < plan.requests_per_second or plan.streams < 1:
-            raise ValueError(f"plan {name}: needs requests_per_second >= 0, burst >= requests_per_second, streams >= 1")
-        plans[name] = plan
-    return plans
+    return {name: _plan(name, table) for name, table in tables.items()}
+
+
+def largest(plans: Mapping[str, Plan]) -> Plan:
+    """The plan that allows most calls, and of those the one with most streams."""
+    return max(plans.values(), key=lambda plan: (plan.requests_per_second or math.inf, plan.streams))
+
+
+def _plan(name: str, table: object) -> Plan:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"plan {name}: must be a table, [{name}]")  # noqa: TRY004 - wrong in the file, not in the code
+    limits = {field.name: field for field in fields(Plan) if field.name != "name"}
+    for key, value in table.items():
+        if key not in limits:
+            raise ValueError(f"plan {name}: has no limit {key}; only {', '.join(limits)}")
+        # TOML's true is no number, whatever Python says.
+        if type(value) is not int:
+            raise ValueError(f"plan {name}: {key} must be a whole number")
+    if missing := [key for key, field in limits.items() if field.default is MISSING and key not in table]:
+        raise ValueError(f"plan {name}: lacks {', '.join(missing)}")
+    plan = Plan(name=name, **table)
+    if plan.requests_per_second < 0 or plan.burst < plan.requests_per_second or plan.streams < 1 or plan.weight < 1:
+        raise ValueError(
+            f"plan {name}: needs requests_per_second >= 0, burst >= requests_per_second, streams >= 1, weight >= 1"
+        )
+    return plan

@@ -12,11 +12,11 @@ import uuid_utils
 
 from openmcp_chain.domain import errors, ids, workspace
 from openmcp_chain.domain.errors import Violation
-from openmcp_chain.domain.plans import Plan
+from openmcp_chain.domain.plans import Plan, largest
 from openmcp_chain.domain.workspace import SECRET_PREFIX, Principal, Scope, Secret, Workspace
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.sealing import MasterKey
-from openmcp_chain.engine.tokens import Tokens
+from openmcp_chain.engine.tokens import CLOCK_SKEW, Tokens
 from openmcp_chain.store.base import Store
 
 RECALL_SECONDS = 3.0
@@ -63,7 +63,12 @@ class Identity:
         return principal
 
     async def recheck(self, principal: Principal) -> None:
-        """Raises TokenInvalid if the principal's workspace or secret was taken back; for what outlives one check."""
+        """Whether the principal's token still holds; for what outlives one check.
+
+        Raises TokenExpired; TokenInvalid if the workspace or the secret was taken back.
+        """
+        if principal.expires_at + CLOCK_SKEW <= self._clock():
+            raise errors.TokenExpired
         known = await self._recall(principal.workspace)
         if known is None or known.disabled or all(s.id != principal.secret_id for s in known.secrets):
             raise errors.TokenInvalid
@@ -73,6 +78,15 @@ class Identity:
         known = self._plans.get(principal.plan)
         return known or min(self._plans.values(), key=lambda plan: plan.streams)
 
+    def weight(self, workspace_id: str) -> int:
+        """How many of the workspace's tasks go out in its turn; 1 if nothing was heard of it lately.
+
+        At once, from what is remembered of those who called: to share workers out must not wait for the database.
+        """
+        _, known = self._recalled.get(workspace_id, (0.0, None))
+        plan = self._plans.get(known.plan) if known is not None else None
+        return plan.weight if plan is not None else 1
+
     async def create_workspace(self, plan: str, workspace_id: str = "") -> tuple[Workspace, str]:
         """A new workspace, and its secret, which is told here and never again.
 
@@ -81,10 +95,13 @@ class Identity:
         return await self._create(plan, workspace_id, frozenset())
 
     async def create_operator(self, worker_types: Collection[str], operator_id: str = "") -> tuple[Workspace, str]:
-        """A new operator, whose workers take these task types from every workspace, and its secret. Raises as above."""
+        """A new operator, whose workers take these task types from every workspace, and its secret. Raises as above.
+
+        It gets the plan that allows most: it works for all of them.
+        """
         if not worker_types:
             raise errors.InvalidArgument(Violation("worker_types", "names no task type"))
-        return await self._create("unlimited", operator_id, frozenset(worker_types))
+        return await self._create(largest(self._plans).name, operator_id, frozenset(worker_types))
 
     async def add_secret(self, workspace_id: str) -> str:
         """A new secret for the workspace, told here and never again; the oldest goes if there are `SECRETS` already.
