@@ -77,6 +77,13 @@ async def test_a_missing_input(bench: Bench) -> None:
     assert failed.message == f"{bench.uri('input.json')}: there is no such file"
 
 
+async def test_a_name_too_long(bench: Bench) -> None:
+    """A file or folder whose name no file system takes is not there, and will not be at another attempt."""
+    for path in ("x" * 300, f"{'x' * 300}/input.json"):
+        failed = await bench.fails(input_uri=bench.uri(path), input_format="json", output_uri=bench.uri("out.json"))
+        assert (failed.code, failed.retryable) == ("INPUT_NOT_FOUND", False)
+
+
 async def test_a_bad_input_is_told_by_its_uri(bench: Bench) -> None:
     """The place in the input is told after the URI, and the folder gets no artifact."""
     failed = await bench.fails(input_uri=bench.put("input.json", '[{"a":1},\n{"a":}]'))

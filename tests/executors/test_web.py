@@ -237,6 +237,10 @@ async def test_redirects_without_end(near: Bench, host: Host) -> None:
         "s3://bucket/key",
         "gopher://127.0.0.1/",
         "//127.0.0.2:{port}/b",
+        "http://[::1",
+        "http://[::1]x/",
+        "http://127.0.0.1:99999/b",
+        "https://" + "x" * 70_000,
     ],
 )
 async def test_a_redirect_to_where_it_may_not_go(
@@ -284,6 +288,14 @@ async def test_hosts_are_allowed_by_name(make_bench: MakeBench, host: Host, name
 async def test_an_unknown_name(near: Bench, names: dict[str, list[str]]) -> None:
     """A name without an address may have one later."""
     await fails(near, "http://nowhere.test/a", "INPUT_UNAVAILABLE", retryable=True)
+
+
+@pytest.mark.parametrize("name", ["a..test", ".test", "x" * 64 + ".test"])
+async def test_a_name_that_cannot_be_one(near: Bench, host: Host, name: str) -> None:
+    """A host's name that no host can have will have no address later either, be it the input's or a redirect's."""
+    assert "no host can have" in await fails(near, f"http://{name}/a", "INPUT_UNAVAILABLE")
+    host.replies["/a"] = redirect(f"http://{name}/b")
+    assert "no host can have" in await fails(near, host.url("/a"), "INPUT_UNAVAILABLE")
 
 
 async def test_plain_http_needs_the_policy(make_bench: MakeBench, host: Host) -> None:

@@ -202,7 +202,7 @@ def _folder(uri: Uri, access: Access, *, make: bool) -> Iterator[tuple[int, str]
 def _unreadable(uri: Uri, error: OSError) -> Refused:
     if error.errno in _LINK:
         return Refused(Code.ACCESS_DENIED, f"{uri}: goes through a symbolic link or through a file")
-    if error.errno == errno.ENOENT:
+    if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):  # no file has a longer name
         return Refused(Code.INPUT_NOT_FOUND, f"{uri}: there is no such file")
     if error.errno in (errno.EACCES, errno.EPERM):
         return Refused(Code.ACCESS_DENIED, f"{uri}: the worker may not read it")

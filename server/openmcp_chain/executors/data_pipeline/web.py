@@ -65,7 +65,7 @@ class Web:
             onward = await self._get(uri, url, access, target)
             if onward is None:
                 return
-            location = str(url.join(onward))
+            location = _joined(uri, url, onward)
         raise Refused(Code.INPUT_UNAVAILABLE, f"{uri}: redirects more than {_MOST_REDIRECTS} times")
 
     async def _get(self, uri: Uri, url: "httpx.URL", access: Access, target: pathlib.Path) -> str | None:
@@ -129,6 +129,8 @@ class _Guarded(httpcore.AsyncNetworkBackend):
             raise Refused(
                 Code.INPUT_UNAVAILABLE, f"{self._uri}: the host's name has no address", retryable=True
             ) from None
+        except UnicodeError:  # an empty label, or one of more than 63 characters
+            raise Refused(Code.INPUT_UNAVAILABLE, f"{self._uri}: no host can have this name") from None
         addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
         # All of them: a name with a private address among public ones is an attack or a mistake.
         if not all(self._access.allows_address(host, address) for address in addresses):
@@ -140,19 +142,32 @@ def _checked(uri: Uri, location: str, access: Access) -> "httpx.URL":
     """The URL to ask next, if the workspace may."""
     import httpx  # noqa: PLC0415 - it brings a command line of its own, a third of the worker's start
 
-    elsewhere = Refused(Code.ACCESS_DENIED, f"{uri}: leads to something that is no http(s) URI")
     try:
         url = httpx.URL(uris.parse(location).text)
     except (ValueError, httpx.InvalidURL):
-        raise elsewhere from None
+        raise _elsewhere(uri) from None
     if url.scheme not in ("http", "https") or url.userinfo:
-        raise elsewhere
+        raise _elsewhere(uri)
     if url.scheme == "http" and not access.http_allow_plain:
         raise Refused(Code.ACCESS_DENIED, f"{uri}: this workspace may use https:// only")
     # The very bytes that the connection is made with: two parsers may disagree on what the host is.
     if not access.allows_host(url.raw_host.decode()):
         raise Refused(Code.ACCESS_DENIED, f"{uri}: this workspace may not use this host")
     return url
+
+
+def _joined(uri: Uri, url: "httpx.URL", onward: str) -> str:
+    """Where a redirect from `url` leads."""
+    import httpx  # noqa: PLC0415 - as above
+
+    try:
+        return str(url.join(onward))
+    except (ValueError, httpx.InvalidURL):
+        raise _elsewhere(uri) from None
+
+
+def _elsewhere(uri: Uri) -> Refused:
+    return Refused(Code.ACCESS_DENIED, f"{uri}: leads to something that is no http(s) URI")
 
 
 def _raw(url: "httpx.URL") -> httpcore.URL:
