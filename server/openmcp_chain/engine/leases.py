@@ -139,6 +139,7 @@ class Leases:
             held = _Held(ref.token, None, None, asyncio.get_running_loop().time())
             self._held[ref.key].append(held)
         held.session = session
+        self._tell(held)
 
     def left(self, session: Session) -> None:
         """The session has ended. Its leases go on: the worker may come back with them."""
@@ -219,9 +220,15 @@ class Leases:
             held = _Held(ref.token, None, None, asyncio.get_running_loop().time())
         if held.task is None and task.lease is not None and task.lease.token == ref.token:
             held.task = task
+            self._tell(held)
             if task.status is Status.RUNNING and held not in self._held[ref.key]:
                 self._held[ref.key].append(held)
         return held, task
+
+    def _tell(self, held: _Held) -> None:
+        """A worker that came back may not know yet that its task is to stop."""
+        if held.session is not None and held.task is not None and held.task.cancel is not None:
+            held.session.cancel(held.task)
 
     async def _report(self, ref: LeaseRef, task: Task, decide: Callable[[Task], Task]) -> Task:
         try:

@@ -45,7 +45,11 @@ async def run(held: Held, function: Function, threads: Threads) -> None:
 
 async def _attempt(held: Held, function: Function, threads: Threads) -> workers_pb2.WorkRequest:
     lease, told = held.lease, {"task_id": held.lease.task_id, "task_type": held.leased.type}
+    running = asyncio.current_task()
+    if function.asynchronous and running is not None:
+        held.interrupted_by(running.cancel)
     try:
+        held.context.check()  # it may have been stopped before it has begun
         payload = function.read(from_struct(held.leased.payload))
         return reports.completed(lease, await function.run(payload, held.context, threads))
     except Misfit as misfit:
@@ -55,7 +59,6 @@ async def _attempt(held: Held, function: Function, threads: Threads) -> workers_
     except asyncio.CancelledError:
         if held.farewell is not None:
             return held.farewell
-        running = asyncio.current_task()
         if held.context.cancelled or (running is not None and running.cancelling()):
             raise  # the lease is lost, or the worker itself is being cancelled
         # The function gave up something of its own: nobody told it to stop.

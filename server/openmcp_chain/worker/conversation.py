@@ -161,7 +161,6 @@ class Conversation:
         running = asyncio.create_task(self._run(held))
         self._running.add(running)
         running.add_done_callback(self._running.discard)
-        held.interrupted_by(running.cancel)
 
     def _say(self, request: Request) -> None:
         self._outbox.put_nowait(request)

@@ -111,7 +111,7 @@ class Held:
     # --- what becomes of the task
 
     def interrupted_by(self, interrupt: Callable[[], object]) -> None:
-        """How to stop the function, besides telling its context."""
+        """How to stop the function, besides telling its context; nothing can stop a plain one."""
         self._interrupt = interrupt
 
     def cancel(self, reason: str) -> None:
