@@ -15,13 +15,12 @@ from openmcp_chain.domain.task import Key, Status, Task
 from openmcp_chain.store.base import Page, Place
 from openmcp_chain.store.mongo import documents, spans
 from openmcp_chain.store.mongo.client import ready
+from openmcp_chain.store.mongo.documents import Document
 from openmcp_chain.store.mongo.filters import query
 from openmcp_chain.store.mongo.part import Part
 
 READING = 0.5
 """Seconds: once a page has taken as long, no further span is read for it, and the next call goes on from there."""
-
-_NEWEST_FIRST = {"submitted_at": -1, "_id": -1}
 
 
 class Lists(Part):
@@ -34,31 +33,37 @@ class Lists(Part):
         hidden = {"events": 0} if bodies else {"events": 0, "payload": 0, "result": 0}
         found: list[Task] = []
 
-        async def read(submitted_at: Any, *conditions: Mapping[str, Any]) -> None:  # noqa: ANN401 - a time, or a span
-            found.extend(
-                map(
-                    documents.to_task,
-                    await self._aggregate(
-                        {"workspace": workspace, "submitted_at": submitted_at},
-                        [query(chosen), *conditions],
-                        # One more than is shown, to know whether there is more.
-                        [{"$sort": _NEWEST_FIRST}, {"$limit": limit + 1 - len(found)}, {"$project": hidden}],
-                    ),
-                )
-            )
+        async def read(at: Any, order: Mapping[str, int], most: int, *conditions: Document) -> list[Task]:  # noqa: ANN401 - a time, or a span
+            scope = {"workspace": workspace, "submitted_at": at}
+            then: list[Document] = [{"$sort": order}, {"$limit": most}, {"$project": hidden}]
+            found = await self._aggregate(scope, [query(chosen), *conditions], then)
+            return [documents.to_task(document) for document in found]
+
+        async def take(span: spans.Span) -> None:
+            """The newest of the span. MongoDB's index has no order within a millisecond, so the last is read again."""
+            most = limit + 1 - len(found)
+            got = await read(span, {"submitted_at": -1}, most)
+            if len(got) == most:
+                last = got[-1].submitted_at
+                got = [task for task in got if task.submitted_at > last]
+                got += await read(last, {"_id": -1}, most - len(got))
+            found.extend(sorted(got, key=lambda task: (task.submitted_at, task.id), reverse=True))
 
         bottom, top = filters.span(chosen)
         if top is not None:
             top = _whole(top)
         if after is not None:
             top = after.submitted_at if top is None else min(top, after.submitted_at)
-            await read(after.submitted_at, {"_id": {"$lt": documents.primary_key(Key(workspace, after.task_id))}})
-        for low, span in spans.back(top or datetime.now(UTC), top, bottom):
+            behind = {"_id": {"$lt": documents.primary_key(Key(workspace, after.task_id))}}
+            found += await read(after.submitted_at, {"_id": -1}, limit + 1, behind)
+        for low, span in spans.back(top or datetime.now(UTC), top, bottom, self._newest.of(workspace)):
             if len(found) > limit:
                 break
-            await read(span)
+            await take(span)
             if low is not None and len(found) <= limit and time.perf_counter() > give_up:
                 return Page(found, Place(low, ""))
+        if found:
+            self._newest.saw(workspace, found[0].submitted_at)
         shown = found[:limit]
         return Page(shown, Place(shown[-1].submitted_at, shown[-1].id) if len(found) > limit else None)
 
@@ -70,7 +75,7 @@ class Lists(Part):
         return {Status(one["_id"]): one["tasks"] for one in await self._aggregate(scope, [query(chosen)], [group])}
 
     async def _aggregate(
-        self, scope: Mapping[str, Any], conditions: Sequence[Mapping[str, Any]], then: Sequence[Mapping[str, Any]]
+        self, scope: Document, conditions: Sequence[Document], then: Sequence[Document]
     ) -> list[dict[str, Any]]:
         pipeline = [{"$match": condition} for condition in (scope, *conditions) if condition]
 

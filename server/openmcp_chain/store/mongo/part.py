@@ -8,6 +8,7 @@ from pymongo.errors import DuplicateKeyError
 
 from openmcp_chain.store.mongo.client import Connection
 from openmcp_chain.store.mongo.errors import persist
+from openmcp_chain.store.mongo.spans import Newest
 
 Collection = AsyncCollection[dict[str, Any]]
 
@@ -21,6 +22,7 @@ class Part:
         self._connection = connection
         self._database = connection.database
         self._patience = patience
+        self._newest = Newest()
 
     async def _persist(self, operation: Callable[[], Awaitable[_T]]) -> _T:
         return await persist(operation, self._patience)

@@ -7,26 +7,49 @@ find nothing, of 1 ms each.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TypeAlias
 
 FIRST = timedelta(milliseconds=100)
 GROWTH = 8.0
 PACE = 0.1
 """Seconds: what a span should take to read. The next one grows accordingly, up to GROWTH times."""
 
+MARKS = 10_000
+"""How many are remembered."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Nothing is older; the last span is open, in case it is."""
 
 
+Span: TypeAlias = Mapping[str, datetime]
+"""A condition on a time."""
+
+
 def back(
-    begin: datetime, top: datetime | None, bottom: datetime | None
-) -> Iterator[tuple[datetime | None, dict[str, Any]]]:
+    begin: datetime, top: datetime | None, bottom: datetime | None, mark: datetime | None = None
+) -> Iterator[tuple[datetime | None, Span]]:
     """Spans of time without gaps: from before `top`, if any, back to `bottom`, if any. Each: its start, its condition.
 
-    The first starts a little before `begin`. The caller reads a span before it asks for the next.
+    The first starts a little before `begin`. One starts at `mark`, if that is on the way; they grow anew from there:
+    before a time where nothing happens there may be thousands of documents in one second, and a span that has grown
+    long until it comes upon them has them all. The caller reads a span before it asks for the next.
     """
+    if mark is None or (top is not None and top <= mark) or (bottom is not None and mark <= bottom):
+        yield from _grow(begin, top, bottom)
+    else:
+        yield from _grow(begin, top, mark)
+        yield from _grow(mark, mark, bottom)
+
+
+def between(low: datetime | None, top: datetime | None) -> Span:
+    """At or after `low`, and before `top`."""
+    bounds = {"$gte": low, "$lt": top}
+    return {operator: at for operator, at in bounds.items() if at is not None}
+
+
+def _grow(begin: datetime, top: datetime | None, bottom: datetime | None) -> Iterator[tuple[datetime | None, Span]]:
     width = FIRST
     low: datetime | None = begin
     while low is not None:
@@ -41,7 +64,18 @@ def back(
         top = low
 
 
-def between(low: datetime | None, top: datetime | None) -> dict[str, Any]:
-    """At or after `low`, and before `top`."""
-    bounds = {"$gte": low, "$lt": top}
-    return {operator: at for operator, at in bounds.items() if at is not None}
+class Newest:
+    """When the newest task of a workspace was submitted, as far as this process knows: a mark for `back`."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, datetime] = {}
+
+    def saw(self, workspace: str, submitted_at: datetime) -> None:
+        # Taken out and put in again, so that the first is the one that was not seen for the longest time.
+        seen = self._seen.pop(workspace, submitted_at)
+        self._seen[workspace] = max(seen, submitted_at)
+        if len(self._seen) > MARKS:
+            del self._seen[next(iter(self._seen))]
+
+    def of(self, workspace: str) -> datetime | None:
+        return self._seen.get(workspace)

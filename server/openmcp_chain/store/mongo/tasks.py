@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from pymongo import UpdateOne
+from pymongo import DeleteOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from openmcp_chain.domain.queue import Waiting
@@ -24,6 +25,8 @@ class Tasks(Part):
     def __init__(self, connection: Connection, patience: float) -> None:
         super().__init__(connection, patience)
         self._tasks = self._database.tasks
+        self._undeleted: datetime | None = None
+        """Ended tasks that are due then, or some time before, are left."""
         self._timers = Timers(self._database.timers, self._tasks)
 
     async def insert_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
@@ -36,6 +39,8 @@ class Tasks(Part):
             return await self._insert(first)
 
         stored = await self._persist(insert)
+        for task in first.values():
+            self._newest.saw(task.workspace, task.submitted_at)
         return [stored[task.key] for task in tasks]
 
     async def _insert(self, tasks: Mapping[Key, Task]) -> dict[Key, Task]:
@@ -119,26 +124,31 @@ class Tasks(Part):
         if limit <= 0:
             return 0
         deleted = 0
-        for _, span in spans.back(now, now + timedelta(milliseconds=1), None):
-            deleted += await self._delete({"queue": documents.ENDED, "due_at": span}, limit - deleted)
-            if deleted >= limit:
-                break
+        for _, span in spans.back(now, now + timedelta(milliseconds=1), None, self._undeleted):
+            all_of_it = False
+            while deleted < limit and not all_of_it:
+                count, all_of_it = await self._persist(partial(self._delete, span, limit - deleted))
+                deleted += count
         return deleted
 
-    async def _delete(self, query: dict[str, Any], limit: int) -> int:
-        """Deletes what matches, or the last of it.
+    async def _delete(self, span: spans.Span, limit: int) -> tuple[int, bool]:
+        """Deletes the last of the ended tasks that are due in the span: how many, and whether that was all.
 
-        By one guarded command, which on the embedded server costs a quarter of one for each task.
+        What is deleted has ended still: it is said again in the command. One for a span of time costs the embedded
+        server a quarter of one for each task.
         """
-
-        async def delete() -> int:
-            found = await self._tasks.find(query, {"due_at": 1}, sort=[("due_at", -1)], limit=limit).to_list(None)
-            if not found:
-                return 0
-            last = {"$gte": found[-1]["due_at"]} if len(found) == limit else {}
-            return (await self._tasks.delete_many({**query, "due_at": query["due_at"] | last})).deleted_count
-
-        return await self._persist(delete)
+        query = {"queue": documents.ENDED, "due_at": span}
+        found = await self._tasks.find(query, {"due_at": 1}, sort=[("due_at", -1)], limit=limit).to_list(None)
+        if not found:
+            return 0, True
+        if len(found) < limit:
+            return (await self._tasks.delete_many(query)).deleted_count, True
+        first = self._undeleted = found[-1]["due_at"]
+        if found[0]["due_at"] > first:
+            query["due_at"] = {**span, "$gte": first + timedelta(milliseconds=1)}
+            return (await self._tasks.delete_many(query)).deleted_count, False
+        deletes = [DeleteOne({"_id": one["_id"], "queue": documents.ENDED, "due_at": first}) for one in found]
+        return (await self._tasks.bulk_write(deletes, ordered=False)).deleted_count, False
 
 
 def _same_if_equal(given: Task, found: Task) -> Task:
