@@ -1,57 +1,67 @@
-"""The backlog: order inside a workspace, turns between workspaces, and who is turned away when it is full."""
+"""The backlog: order inside a workspace, turns between workspaces, who is turned away when it is full, and what is known
+of the tasks that are not in it.
+"""
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
+from support.samples import NOW
 
-from openmcp_chain.domain import transitions
-from openmcp_chain.domain.task import Priority, Task
+from openmcp_chain.domain.queue import Waiting
+from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Key
 from openmcp_chain.engine import backlog
 from openmcp_chain.engine.backlog import Backlog
 
-_START = datetime(2026, 1, 1, tzinfo=UTC)
+
+def task(workspace: str, number: int, priority: int = NORMAL) -> Waiting:
+    at = NOW + timedelta(seconds=number)
+    return Waiting(Key(workspace, f"{workspace}-{number}"), "echo", priority, at, at)
 
 
-def task(workspace: str, number: int, *, priority: Priority = Priority.NORMAL, size: int = 0) -> Task:
-    return transitions.submit(
-        workspace=workspace,
-        task_id=f"{workspace}-{number}",
-        task_type="echo",
-        payload=b"x" * size,
-        metadata={},
-        priority=priority,
-        fingerprint=b"",
-        traceparent="",
-        max_attempts=5,
-        now=_START + timedelta(seconds=number),
-    )
+def fill(waiting: Backlog, workspace: str, count: int) -> None:
+    for number in range(count):
+        waiting.add(task(workspace, number))
 
 
 def taken(waiting: Backlog, workspace: str | None = None) -> list[str]:
     """The ids of all that is in it, in the order in which it is given out."""
     ids = []
     while (next_one := waiting.take(workspace)) is not None:
-        ids.append(next_one.id)
+        ids.append(next_one.key.id)
     return ids
 
 
+def turns(waiting: Backlog, count: int) -> list[str]:
+    """The workspaces of the next so many."""
+    taken = (waiting.take(None) for _ in range(count))
+    return [one.key.workspace for one in taken if one is not None]
+
+
 def test_priority_then_age() -> None:
-    """Inside a workspace: HIGH before NORMAL before LOW, and the older one first, however they came in."""
+    """Inside a workspace: 1 before 2 and so on to 5, and the older one first, however they came in."""
     waiting = Backlog()
-    for number, priority in ((4, Priority.LOW), (3, Priority.HIGH), (2, Priority.NORMAL), (1, Priority.HIGH)):
-        waiting.add(task("a", number, priority=priority))
-    assert taken(waiting) == ["a-1", "a-3", "a-2", "a-4"]
+    for number, priority in ((5, LOW), (4, 2), (3, HIGH), (2, 4), (1, NORMAL), (0, HIGH)):
+        waiting.add(task("a", number, priority))
+    assert taken(waiting) == ["a-0", "a-3", "a-4", "a-1", "a-2", "a-5"]
 
 
 def test_workspaces_take_turns() -> None:
     """A tenant's single task waits for one task of each other tenant, not for another's thousands."""
     waiting = Backlog()
-    for number in range(1000):
-        waiting.add(task("flood", number))
+    fill(waiting, "flood", 1000)
     waiting.add(task("b", 1))
     waiting.add(task("c", 1))
-    assert [waiting.take(None).workspace for _ in range(4)] == ["flood", "b", "c", "flood"]  # type: ignore[union-attr]
+    assert turns(waiting, 4) == ["flood", "b", "c", "flood"]
+
+
+def test_turns_are_as_long_as_the_weight_says() -> None:
+    """A workspace of weight 3 gives out three tasks in its turn, or as many as it has."""
+    waiting = Backlog(lambda workspace: 3 if workspace == "big" else 1)
+    fill(waiting, "big", 7)
+    fill(waiting, "small", 5)
+    expected = ["big"] * 3 + ["small"] + ["big"] * 3 + ["small"] + ["big"] + ["small"] * 3
+    assert turns(waiting, 12) == expected
 
 
 def test_takes_of_one_workspace_only_when_asked() -> None:
@@ -68,19 +78,16 @@ def test_same_task_is_held_once() -> None:
     waiting = Backlog()
     waiting.add(task("a", 1))
     waiting.add(task("a", 1))
-    assert len(waiting) == 1
+    assert len(waiting) == waiting.waiting("a") == 1
     assert taken(waiting) == ["a-1"]
 
 
 def test_flood_past_the_bound_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full backlog turns away the workspace that fills it, and says that there is more in the database."""
+    """A full backlog turns away the workspace that fills it."""
     monkeypatch.setattr(backlog, "TASKS", 100)
     waiting = Backlog()
-    for number in range(500):
-        waiting.add(task("flood", number))
-    assert waiting.overflowed
-    for number in range(10):
-        waiting.add(task("b", number))
+    fill(waiting, "flood", 500)
+    fill(waiting, "b", 10)
     waiting.add(task("c", 1))
     assert len(waiting) == 100
     shares = Counter(id_.partition("-")[0] for id_ in taken(waiting))
@@ -91,21 +98,67 @@ def test_what_comes_first_is_not_what_is_turned_away(monkeypatch: pytest.MonkeyP
     """A full backlog takes a HIGH task in for a later one of the same workspace."""
     monkeypatch.setattr(backlog, "TASKS", 3)
     waiting = Backlog()
-    for number in range(3):
-        waiting.add(task("a", number))
-    waiting.add(task("a", 9, priority=Priority.HIGH))
-    assert waiting.take(None).id == "a-9"  # type: ignore[union-attr]
-    assert len(waiting) == 2
+    fill(waiting, "a", 3)
+    waiting.add(task("a", 9, HIGH))
+    assert len(waiting) == 3
+    assert taken(waiting)[:2] == ["a-9", "a-0"]
 
 
-def test_payloads_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes of the payloads count, and are given back when a task is taken."""
-    monkeypatch.setattr(backlog, "BYTES", 100)
+def test_what_is_turned_away_is_known_by_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor of its workspace and priority goes back to when it was due, and to no other's time."""
+    monkeypatch.setattr(backlog, "TASKS", 3)
     waiting = Backlog()
-    for number in range(4):
-        waiting.add(task("a", number, size=40))
-    assert (len(waiting), waiting.overflowed) == (2, True)
-    waiting.add(task("b", 1, size=100))
-    assert len(taken(waiting)) <= 2
-    waiting.add(task("c", 1, size=100))
-    assert taken(waiting) == ["c-1"]
+    for workspace in ("a", "b"):
+        for cursor in waiting.cursors(workspace).values():
+            cursor.since, cursor.behind = NOW + timedelta(hours=1), False
+    waiting.behind = False
+    fill(waiting, "a", 3)
+    assert not waiting.behind
+    waiting.add(task("b", 0, HIGH))
+    assert waiting.behind
+    (left_out,) = {f"a-{number}" for number in range(3)} - set(taken(waiting, "a"))
+    missed = {
+        (workspace, priority): cursor.since
+        for workspace in ("a", "b")
+        for priority, cursor in waiting.cursors(workspace).items()
+        if cursor.behind
+    }
+    assert missed == {("a", NORMAL): task("a", int(left_out[2:])).due_at}
+
+
+def test_what_is_let_go_of_is_known_by_its_time() -> None:
+    """A workspace's tasks are dropped, its cursors go back to the first of each priority; the others stay."""
+    waiting = Backlog()
+    for cursor in waiting.cursors("a").values():
+        cursor.since, cursor.behind = NOW + timedelta(hours=1), False
+    for number, priority in ((3, HIGH), (2, HIGH), (5, LOW)):
+        waiting.add(task("a", number, priority))
+    waiting.add(task("b", 0))
+    waiting.drop("a")
+    assert (len(waiting), waiting.waiting("a")) == (1, 0)
+    cursors = waiting.cursors("a")
+    assert {priority for priority, cursor in cursors.items() if cursor.behind} == {HIGH, LOW}
+    assert cursors[HIGH].since == task("a", 2).due_at
+    assert cursors[LOW].since == task("a", 5).due_at
+    waiting.add(task("a", 3, HIGH))
+    assert taken(waiting, "a") == ["a-3"]
+
+
+def test_dropping_a_workspace_in_its_turn_does_not_shorten_the_next_ones() -> None:
+    """The one after it has the whole of its own turn."""
+    waiting = Backlog(lambda _: 2)
+    for workspace in ("a", "b", "c"):
+        fill(waiting, workspace, 4)
+    assert turns(waiting, 1) == ["a"]
+    waiting.drop("a")
+    assert turns(waiting, 4) == ["b", "b", "c", "c"]
+
+
+def test_a_tenants_own_worker_does_not_lengthen_anothers_turn() -> None:
+    """What is taken out of turn leaves the turn as it is."""
+    waiting = Backlog(lambda _: 2)
+    for workspace in ("a", "b"):
+        fill(waiting, workspace, 6)
+    assert turns(waiting, 1) == ["a"]
+    assert waiting.take("b")
+    assert turns(waiting, 3) == ["a", "b", "b"]

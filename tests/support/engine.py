@@ -1,21 +1,28 @@
-"""The engine without a wire: an `App`'s parts over a store, with workers that are sessions in this process."""
+"""The engine without a wire: an `App`'s parts over a store in memory, with workers that are sessions in this process."""
 
 import asyncio
 import random
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import wraps
+from typing import Any
 
+from support import virtual
 from support.service import PATIENCE, SETTINGS
 
 from openmcp_chain.app import App
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Change, Failure, Key, Priority, Task
+from openmcp_chain.domain.task import NORMAL, Failure, Key, Progress, Task
 from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine import clock
 from openmcp_chain.engine.dispatch import Demand, Session
 from openmcp_chain.engine.leases import LeaseRef
 from openmcp_chain.engine.submission import Submit
 from openmcp_chain.store.memory import MemoryStore
+
+LEASE = SETTINGS.lease_duration.total_seconds()
+"""How long a worker may be silent."""
 
 
 def tenant(workspace: str = "ws-1") -> Principal:
@@ -40,54 +47,68 @@ def operator(*task_types: str) -> Principal:
     )
 
 
-class SlowStore(MemoryStore):
-    """Lets others go first, before and after each access, as a network does: how often is decided by `chance`."""
+class DistantStore(MemoryStore):
+    """A store at the other end of a wire, which may be slow or cut, and which a test may listen to."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random | None = None) -> None:
         super().__init__()
-        self._chance = chance
+        self._chance = chance or random.Random(0)  # noqa: S311 - interleavings, not secrets
+        self.delay = 0.0
+        """Seconds that a call takes at most, each way."""
+        self.lost = 0.0
+        """The share of the calls that fail, whether before they have done their work or after."""
         self.away = False
-        """While true, no access works."""
+        """While true, no call works."""
+        self.calls = Counter[str]()
+        self.gates: dict[str, asyncio.Event] = {}
+        """A call of a method with a gate waits there before it does its work; `late` ones after it."""
+        self.late: dict[str, asyncio.Event] = {}
 
-    async def _wait(self) -> None:
-        for _ in range(self._chance.randrange(4)):
-            await asyncio.sleep(0)
-        if self.away:
+    async def travel(self, gate: asyncio.Event | None) -> None:
+        """One way."""
+        await asyncio.sleep(self._chance.random() * self.delay)
+        if gate is not None:
+            await gate.wait()
+        if self.away or self._chance.random() < self.lost / 2:
             raise errors.Unavailable
 
-    async def insert_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        await self._wait()
-        stored = await super().insert_tasks(tasks)
-        await self._wait()
-        return stored
 
-    async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
-        await self._wait()
-        made = await super().update_tasks(changes)
-        await self._wait()
-        return made
+def _distant(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    async def call(self: DistantStore, *args: Any, **options: Any) -> Any:
+        self.calls[name] += 1
+        await self.travel(self.gates.get(name))
+        answer = await method(self, *args, **options)
+        await self.travel(self.late.get(name))
+        return answer
 
-    async def get_tasks(self, keys: Collection[Key]) -> Mapping[Key, Task]:
-        await self._wait()
-        found = await super().get_tasks(keys)
-        await self._wait()
-        return found
+    return call
 
-    async def ready_tasks(
-        self, types: Collection[str], workspace: str | None, now: datetime, limit: int
-    ) -> Sequence[Task]:
-        await self._wait()
-        found = await super().ready_tasks(types, workspace, now, limit)
-        await self._wait()
-        return found
+
+for _name, _method in list(vars(MemoryStore).items()):
+    if not _name.startswith("_") and _name not in ("watch", "close"):
+        setattr(DistantStore, _name, _distant(_name, _method))
 
 
 class Engine:
     """One server process's engine."""
 
-    def __init__(self, store: MemoryStore | None = None, now: clock.Clock = clock.system) -> None:
+    def __init__(self, store: MemoryStore | None = None, now: clock.Clock = virtual.clock) -> None:
         self.store = store if store is not None else MemoryStore()
         self.app = App(SETTINGS, self.store, now)
+        self._loops: list[asyncio.Task[None]] = []
+
+    def start(self) -> "Engine":
+        """Runs what a server runs besides serving, until `die`, or the end of the test."""
+        loops = (self.app.queues.run(), self.app.sweep.run(), self.app.signals.run())
+        self._loops = [asyncio.create_task(loop) for loop in loops]
+        return self
+
+    async def die(self) -> None:
+        """Ends what was started, and settles nothing."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
 
     async def submit(
         self,
@@ -95,10 +116,20 @@ class Engine:
         task_type: str = "echo",
         *,
         payload: bytes = b"",
-        priority: Priority = Priority.NORMAL,
+        labels: Mapping[str, str] | None = None,
+        priority: int = NORMAL,
         request_id: str = "",
+        **fields: Any,
     ) -> Task:
-        request = Submit(type=task_type, payload=payload, metadata={}, priority=priority, request_id=request_id)
+        request = Submit(
+            type=task_type,
+            payload=payload,
+            metadata={},
+            labels=labels or {},
+            priority=priority,
+            request_id=request_id,
+            **fields,
+        )
         return await self.app.submission.submit(principal or tenant(), request)
 
     def worker(self, *task_types: str, room: int = 1, workspace: str | None = None) -> "Worker":
@@ -111,15 +142,20 @@ class Engine:
 
 
 class Worker:
-    """A session, and the tasks that it was given."""
+    """A session, and what it was given."""
 
     def __init__(self, engine: Engine, types: frozenset[str], room: int, workspace: str | None) -> None:
         self._leases = engine.app.leases
         self._dispatcher = engine.app.dispatcher
         self.principal = operator(*types) if workspace is None else tenant(workspace)
         self.inbox: asyncio.Queue[Task] = asyncio.Queue()
+        self.stops: asyncio.Queue[Task] = asyncio.Queue()
         self.session = Session(
-            worker="worker-1", demand=Demand(types, workspace), room=room, deliver=self.inbox.put_nowait
+            worker="worker-1",
+            demand=Demand(types, workspace),
+            room=room,
+            deliver=self.inbox.put_nowait,
+            cancel=self.stops.put_nowait,
         )
         self._dispatcher.join(self.session)
 
@@ -128,17 +164,27 @@ class Worker:
         async with asyncio.timeout(PATIENCE):
             return await self.inbox.get()
 
+    async def told_to_stop(self) -> Task:
+        """The next task that it is told to stop."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.stops.get()
+
     def leave(self) -> None:
+        """Hangs up: its leases go on."""
         self._dispatcher.leave(self.session)
+        self._leases.left(self.session)
 
     async def complete(self, task: Task, result: bytes = b"") -> None:
-        await self._leases.complete(self.principal, self.session, ref(task), result)
+        await self._leases.complete(self.principal, ref(task), result)
 
-    async def fail(self, task: Task, code: str = "BROKEN", *, retryable: bool = True) -> None:
-        await self._leases.fail(self.principal, self.session, ref(task), Failure(code, "it broke"), retryable=retryable)
+    async def fail(self, task: Task, code: str = "BROKEN", *, retryable: bool = True) -> Task:
+        return await self._leases.fail(self.principal, ref(task), Failure(code, "it broke"), retryable=retryable)
 
-    async def heartbeat(self, task: Task) -> None:
-        await self._leases.heartbeat(self.principal, self.session, ref(task))
+    async def stop(self, task: Task) -> None:
+        await self._leases.stop(self.principal, ref(task))
+
+    async def heartbeat(self, task: Task, progress: Progress | None = None, line: str = "") -> Task:
+        return await self._leases.heartbeat(self.principal, ref(task), progress, line)
 
 
 def ref(task: Task) -> LeaseRef:

@@ -88,10 +88,11 @@ class Backlog:
         if chosen is None or chosen not in self._heaps:
             return None
         task = heapq.heappop(self._heaps[chosen])[-1]
-        self._turn += 1
-        if workspace is not None or self._turn >= self._weight(chosen):
-            self._turn = 0
-            self._heaps.move_to_end(chosen)
+        if workspace is None:  # else it is taken out of turn
+            self._turn += 1
+            if self._turn >= self._weight(chosen):
+                self._turn = 0
+                self._heaps.move_to_end(chosen)
         self._forget(chosen, task)
         return task
 
@@ -100,7 +101,8 @@ class Backlog:
         for task in self._all(workspace):
             self._keys.discard(task.key)
             self.missing(workspace, task.priority, task.due_at)
-        self._heaps.pop(workspace, None)
+        if workspace in self._heaps:
+            self._remove(workspace)
 
     def _all(self, workspace: str) -> Iterator[Waiting]:
         return (entry[-1] for entry in self._heaps.get(workspace, ()))
@@ -116,7 +118,11 @@ class Backlog:
         self.missing(crowded, task.priority, task.due_at)
 
     def _forget(self, workspace: str, task: Waiting) -> None:
-        if not self._heaps[workspace]:
-            del self._heaps[workspace]
-            self._turn = 0
         self._keys.discard(task.key)
+        if not self._heaps[workspace]:
+            self._remove(workspace)
+
+    def _remove(self, workspace: str) -> None:
+        if workspace == next(iter(self._heaps)):
+            self._turn = 0  # its turn is over
+        del self._heaps[workspace]
