@@ -42,11 +42,11 @@ async def test_kill(
     for number in range(TASKS):
         requests.append(tasks_pb2.SubmitTaskRequest(type="echo", request_id=request_id(chance)))
         requests[-1].payload.update({"number": number, "seconds": chance.random() * 2 * TASK_SECONDS})
-    load = Load(stack, credentials, requests)
+    load = Load(stack.envoy_grpc_target, credentials, requests)
     await load.run(chance, _worker_dies(echo) if victim == "worker" else _part_dies(stack, victim))
     record_property(FIGURES, _figures(f"{victim}, seed {seed}", load))
     for story in load.stories:
-        _whole(story)
+        whole(story)
         assert story.detail.result == story.request.payload
     assert len({story.task_id for story in load.stories}) == TASKS
 
@@ -65,11 +65,11 @@ async def test_kill_pipeline_worker(
         requests.append(tasks_pb2.SubmitTaskRequest(type="data_pipeline", request_id=request_id(chance)))
         output = (folder / f"{number}.out.json").as_uri()
         requests[-1].payload.update({"input_uri": source.as_uri(), "output_uri": output})
-    load = Load(stack, Credentials(stack.workspace_id, stack.workspace_secret), requests)
+    load = Load(stack.envoy_grpc_target, Credentials(stack.workspace_id, stack.workspace_secret), requests)
     await load.run(chance, _part_dies(stack, "worker"))
     record_property(FIGURES, _figures(f"pipeline worker, seed {seed}", load))
     for number, story in enumerate(load.stories):
-        _whole(story)
+        whole(story)
         result = MessageToDict(story.detail.result)
         artifact = _read(result["artifact_uri"])
         assert result["checksum"] == f"sha256:{hashlib.sha256(artifact).hexdigest()}"
@@ -78,7 +78,7 @@ async def test_kill_pipeline_worker(
     assert {path.name for path in folder.iterdir()} == expected, "a killed worker left something behind"
 
 
-def _whole(story: Story) -> None:
+def whole(story: Story) -> None:
     """Its events are numbered 1, 2, 3, …; the last, and only the last, is terminal; and it succeeded."""
     assert [event.sequence for event in story.events] == list(range(1, len(story.events) + 1)), story.events
     assert [event.status in TERMINAL for event in story.events] == [False] * (len(story.events) - 1) + [True]

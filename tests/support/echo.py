@@ -30,6 +30,7 @@ class EchoWorker:
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "OPENMCP_SERVER": target,
+            "OPENMCP_SECURE": "false",
             "OPENMCP_WORKSPACE_ID": credentials.workspace_id,
             "OPENMCP_WORKSPACE_SECRET": credentials.workspace_secret,
             "OPENMCP_WORKER_CONCURRENCY": "16",

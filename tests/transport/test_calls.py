@@ -39,7 +39,7 @@ async def test_call_that_is_cancelled_inside_is_aborted_at_once(monkeypatch: pyt
     async with serving() as service:
         caller = await service.workspace()
         task_id = await service.submit(caller)
-        monkeypatch.setattr(service.app.submission, "get", cancelled)
+        monkeypatch.setattr(service.app.tasks, "get", cancelled)
         told = await refused(get(service, caller.metadata, timeout=None))
         assert (told.status, told.code) == (grpc.StatusCode.ABORTED, "ABORTED")
         assert "RetryInfo" in told.details
@@ -61,9 +61,9 @@ async def test_no_unary_call_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> 
 
     async with serving() as service:
         caller = await service.workspace()
-        monkeypatch.setattr(service.app.submission, "get", never)
+        monkeypatch.setattr(service.app.tasks, "get", never)
         assert (await refused(get(service, caller.metadata, timeout=None))).code == "DEADLINE_EXCEEDED"
-        monkeypatch.setattr(service.app.submission, "get", timed_out)
+        monkeypatch.setattr(service.app.tasks, "get", timed_out)
         assert (await refused(get(service, caller.metadata, timeout=None))).code == "INTERNAL"
 
 
@@ -81,7 +81,7 @@ async def test_call_given_up_by_its_client_leaves_nothing(how: str, monkeypatch:
 
     async with serving() as service:
         caller = await service.workspace()
-        monkeypatch.setattr(service.app.submission, "get", never)
+        monkeypatch.setattr(service.app.tasks, "get", never)
         call = get(service, caller.metadata, timeout=0.1 if how == "deadline" else None)
         waiting = asyncio.ensure_future(call)
         await began.wait()
@@ -197,7 +197,7 @@ async def test_too_many_calls_at_once_are_refused(monkeypatch: pytest.MonkeyPatc
 
     async with serving() as service:
         caller = await service.workspace()
-        monkeypatch.setattr(service.app.submission, "get", wait)
+        monkeypatch.setattr(service.app.tasks, "get", wait)
         first = [asyncio.ensure_future(refused(get(service, caller.metadata))) for _ in range(2)]
         for _ in first:
             await began.acquire()
@@ -301,14 +301,14 @@ async def test_draining_ends_streams_with_what_is_known_and_answers_what_is_unde
         await sse.read()
         watch = health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == SERVING
-        original = service.app.submission.get
+        original = service.app.tasks.get
 
         async def slow(*arguments: Any) -> Any:
             began.set()
             await gate.wait()
             return await original(*arguments)
 
-        monkeypatch.setattr(service.app.submission, "get", slow)
+        monkeypatch.setattr(service.app.tasks, "get", slow)
         call = asyncio.ensure_future(service.get(caller, task_id))
         await began.wait()
         stopping = asyncio.create_task(service.app.stop())

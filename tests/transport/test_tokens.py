@@ -7,7 +7,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,15 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from support.methods import call
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message_factory import GetMessageClass
+from support.methods import METHODS, call
 from support.service import NOBODYS, PATIENCE, Caller, ManualClock, Service, refused, serving, until
 
 from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.engine import identity
-from openmcp_chain.transport import workers
+from openmcp_chain.transport import workstream
 from openmcp_chain.transport.server import ACCESS
 
 OTHERS_TASK = "01900000-0000-7000-8000-000000000000"
@@ -147,6 +149,19 @@ async def test_scheme_of_the_authorization(value: str | None, code: str) -> None
     assert told.code == code
 
 
+def fields(path: str) -> Collection[str]:
+    """The fields of a method's request."""
+    return METHODS[path].input_type.fields_by_name
+
+
+def naming(path: str, task_id: str) -> bytes:
+    """A request that names the task, and does not wait for anything."""
+    request: Any = GetMessageClass(METHODS[path].input_type)(task_id=task_id)
+    if "timeout" in fields(path):
+        request.timeout.SetInParent()
+    return bytes(request.SerializeToString())
+
+
 async def test_expired_token_says_refresh() -> None:
     """An expired token is TOKEN_EXPIRED, and the message says to refresh it."""
     clock = ManualClock()
@@ -182,23 +197,55 @@ async def test_open_methods_need_no_token(path: str) -> None:
     assert told is None or told.status is not grpc.StatusCode.UNAUTHENTICATED
 
 
-@pytest.mark.parametrize("path", sorted(path for path, access in ACCESS.items() if access.scope is Scope.TASKS_READ))
+@pytest.mark.parametrize("path", sorted(path for path in ACCESS if "task_id" in fields(path)))
 async def test_anothers_task_does_not_exist(path: str) -> None:
     """Over every method that names a task: another workspace's is refused word for word as one that never was."""
     async with serving() as service:
         owner, stranger = await service.workspace(), await service.workspace()
         task_id = await service.submit(owner)
         for case in (task_id, task_id.upper()):
-            data = tasks_pb2.GetTaskRequest(task_id=case).SerializeToString()
-            assert await call(service, path, data, owner.metadata) is None
-            real = await call(service, path, data, stranger.metadata)
-            missing = await call(
-                service, path, tasks_pb2.GetTaskRequest(task_id=OTHERS_TASK).SerializeToString(), stranger.metadata
-            )
+            real = await call(service, path, naming(path, case), stranger.metadata)
+            missing = await call(service, path, naming(path, OTHERS_TASK), stranger.metadata)
             assert real
             assert missing
             assert real.code == "TASK_NOT_FOUND"
             assert real.text.lower().replace(task_id, "id") == missing.text.lower().replace(OTHERS_TASK, "id")
+        told = await call(service, path, naming(path, task_id.upper()), owner.metadata)
+        assert told is None or told.code == "TASK_NOT_RETRYABLE"  # the one that needs more than that it be there
+
+
+@pytest.mark.parametrize("path", sorted(path for path in ACCESS if "lease" in fields(path)))
+async def test_anothers_lease_is_lost(path: str) -> None:
+    """Over every call that names a lease: a worker of another workspace is refused, and the holder is not."""
+    async with serving() as service:
+        owner, stranger = await service.workspace(), await service.workspace()
+        await service.submit(owner)
+        ask = workers_pb2.LeaseTasksRequest(worker_name="w", task_types=["echo"], wait=Duration(seconds=5))
+        leased = await service.workers.LeaseTasks(ask, metadata=owner.metadata, timeout=PATIENCE)
+        request = GetMessageClass(METHODS[path].input_type)(lease=leased.tasks[0].lease)
+        told = await call(service, path, request.SerializeToString(), stranger.metadata)
+        assert told
+        assert told.code == "LEASE_LOST"
+        told = await call(service, path, request.SerializeToString(), owner.metadata)
+        assert told is None or told.code == "CANCEL_NOT_REQUESTED"  # the one that needs more than the lease
+
+
+async def test_lists_and_batches_have_ones_own_tasks_only() -> None:
+    """What names no task, or many, tells a workspace nothing of another's."""
+    async with serving() as service:
+        owner, stranger = await service.workspace(), await service.workspace()
+        task_id = await service.submit(owner)
+        tasks, metadata = service.tasks, stranger.metadata
+        assert not (await tasks.ListTasks(tasks_pb2.ListTasksRequest(), metadata=metadata)).tasks
+        assert (await tasks.CountTasks(tasks_pb2.CountTasksRequest(), metadata=metadata)).total == 0
+        assert not (await tasks.ListTaskTypes(tasks_pb2.ListTaskTypesRequest(), metadata=metadata)).task_types
+        got = await tasks.BatchGetTasks(tasks_pb2.BatchGetTasksRequest(task_ids=[task_id]), metadata=metadata)
+        assert (list(got.tasks), list(got.not_found)) == ([], [task_id])
+        await tasks.CancelTask(tasks_pb2.CancelTaskRequest(task_id=task_id), metadata=owner.metadata)
+        retried = await tasks.BatchRetryTasks(tasks_pb2.BatchRetryTasksRequest(), metadata=metadata)
+        assert not retried.task_ids
+        page = await tasks.ListTasks(tasks_pb2.ListTasksRequest(page_size=1), metadata=owner.metadata)
+        assert [task.task_id for task in page.tasks] == [task_id]
 
 
 async def test_anothers_workspace_is_a_mismatch() -> None:
@@ -248,7 +295,7 @@ async def test_what_is_taken_back_ends_calls_and_streams(
 ) -> None:
     """A disabled workspace's tokens, and those of a revoked secret, end within seconds: for calls and open streams."""
     monkeypatch.setattr(identity, "RECALL_SECONDS", 0.0)
-    monkeypatch.setattr(workers, "RECHECK_SECONDS", 0.02)
+    monkeypatch.setattr(workstream, "RECHECK_SECONDS", 0.02)
     async with serving() as service:
         service.app.events.poll = 0.02
         caller = await service.workspace()
@@ -278,7 +325,7 @@ async def test_workers_stream_ends_with_its_token_however_busy(
 ) -> None:
     """A stream whose token expires ends by TOKEN_EXPIRED even if messages never cease; a refresh keeps it."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(workers, "RECHECK_SECONDS", 0.02)
+    monkeypatch.setattr(workstream, "RECHECK_SECONDS", 0.02)
     clock = ManualClock()
     async with serving(now=clock) as service:
         operator = await service.operator("echo")

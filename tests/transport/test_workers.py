@@ -10,7 +10,7 @@ from support.service import NOBODYS, PATIENCE, ManualClock, refused, serving, un
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.store.memory import MemoryStore
-from openmcp_chain.transport import workers
+from openmcp_chain.transport import workstream
 from openmcp_chain.transport.allowance import Allowance
 
 HELLO: dict[str, Any] = {"worker_name": "worker-1", "task_types": ["echo"], "max_concurrency": 1}
@@ -199,7 +199,7 @@ async def test_lease_outlives_its_stream() -> None:
 
 
 async def test_what_a_gone_worker_did_not_get_returns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task claimed for a stream that ended meanwhile goes to the next worker, without waiting for its lease."""
+    """A task claimed for a stream that ended meanwhile goes to the next worker, without a wait and without using up an attempt."""
     async with serving() as service:
         service.app.leases._chance = lambda: 0.0
         tenant, operator = await service.workspace(), await service.operator("echo")
@@ -223,7 +223,7 @@ async def test_what_a_gone_worker_did_not_get_returns_at_once(monkeypatch: pytes
         worker = service.work(operator)
         await worker.hello()
         leased = await worker.task()
-        assert (leased.lease.task_id, leased.attempt) == (task_id, 2)
+        assert (leased.lease.task_id, leased.attempt) == (task_id, 1), "what did not reach a worker was no attempt"
         await worker.complete(leased.lease)
         await worker.end()
         assert (await service.events(tenant, task_id))[2].context["code"] == "WORKER_GONE"
@@ -302,7 +302,7 @@ async def test_database_away_is_told_and_the_report_may_be_repeated(monkeypatch:
 
 async def test_flood_by_who_does_not_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that sends reports and reads no answer is no longer read from: memory stays bounded, others unharmed."""
-    monkeypatch.setattr(workers, "REPORTS", 16)
+    monkeypatch.setattr(workstream, "REPORTS", 16)
     async with serving() as service:
         tenant, operator = await service.workspace(), await service.operator("echo")
         flood = service.work(operator)
@@ -323,7 +323,7 @@ async def test_flood_by_who_does_not_read_is_bounded(monkeypatch: pytest.MonkeyP
         await service.submit(tenant)
         await other.complete((await other.task()).lease)
         assert stream._outbox.qsize() <= 17
-        assert len(stream._reports) <= 17
+        assert len(stream._under_way) <= 17
         pouring.cancel()
         flood.call.cancel()
         await until(lambda: stream not in service.app.workers._streams)

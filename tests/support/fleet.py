@@ -1,0 +1,107 @@
+"""Several server processes on one database, with nothing between them and their callers."""
+
+import asyncio
+import base64
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from support.database import running_database
+from support.workspaces import Credentials
+
+from openmcp_chain import config
+from openmcp_chain.engine import clock
+from openmcp_chain.engine.identity import Identity
+from openmcp_chain.engine.tokens import Tokens
+from openmcp_chain.store.mongo import store as mongo
+
+START_SECONDS = 30.0
+PAUSE_SECONDS = 0.02
+SETTINGS = {
+    "OPENMCP_MASTER_KEY": base64.b64encode(b"f" * 32).decode(),
+    "OPENMCP_LEASE_DURATION": "3",
+    "OPENMCP_LAME_DUCK_SECONDS": "0",
+}
+
+
+class ServerProcess:
+    """One of them; killed and started again, it listens where it did."""
+
+    def __init__(self, mongodb_uri: str, log: Path) -> None:
+        self._settings = {**SETTINGS, "OPENMCP_MONGODB_URI": mongodb_uri}
+        self._log = log
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Starts it and returns when it serves."""
+        listen = {"OPENMCP_GRPC_LISTEN": self.target}
+        command = [str(Path(sys.executable).with_name("openmcp")), "server"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, env={**os.environ, **self._settings, **listen}, stderr=log)
+        end = time.monotonic() + START_SECONDS
+        while not (ports := re.findall('"message": ?"serving".*"port": ?([0-9]+)', self._log.read_text())):
+            assert self._process.poll() is None, f"the server ended:\n{self._log.read_text()}"
+            assert time.monotonic() < end, f"the server did not start:\n{self._log.read_text()}"
+            time.sleep(PAUSE_SECONDS)
+        self.port = int(ports[0])
+
+    def kill(self) -> None:
+        """Ends it as a crash would (SIGKILL)."""
+        assert self._process, "it is not running"
+        assert self._process.poll() is None, f"it had ended by itself:\n{self._log.read_text()}"
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+
+class Fleet:
+    """The servers, and a workspace on them."""
+
+    def __init__(self, mongodb_uri: str, folder: Path, servers: int) -> None:
+        self.mongodb_uri = mongodb_uri
+        self.folder = folder
+        self.servers: Sequence[ServerProcess] = [
+            ServerProcess(mongodb_uri, folder / f"server-{number}.log") for number in range(servers)
+        ]
+
+    def target(self, first: int = 0) -> str:
+        """All of them as one gRPC target, beginning with this one."""
+        ordered = [*self.servers[first:], *self.servers[:first]]
+        return "ipv4:" + ",".join(server.target for server in ordered)
+
+    def workspace(self) -> Credentials:
+        """A new workspace."""
+
+        async def create() -> Credentials:
+            settings = config.from_environment({**SETTINGS, "OPENMCP_MONGODB_URI": self.mongodb_uri})
+            store = await mongo.connect(self.mongodb_uri, settings.mongodb_database, settings.mongodb_driver)
+            try:
+                tokens = Tokens(store, settings.master, clock.system)
+                identity = Identity(store, settings.master, tokens, settings.plans, clock.system)
+                workspace, secret = await identity.create_workspace("unlimited")
+            finally:
+                await store.close()
+            return Credentials(workspace.id, secret)
+
+        return asyncio.run(create())
+
+
+@contextmanager
+def running_fleet(folder: Path, servers: int) -> Iterator[Fleet]:
+    """A fleet on a database of its own, for the length of the block."""
+    with running_database() as database, ExitStack() as ends:
+        fleet = Fleet(database.uri, folder, servers)
+        for server in fleet.servers:
+            server.start()
+            ends.callback(server.kill)
+        yield fleet
