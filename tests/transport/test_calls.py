@@ -24,6 +24,7 @@ from openmcp_chain.transport import rpc, server
 from openmcp_chain.transport.health import LIVENESS
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 def get(service: Service, metadata: Any, *, timeout: float | None = PATIENCE) -> Any:
@@ -281,6 +282,33 @@ async def test_reflection_names_every_service() -> None:
     assert {"openmcp.chain.v1.TaskService", "openmcp.chain.v1.WorkerService", "grpc.health.v1.Health"} <= names
     assert answers[1].file_descriptor_response.file_descriptor_proto
     assert answers[2].HasField("error_response")
+
+
+async def test_idle_streams_do_not_hold_up_a_shutdown() -> None:
+    """Watches of any service, known or not, and reflection that is asked nothing more end with the server: cleanly."""
+    unknown = health_pb2.HealthCheckRequest(service="nobody")
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with serving(settings=replace(SETTINGS, drain=10 * PATIENCE)) as service:
+        health = health_pb2_grpc.HealthStub(service.channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()), health.Watch(unknown)]
+        assert [(await watch.read()).status for watch in watches] == [SERVING, SERVICE_UNKNOWN]
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(service.channel).ServerReflectionInfo()
+        await reflection.write(question)
+        await reflection.read()
+        async with asyncio.timeout(PATIENCE):
+            await service.app.stop()
+        assert (await watches[0].read()).status == NOT_SERVING
+        for stream in (*watches, reflection):
+            assert await stream.read() is grpc.aio.EOF
+            assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_watch_has_its_news_of_a_server_that_is_ending() -> None:
+    """A watch that begins when health has said NOT_SERVING for good is told so too, and ends."""
+    async with serving() as service:
+        await service.app.server.announce_shutdown()
+        watch = health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest())
+        assert [answer.status async for answer in watch] == [NOT_SERVING]
 
 
 async def test_draining_ends_streams_with_what_is_known_and_answers_what_is_under_way(

@@ -186,12 +186,9 @@ async def test_in_a_workers_stream(part: str, monkeypatch: pytest.MonkeyPatch, l
         nothing_told(await refused(worker.call), lines)
 
 
-async def test_in_health_and_reflection(monkeypatch: pytest.MonkeyPatch, lines: Lines) -> None:
-    """Raised in the services that others wrote."""
+async def test_in_reflection(monkeypatch: pytest.MonkeyPatch, lines: Lines) -> None:
+    """Raised in the service that others wrote."""
     async with serving() as service:
-        monkeypatch.setattr(service.app.server._health._servicer, "Check", poison_soon)
-        check = health_pb2_grpc.HealthStub(service.channel).Check
-        nothing_told(await refused(check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)), lines)
         from grpc_reflection.v1alpha import _async  # noqa: PLC0415
 
         monkeypatch.setattr(_async.ReflectionServicer, "_list_services", poison)

@@ -1,20 +1,21 @@
-"""grpc.health.v1 over grpcio-health-checking's servicer, fitted to how our methods are called.
+"""grpc.health.v1 (https://github.com/grpc/grpc/blob/master/doc/health-checking.md), fitted to how methods are called.
 
-That servicer writes to its caller while it holds the lock under which a status is set, so a watcher that reads nothing
-could hold up everybody's health. Here a watcher is left the newest status, to be fetched when it reads.
+Not by grpcio-health-checking's servicer, whose messages we use: it writes to its caller while it holds the lock under
+which a status is set, so a watcher that reads nothing holds up everybody's health, and it never ends a watch. Here a
+watcher is woken, and takes the newest status when it reads.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-import grpc
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2
 
 from openmcp_chain.domain import errors
 from openmcp_chain.transport.rpc import Call
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 LIVENESS = "liveness"
 """A name that says no more than that this process answers. Who restarts dead processes asks it: to restart every server
@@ -28,62 +29,55 @@ class Health:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._names = ("", *names)
-        self._servicer = health.aio.HealthServicer()
+        self._statuses = {**dict.fromkeys(("", *names), _NOT_SERVING), LIVENESS: _SERVING}
+        self._changed = asyncio.Event()
         self._shut_down = False
 
-    async def set(self, *, serving: bool) -> None:
+    def set(self, *, serving: bool) -> None:
         """Says whether calls can be served; nothing after `shut_down`."""
-        for name in self._names:
-            await self._servicer.set(name, _SERVING if serving else _NOT_SERVING)
-        await self._servicer.set(LIVENESS, _SERVING)
+        if self._shut_down:
+            return
+        for name in self._statuses.keys() - {LIVENESS}:
+            self._statuses[name] = _SERVING if serving else _NOT_SERVING
+        self._wake()
 
-    async def shut_down(self) -> None:
-        """NOT_SERVING from here on; watches end with it."""
+    def shut_down(self) -> None:
+        """NOT_SERVING from here on; watches end with it, as an open one would hold up the shutdown it has told of."""
         self._shut_down = True
-        await self._servicer.enter_graceful_shutdown()
+        self._statuses = dict.fromkeys(self._statuses, _NOT_SERVING)
+        self._wake()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, _: Call) -> health_pb2.HealthCheckResponse:
         """The health of one service."""
-        answer: health_pb2.HealthCheckResponse = await self._servicer.Check(request, _Caller())
-        return answer
+        status = self._statuses.get(request.service)
+        if status is None:
+            raise errors.ServiceUnknown
+        return health_pb2.HealthCheckResponse(status=status)
 
-    async def List(self, _: health_pb2.HealthListRequest, call: Call) -> health_pb2.HealthListResponse:
+    async def List(self, _: health_pb2.HealthListRequest, __: Call) -> health_pb2.HealthListResponse:
         """The health of all."""
         answer = health_pb2.HealthListResponse()
-        for name in (*self._names, LIVENESS):
-            answer.statuses[name].CopyFrom(await self.Check(health_pb2.HealthCheckRequest(service=name), call))
+        for name, status in self._statuses.items():
+            answer.statuses[name].status = status
         return answer
 
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, _: Call
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The health of one service, now and whenever it changes."""
-        caller = _Caller()
-        watching = asyncio.create_task(self._servicer.Watch(request, caller))
-        try:
-            while not self._shut_down:
-                yield await caller.news()
-            # An open watch would hold up the shutdown that it has just told of.
-        finally:
-            watching.cancel()
+        told = None
+        while True:
+            # Taken before the status is: a change while this waits for its reader is not missed.
+            changed = self._changed
+            status = self._statuses.get(request.service, _SERVICE_UNKNOWN)
+            if status != told:
+                told = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            elif self._shut_down:
+                return
+            else:
+                await changed.wait()
 
-
-class _Caller:
-    """Stands where the servicer expects gRPC's context."""
-
-    def __init__(self) -> None:
-        self._newest: health_pb2.HealthCheckResponse | None = None
-        self._written = asyncio.Event()
-
-    async def abort(self, _: grpc.StatusCode) -> None:
-        raise errors.ServiceUnknown
-
-    async def write(self, answer: health_pb2.HealthCheckResponse) -> None:
-        self._newest = answer
-        self._written.set()
-
-    async def news(self) -> health_pb2.HealthCheckResponse:
-        await self._written.wait()
-        self._written.clear()
-        return self._newest
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

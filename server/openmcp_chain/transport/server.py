@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
@@ -16,6 +16,7 @@ from openmcp_chain.store.base import Store
 from openmcp_chain.transport import rpc, status
 from openmcp_chain.transport.auth import AuthService
 from openmcp_chain.transport.health import Health
+from openmcp_chain.transport.reflection import Reflection
 from openmcp_chain.transport.rest import RestService
 from openmcp_chain.transport.rpc import Access, Context, Handler, Rpc
 from openmcp_chain.transport.tasks import TaskService
@@ -103,9 +104,8 @@ class Server:
         names = [service.full_name for service in served]
         self._health = Health(names)
         served[health_pb2.DESCRIPTOR.services_by_name["Health"]] = self._health
-        served[reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]] = reflection.aio.ReflectionServicer(
-            (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        )
+        self._reflection = Reflection((*names, health.SERVICE_NAME))
+        served[reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]] = self._reflection
         handlers = {}
         for descriptor, servicer in served.items():
             handlers.update(rpc.methods(calls, descriptor, servicer, ACCESS))
@@ -118,7 +118,7 @@ class Server:
             port = self._server.add_insecure_port(address)
         except RuntimeError:
             raise OSError(f"cannot listen on {address}: is the port in use?") from None
-        await self._health.set(serving=await self._database_answers())
+        self._health.set(serving=await self._database_answers())
         await self._server.start()
         return port
 
@@ -126,7 +126,7 @@ class Server:
         """Tells by the health service whether calls can be served, until cancelled."""
         while True:
             await asyncio.sleep(HEALTH_SECONDS)
-            await self._health.set(serving=await self._database_answers())
+            self._health.set(serving=await self._database_answers())
 
     async def _database_answers(self) -> bool:
         try:
@@ -141,7 +141,7 @@ class Server:
 
     async def announce_shutdown(self) -> None:
         """NOT_SERVING from here on, whatever the database says."""
-        await self._health.shut_down()
+        self._health.shut_down()
 
     async def quiet(self, seconds: float) -> None:
         """Goes on serving until balancers have heard and nobody calls any more; `seconds` at most."""
@@ -149,6 +149,7 @@ class Server:
 
     async def stop(self, grace: float) -> None:
         """Takes no new calls, and returns when those under way have ended, or after `grace` seconds."""
+        self._reflection.drain()
         await self._server.stop(grace)
 
 
