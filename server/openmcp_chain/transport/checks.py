@@ -25,7 +25,6 @@ BIG_STRUCT_BYTES = 32 * 1024
 
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _NAME = re.compile(r"[!-~][ -~]{0,127}")
-_LABEL = re.compile(r"[a-z0-9_.-]{1,63}")
 _PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LABELS = 16
@@ -104,7 +103,7 @@ class Checks:
             self.refuse(field, f"has {len(entries)} entries; at most {LABELS} are allowed")
             return
         for key, value in entries.items():
-            if not _LABEL.fullmatch(key):
+            if not ids.is_label_key(key):
                 self.refuse(field, "has a key that is not 1 to 63 of a-z 0-9 _ . -")
             else:
                 self.at_most(f'{field}["{key}"]', value, LABEL_VALUE_CHARACTERS)
