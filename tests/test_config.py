@@ -1,6 +1,9 @@
 """Settings: every bad value is told by its variable, and no secret is ever repeated."""
 
 import base64
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +116,18 @@ def test_secret_comes_from_a_file(tmp_path: Path) -> None:
     file.write_text(" \n")
     with pytest.raises(ConfigError, match="OPENMCP_MASTER_KEY_FILE"):
         config.from_environment(without)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OPENMCP_MONGODB_URI", "mongodb://user:S3CRET@127.0.0.1:notaport/"), ("OPENMCP_GRPC_LISTEN", "nowhere")],
+)
+def test_a_server_that_cannot_start_says_why(name: str, value: str) -> None:
+    """One line on standard error that begins with the variable's name, no stack, no secret; exit status 1."""
+    environment = {"PATH": os.environ["PATH"], **GOOD, "OPENMCP_GRPC_LISTEN": "127.0.0.1:0", name: value}
+    command = [sys.executable, "-m", "openmcp_chain.cli", "server"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"openmcp server: {name}")
+    assert ended.stderr.count("\n") == 1
+    assert "S3CRET" not in ended.stderr

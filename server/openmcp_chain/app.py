@@ -142,7 +142,10 @@ async def serve(settings: Config) -> None:
 
 
 async def _connected(settings: Config, stopping: asyncio.Event) -> Store | None:
-    """The store, once its database answers (a server may start before it does); None if told to stop first."""
+    """The store, once its database answers (a server may start before it does); None if told to stop first.
+
+    Raises StartError for a URI that is none.
+    """
     while not stopping.is_set():
         try:
             return await connect(settings.mongodb_uri, settings.mongodb_database, settings.mongodb_driver)
@@ -151,6 +154,8 @@ async def _connected(settings: Config, stopping: asyncio.Event) -> Store | None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await stopping.wait()
+        except ValueError as error:
+            raise StartError(f"OPENMCP_MONGODB_URI: {error}") from None
     return None
 
 
