@@ -351,8 +351,8 @@ class Dispatcher:
         task = waiting.task or await self._ledger.get(waiting.key)
         if task is None:
             return None
-        leased = self._leased(task, session)
-        return leased if await self._ledger.try_change(task, leased) else None
+        # What waited here may be out of date: cancelled and retried meanwhile, it is as ready as before.
+        return await self._ledger.change(task, lambda task: self._leased(task, session))
 
     def _missing(self, queue: Queue, priority: int, due_at: datetime) -> None:
         backlog = self._backlogs.get(queue.type)

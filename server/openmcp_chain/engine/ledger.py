@@ -58,14 +58,24 @@ class Ledger:
         others keep coming first.
         """
         for _ in range(DECISIONS):
-            after = decide(task)
-            if after is task or await self.try_change(task, after):
-                return after
-            current = await self.get(task.key)
-            if current is None:
-                raise errors.LeaseLost
+            try:
+                after = decide(task)
+            except errors.Error:
+                current = await self._current(task.key)
+                if current.version == task.version:
+                    raise
+            else:
+                if after is task or await self.try_change(task, after):
+                    return after
+                current = await self._current(task.key)
             task = current
         raise errors.Aborted
+
+    async def _current(self, key: Key) -> Task:
+        task = await self.get(key)
+        if task is None:
+            raise errors.LeaseLost
+        return task
 
     async def settle(self) -> None:
         """Returns when no write waits any more."""
