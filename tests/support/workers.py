@@ -11,11 +11,12 @@ from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.worker import Worker
 
 
-def worker(service: Service, caller: Caller, function: Callable[..., Any], **options: Any) -> Worker:
-    """One that runs `function` for tasks of the type `echo`."""
-    made = Worker(
-        f"127.0.0.1:{service.port}", workspace_id=caller.workspace_id, workspace_secret=caller.secret, **options
-    )
+def worker(
+    service: Service, caller: Caller, function: Callable[..., Any], *, port: int | None = None, **options: Any
+) -> Worker:
+    """One that runs `function` for tasks of the type `echo`; it reaches the server by another port, if one is given."""
+    target = f"127.0.0.1:{port or service.port}"
+    made = Worker(target, workspace_id=caller.workspace_id, workspace_secret=caller.secret, **options)
     made.task("echo")(function)
     return made
 

@@ -89,6 +89,9 @@ class Leases:
         held.heard_at = asyncio.get_running_loop().time()
         lease = task.lease
         if lease is None or lease.token != ref.token or lease.expires_at - now < duration:
+            if lease is not None and lease.expires_at == lease.deadline:
+                # It can't be extended, so no write would tell what others have done to the task.
+                task = await self.look(ref.key) or task
             task = await self._report(
                 ref, task, lambda task: transitions.extend(task, ref.token, now + STORED * duration)
             )
@@ -162,11 +165,12 @@ class Leases:
         """Whether a lease on the task is known here."""
         return key in self._held
 
-    async def look(self, key: Key) -> None:
-        """Another process has changed a task that is held here: it may be to stop, or its lease may have ended."""
+    async def look(self, key: Key) -> Task | None:
+        """Another process may have changed a task that is held here: it may be to stop, or its lease may have ended."""
         task = await self._ledger.get(key)
         if task is not None:
             self._announced(None, task)
+        return task
 
     # --- time
 
@@ -219,10 +223,13 @@ class Leases:
         if held is None:
             held = _Held(ref.token, None, None, asyncio.get_running_loop().time())
         if held.task is None and task.lease is not None and task.lease.token == ref.token:
-            held.task = task
-            self._tell(held)
-            if task.status is Status.RUNNING and held not in self._held[ref.key]:
-                self._held[ref.key].append(held)
+            if task.status is Status.RUNNING:
+                held.task = task
+                if held not in self._held[ref.key]:
+                    self._held[ref.key].append(held)
+                self._tell(held)
+            else:
+                self._forget(ref)  # what it reports was reported before, and is answered alike
         return held, task
 
     def _tell(self, held: _Held) -> None:
@@ -258,7 +265,10 @@ class Leases:
                     held.task = task
                 if asked and held.session is not None:
                     held.session.cancel(task)
-        self._keep(task.key, lambda held: held.token == token or held.task is None)
+        # What was read may be older than a lease that has been granted since.
+        self._keep(
+            task.key, lambda held: held.token == token or held.task is None or held.task.version > task.version
+        )
 
     def _keep(self, key: Key, wanted: Callable[[_Held], bool]) -> None:
         """Lets go of the others; each gives its credit back."""
