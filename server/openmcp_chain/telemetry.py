@@ -4,10 +4,16 @@ Without an endpoint no provider is installed, and the API's calls in the code do
 standard OTEL_TRACES_SAMPLER.
 """
 
+import contextlib
 import os
+import threading
+import time
 from collections.abc import Mapping
 
 from opentelemetry import metrics, trace
+
+FLUSH_SECONDS = 3.0
+"""How long the last sending may hold up a process's end."""
 
 
 def configure(service: str, environment: Mapping[str, str] = os.environ) -> None:
@@ -28,17 +34,34 @@ def configure(service: str, environment: Mapping[str, str] = os.environ) -> None
 
     resource = Resource.create({SERVICE_NAME: environment.get("OTEL_SERVICE_NAME", service)})
     if traces:
-        tracer = TracerProvider(resource=resource)
+        tracer = TracerProvider(resource=resource, shutdown_on_exit=False)
         tracer.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         trace.set_tracer_provider(tracer)
     if measures:
         reader = PeriodicExportingMetricReader(OTLPMetricExporter())
-        metrics.set_meter_provider(MeterProvider(metric_readers=[reader], resource=resource))
+        metrics.set_meter_provider(MeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False))
 
 
 def flush() -> None:
-    """Sends what is still in memory, for a few seconds at most. Called before a process ends."""
-    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
-        shutdown = getattr(provider, "shutdown", None)
-        if shutdown is not None:
+    """Sends what is still in memory, for FLUSH_SECONDS at most. Called once, before a process ends.
+
+    The exporters themselves try for ten seconds each, and that again if they were at it already.
+    """
+    end = time.monotonic() + FLUSH_SECONDS
+    # Side by side; what a collector does not take in time goes with the process.
+    threads = [
+        threading.Thread(target=_shut_down, args=(provider,), daemon=True)
+        for provider in (trace.get_tracer_provider(), metrics.get_meter_provider())
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+
+
+def _shut_down(provider: object) -> None:
+    shutdown = getattr(provider, "shutdown", None)
+    if shutdown is not None:
+        # The exporters have logged what they could not send; there is nobody else to tell.
+        with contextlib.suppress(Exception):
             shutdown()

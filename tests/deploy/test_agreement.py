@@ -1,5 +1,6 @@
 """The files of `deploy/` agree with each other and with the code: no name, port, path or time of one alone."""
 
+import base64
 import re
 import tomllib
 from collections.abc import Mapping
@@ -11,14 +12,15 @@ from support import manifests
 from support.manifests import Json
 
 import openmcp_chain
+from openmcp_chain import config, telemetry
 from openmcp_chain.executors.data_pipeline import Policy
 from openmcp_chain.executors.data_pipeline.limits import Limits
 from openmcp_chain.transport import health
 from openmcp_chain.worker import worker
 
 READERS = {"server": manifests.read_by_server, "worker": manifests.read_by_worker}
-MARGIN_SECONDS = 5
-"""What a process may need after its drain to let go of the rest."""
+MARGIN_SECONDS = 2
+"""What a process may need to let go of the rest, when it has drained and flushed its telemetry."""
 MEBIBYTES = {"Mi": 1, "Gi": 1024}
 
 
@@ -168,13 +170,16 @@ def test_a_stop_leaves_time_for_the_drain() -> None:
     services = manifests.compose()["services"]
     pods = {name: manifests.pod(name) for name in ("server", "worker")}
     (server,) = pods["server"]["containers"]
+    key = base64.b64encode(bytes(32)).decode()
+    lame_duck = config.from_environment({"OPENMCP_MONGODB_URI": "mongodb://db", "OPENMCP_MASTER_KEY": key}).lame_duck
+    after = telemetry.FLUSH_SECONDS + MARGIN_SECONDS
     drain = float(_value(server, "OPENMCP_DRAIN_SECONDS"))
     before = server["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pods["server"]["terminationGracePeriodSeconds"] >= before + drain + MARGIN_SECONDS
-    assert pods["worker"]["terminationGracePeriodSeconds"] >= worker.DRAIN_SECONDS + MARGIN_SECONDS
+    assert pods["server"]["terminationGracePeriodSeconds"] >= before + lame_duck + drain + after
+    assert pods["worker"]["terminationGracePeriodSeconds"] >= worker.DRAIN_SECONDS + after
     drain = float(services["server"]["environment"]["OPENMCP_DRAIN_SECONDS"])
-    assert _seconds(services["server"]["stop_grace_period"]) >= drain + MARGIN_SECONDS
-    assert _seconds(services["worker"]["stop_grace_period"]) >= worker.DRAIN_SECONDS + MARGIN_SECONDS
+    assert _seconds(services["server"]["stop_grace_period"]) >= lame_duck + drain + after
+    assert _seconds(services["worker"]["stop_grace_period"]) >= worker.DRAIN_SECONDS + after
 
 
 def test_a_worker_has_room_for_its_tasks() -> None:

@@ -11,8 +11,12 @@ from openmcp_chain.stack.site import Site
 from openmcp_chain.stack.state import Memory, write_private
 
 DATABASE_NAME = "openmcp"
+LAME_DUCK_SECONDS = 3
+"""How long calls are still taken when the stack ends, if they keep coming."""
 DRAIN_SECONDS = 5
-"""How long calls under way get when the stack ends."""
+"""How long those under way get then."""
+END_SECONDS = 5
+"""What a server may need besides: to let go of the database, and to flush its telemetry."""
 
 
 def _python(module: str) -> Sequence[str]:
@@ -28,6 +32,7 @@ def server_environment(site: Site) -> Mapping[str, str]:
         "OPENMCP_MONGODB_DATABASE": DATABASE_NAME,
         "OPENMCP_GRPC_LISTEN": site.grpc_target,
         "OPENMCP_MASTER_KEY_FILE": str(site.folder.master_key),
+        "OPENMCP_LAME_DUCK_SECONDS": str(LAME_DUCK_SECONDS),
         "OPENMCP_DRAIN_SECONDS": str(DRAIN_SECONDS),
     }
 
@@ -37,7 +42,7 @@ def server(site: Site) -> Program:
         "server",
         _python("openmcp_chain.app"),
         env=server_environment(site),
-        grace=DRAIN_SECONDS + 3,
+        grace=LAME_DUCK_SECONDS + DRAIN_SECONDS + END_SECONDS,
     )
 
 
