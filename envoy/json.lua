@@ -2,8 +2,8 @@
 -- keep.
 --
 -- Put before the other filters' sources when the configuration is rendered, behind two tables of the contract's:
--- FIELDS, for each message that REST sends as JSON the kind of each field ("string", "struct", or "map" of strings),
--- and LEVELS, how deep a Struct may be. It goes byte by byte, which LuaJIT compiles; string.find with a pattern, which
+-- FIELDS, for each message that REST sends as JSON the kind of each field ("string", "struct", "map" of strings, or
+-- "any" other), and LEVELS, how deep a Struct may be. It goes byte by byte, which LuaJIT compiles; string.find with a pattern, which
 -- it does not, is for rare cases.
 
 local byte = string.byte
@@ -24,10 +24,17 @@ for c = 48, 57 do
 end
 KINDS[45] = "number"
 
+local KINDS_OF_ALL = {}
+for _, is in pairs(KINDS) do
+  KINDS_OF_ALL[is] = true
+end
+local WRAPPED = 3 -- how many levels deeper a Struct may be that is in a list of messages
+
 local FITS = {
   string = { string = true, null = true },
   struct = { object = true, null = true },
   map = { object = true, null = true },
+  any = KINDS_OF_ALL,
 }
 
 -- The position after the digits that begin at `at`.
@@ -254,12 +261,12 @@ local function fault(json, fields)
         local after, wrong = number_end(json, at)
         if not after then
           return blame(NOT_JSON)
-        elseif wrong and (wrong ~= NOT_EXACT or kind == "struct") then
+        elseif wrong and (wrong ~= NOT_EXACT or kind == "struct" or kind == "any") then
           return blame(wrong)
         end
         at = after
       elseif is == "object" or is == "array" then
-        if depth > LEVELS then
+        if depth > (kind == "any" and LEVELS + WRAPPED or LEVELS) then
           return path(1), "is nested deeper than " .. LEVELS .. " levels"
         end
         depth = depth + 1

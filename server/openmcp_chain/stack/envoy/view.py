@@ -23,8 +23,12 @@ CONTRACT: Sequence[FileDescriptor] = (
 )
 """The files of openmcp.chain.v1; a test proves that none is missing."""
 
-SHORT_ENUMS: Mapping[str, str] = {"openmcp.chain.v1.TaskStatus": "TASK_STATUS_"}
-"""The prefix that REST cuts from the names of an enum's values."""
+SHORT_ENUMS: Mapping[str, str] = {
+    "openmcp.chain.v1.TaskStatus": "TASK_STATUS_",
+    "openmcp.chain.v1.TaskView": "TASK_VIEW_",
+    "openmcp.chain.v1.ConflictPolicy": "CONFLICT_POLICY_",
+}
+"""The prefix that REST cuts from the names of an enum's values; not from that of 0, since all enums share one scope."""
 
 
 _STRUCT = "google.protobuf.Struct"
@@ -58,7 +62,7 @@ def descriptors() -> descriptor_pb2.FileDescriptorSet:
             for message in proto.message_type:
                 _snake_case(message)
         for enum in proto.enum_type:
-            for value in enum.value:
+            for value in enum.value[1:]:
                 value.name = value.name.removeprefix(SHORT_ENUMS.get(f"{proto.package}.{enum.name}", ""))
     return view
 
@@ -96,7 +100,7 @@ def fields() -> Mapping[str, Mapping[str, str]]:
 
 
 def _kind(field: FieldDescriptor) -> str:
-    """Raises ValueError for a kind that `envoy/json.lua` would have to learn first."""
+    """`any` for what `envoy/json.lua` leaves to the transcoder: numbers, enums, lists, other messages."""
     message = field.message_type
     if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
         return "string"
@@ -104,7 +108,7 @@ def _kind(field: FieldDescriptor) -> str:
         return "struct"
     if message is not None and message.GetOptions().map_entry and _kind(message.fields_by_name["value"]) == "string":
         return "map"
-    raise ValueError(f"{field.full_name}: a field of this kind is not supported in a JSON body")
+    return "any"
 
 
 def _services() -> Iterator[ServiceDescriptor]:
