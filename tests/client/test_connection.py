@@ -2,16 +2,13 @@
 
 import asyncio
 import inspect
-import ipaddress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from support.certificates import self_signed
 from support.clients import KINDS, Kind, connected
 from support.rogue import Rogue, answer, detail, running_rogue
 
@@ -83,34 +80,10 @@ def test_authorities_that_can_not_be_used(tmp_path: Path) -> None:
         Client("chain:1", workspace_id="ws-1", workspace_secret="S3CRET", ca=tmp_path / "none.pem", secure=False)
 
 
-@pytest.fixture(scope="module")
-def certificate() -> tuple[bytes, bytes]:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return made.public_bytes(pem), private
-
-
 @pytest.mark.parametrize("kind", KINDS)
-async def test_tls(kind: Kind, certificate: tuple[bytes, bytes], tmp_path: Path) -> None:
+async def test_tls(kind: Kind, tmp_path: Path) -> None:
     """With the right authority the server is believed; with gRPC's own list, no secret is sent to it."""
-    chain, key = certificate
+    chain, key = self_signed()
     ca = tmp_path / "ca.pem"
     ca.write_bytes(chain)
     async with running_rogue(grpc.ssl_server_credentials([(key, chain)])) as rogue:

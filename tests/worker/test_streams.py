@@ -5,10 +5,14 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from support.certificates import self_signed
 from support.proxy import running_proxy
+from support.rogue import running_rogue
 from support.service import PATIENCE, SETTINGS, Caller, ManualClock, Service, serving, until
 from support.workers import ended, worker, working
 
@@ -263,6 +267,24 @@ async def test_a_worker_that_the_server_will_not_have_ends() -> None:
         async with asyncio.timeout(PATIENCE):
             with pytest.raises(WorkerRefused, match="does not cover"):
                 await there.serve()
+
+
+async def test_tls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With the right authority the server is signed in to; with gRPC's own list, no secret is sent to it."""
+    chain, key = self_signed()
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(chain)
+    async with running_rogue(grpc.ssl_server_credentials([(key, chain)])) as rogue:
+        for options, status in ({"secure": True}, "UNAVAILABLE"), ({"ca": ca}, "UNIMPLEMENTED"):
+            caplog.clear()
+            there = Worker(rogue.target, workspace_id="ws-1", workspace_secret="S3CRET", **options)
+            there.task("echo")(lambda payload: payload)
+            running = asyncio.create_task(there.serve())
+            await until(lambda: bool(caplog.records))
+            there.stop()
+            await running
+            assert caplog.records[0].getMessage() == f"connection lost: {status}"
+            assert rogue.sign_ins == (1 if "ca" in options else 0)
 
 
 async def test_a_refused_sign_in_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
