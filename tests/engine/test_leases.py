@@ -1,36 +1,36 @@
-"""Leases and the ledger: fencing, repeated reports, leases that run out, what comes back, request ids, the sweep."""
+"""Leases: fencing, repeated reports, leases that run out, tasks that come back, what a worker holds after a cut."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
-from uuid import uuid4
 
 import pytest
-from support.engine import Engine, operator, tenant
-from support.service import ManualClock, until
+from support.engine import LEASE, Engine, operator, ref, tenant
 
-from openmcp_chain.domain import errors, transitions
-from openmcp_chain.domain.task import Change, Status, Task
-from openmcp_chain.engine.ledger import DECISIONS
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Failure, Status
 from openmcp_chain.engine.sweep import Swept
 from openmcp_chain.store.memory import MemoryStore
 
-LEASE = 15.0
+STORED = 1.5 * LEASE
+"""How long a lease is stored for."""
+
+
+def at_once(engine: Engine) -> Engine:
+    """Failed attempts are tried again without delay."""
+    engine.app.leases._chance = lambda: 0.0
+    return engine
 
 
 async def test_expired_lease_is_swept_and_its_holder_fenced_off() -> None:
     """After the lease ran out the task is tried again; whatever the old holder reports is LEASE_LOST."""
-    clock = ManualClock()
-    engine = Engine(now=clock)
-    engine.app.leases._chance = lambda: 0.0
+    engine = at_once(Engine())
     slow, fresh = engine.worker(), engine.worker()
     await engine.submit()
     task = await slow.next()
-    clock.advance(LEASE + 0.1)
-    assert (await engine.app.sweep.run_once()).expired == 1
+    await asyncio.sleep(STORED)
+    assert (await engine.app.sweep.run_once()).overdue == 1
     again = await fresh.next()
     assert (again.key, again.attempt) == (task.key, 2)
-    for report in (slow.heartbeat(task), slow.complete(task), slow.fail(task)):
+    for report in (slow.heartbeat(task), slow.complete(task), slow.fail(task), slow.stop(task)):
         with pytest.raises(errors.LeaseLost):
             await report
     await fresh.complete(again, b"second")
@@ -40,15 +40,13 @@ async def test_expired_lease_is_swept_and_its_holder_fenced_off() -> None:
 
 async def test_attempts_are_bounded() -> None:
     """A task that kills each of its workers has FAILED after its last attempt, with a history without gaps."""
-    clock = ManualClock()
-    engine = Engine(now=clock)
-    engine.app.leases._chance = lambda: 0.0
+    engine = at_once(Engine())
     worker = engine.worker(room=10)
     await engine.submit()
     for attempt in range(1, 6):
         task = await worker.next()
         assert task.attempt == attempt
-        clock.advance(LEASE + 0.1)
+        await asyncio.sleep(STORED)
         await engine.app.sweep.run_once()
     ended = engine.task(task.key)
     assert ended.status is Status.FAILED
@@ -56,21 +54,6 @@ async def test_attempts_are_bounded() -> None:
     assert ended.failure.code == "LEASE_EXPIRED"
     assert [event.seq for event in ended.events] == list(range(1, 12))
     assert await engine.app.sweep.run_once() == Swept(0, 0)
-
-
-async def test_heartbeat_keeps_the_lease() -> None:
-    """A heartbeat extends the lease to a full duration from then; it is no event."""
-    clock = ManualClock()
-    engine = Engine(now=clock)
-    worker = engine.worker()
-    await engine.submit()
-    task = await worker.next()
-    for _ in range(5):
-        clock.advance(LEASE - 1)
-        await worker.heartbeat(task)
-        assert (await engine.app.sweep.run_once()).expired == 0
-    await worker.complete(task)
-    assert [event.status for event in engine.task(task.key).events][-1] is Status.SUCCEEDED
 
 
 async def test_repeated_completion_is_answered_as_the_first() -> None:
@@ -109,198 +92,160 @@ async def test_nobody_reports_on_what_is_not_theirs() -> None:
     worker = engine.worker()
     await engine.submit(tenant("a"))
     task = await worker.next()
-    worker.session.leases.clear()
     for stranger in (tenant("b"), operator("other")):
         worker.principal = stranger
-        with pytest.raises(errors.LeaseLost):
-            await worker.complete(task)
+        for report in (worker.heartbeat(task), worker.complete(task), worker.fail(task), worker.stop(task)):
+            with pytest.raises(errors.LeaseLost):
+                await report
     worker.principal = tenant("a")
     await worker.complete(task)
 
 
-async def test_task_that_did_not_reach_its_worker_returns_at_once() -> None:
+async def test_task_that_did_not_reach_its_worker_returns_at_once_and_has_lost_no_attempt() -> None:
     """What a stream did not deliver goes to the next worker without waiting for the lease to end."""
     engine = Engine()
-    engine.app.leases._chance = lambda: 0.0
     gone = engine.worker()
     await engine.submit()
     task = await gone.next()
     gone.leave()
     worker = engine.worker()
-    await engine.app.leases.undelivered(task)
+    await engine.app.leases.give_back(task)
     again = await worker.next()
-    assert (again.key, again.attempt) == (task.key, 2)
+    assert (again.key, again.attempt) == (task.key, 1)
     assert again.events[2].context["code"] == "WORKER_GONE"
-
-
-async def test_change_decides_again_on_what_came_first() -> None:
-    """A change that lost to another is decided anew on the newest state, not forced on top of it."""
-    engine = Engine()
-    worker = engine.worker()
-    await engine.submit()
-    stale = await worker.next()
-    await worker.heartbeat(stale)
-    newest = engine.task(stale.key)
-    seen: list[int] = []
-
-    def decide(task: Task) -> Task:
-        seen.append(task.version)
-        return transitions.extend(task, task.lease.token if task.lease else "", task.updated_at)
-
-    changed = await engine.app.ledger.change(stale, decide)
-    assert seen == [stale.version, newest.version]
-    assert changed.version == newest.version + 1
-
-
-async def test_change_gives_up_after_some_decisions() -> None:
-    """Where others always come first, the answer is Aborted rather than a call without end."""
-
-    class Contested(MemoryStore):
-        async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
-            return [False for _ in changes]
-
-    engine = Engine(Contested())
-    engine.worker()
-    task = await engine.submit()
-    decided = []
-
-    def decide(task: Task) -> Task:
-        decided.append(task)
-        return replace(task, version=task.version + 1)
-
-    with pytest.raises(errors.Aborted):
-        await engine.app.ledger.change(task, decide)
-    assert len(decided) == DECISIONS
-
-
-async def test_change_of_a_task_that_is_gone_is_lease_lost() -> None:
-    """A task that retention took away in between is nobody's any more."""
-    engine = Engine()
-    worker = engine.worker()
-    await engine.submit()
-    task = await worker.next()
-    del engine.store._tasks[task.key]
     with pytest.raises(errors.LeaseLost):
-        await worker.complete(task)
+        await gone.complete(task)
+    await worker.complete(again)
 
 
-async def test_two_changes_to_one_task_in_a_batch_both_count() -> None:
-    """Two heartbeats in one group commit: both are carried out, one after the other."""
-    engine = Engine()
+async def test_undelivered_tasks_keep_all_their_attempts() -> None:
+    """However often a task missed its worker, it is then tried as often as its policy says."""
+    engine = at_once(Engine())
     worker = engine.worker()
     await engine.submit()
+    for _ in range(20):
+        await engine.app.leases.give_back(await worker.next())
+    for attempt in range(1, 6):
+        task = await worker.next()
+        assert task.attempt == attempt
+        await worker.fail(task)
+    assert engine.task(task.key).status is Status.FAILED
+
+
+async def test_giving_back_what_somebody_else_has_changes_nothing() -> None:
+    """A task that was given back late, when its lease had ended, stays with its new holder."""
+    engine = at_once(Engine())
+    worker = engine.worker(room=2)
+    await engine.submit()
     task = await worker.next()
-    await asyncio.gather(*(worker.heartbeat(task) for _ in range(5)))
-    assert engine.task(task.key).version == task.version + 5
+    await worker.fail(task)
+    again = await worker.next()
+    await engine.app.leases.give_back(task)
+    assert engine.task(task.key) == again
 
 
-async def test_hundred_submits_with_one_request_id_make_one_task() -> None:
-    """All get the same task, stored once and run once, whichever process they reach."""
+async def test_a_worker_that_comes_back_reports_on_what_it_holds() -> None:
+    """Over another process too: the lease takes a place of the new session until it ends."""
     store = MemoryStore()
-    engines = [Engine(store), Engine(store)]
-    worker = engines[0].worker(room=100)
-    request_id = str(uuid4())
-    tasks = await asyncio.gather(
-        *(
-            engines[number % 2].submit(request_id=(request_id, request_id.upper())[number % 3 == 0])
-            for number in range(100)
-        )
-    )
-    assert len({task.key for task in tasks}) == 1
-    assert len(store._tasks) == 1
-    if worker.inbox.empty():
-        await engines[0].app.sweep.run_once()
-    await worker.complete(await worker.next())
+    here, there = Engine(store), Engine(store)
+    cut = here.worker(room=1)
+    await here.submit()
+    task = await cut.next()
+    cut.leave()
+    worker = there.worker(room=0)
+    there.app.leases.claimed(ref(task), worker.session)
+    await there.submit()
     assert worker.inbox.empty()
-    assert worker.session.credits == 100
-
-
-async def test_request_id_with_another_request_is_refused() -> None:
-    """The same request_id with another type or payload is REQUEST_ID_REUSED; in another workspace it is independent."""
-    engine = Engine()
-    request_id = str(uuid4())
-    first = await engine.submit(tenant("a"), payload=b"1", request_id=request_id)
-    for task_type, payload in (("other", b"1"), ("echo", b"2")):
-        with pytest.raises(errors.RequestIdReused):
-            await engine.submit(tenant("a"), task_type, payload=payload, request_id=request_id)
-    other = await engine.submit(tenant("b"), payload=b"2", request_id=request_id)
-    assert other.id != first.id
-    assert len(engine.store._tasks) == 2
-
-
-async def test_caller_that_gives_up_does_not_lose_the_task() -> None:
-    """A submit that is cancelled in mid-write is stored and offered all the same."""
-    engine = Engine()
-    worker = engine.worker()
-    call = asyncio.create_task(engine.submit())
-    await asyncio.sleep(0)
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    task = await worker.next()
+    await worker.heartbeat(task)
     await worker.complete(task)
-    await engine.app.submission.settle()
-    assert not engine.app.submission._storing
+    await worker.next()
+    assert worker.session.credits == 0
+
+
+async def test_a_lease_that_was_lost_over_the_cut_makes_room() -> None:
+    """The worker that claims to hold it hears LEASE_LOST, and then gets another task."""
+    store = MemoryStore()
+    here, there = at_once(Engine(store)), Engine(store)
+    cut = here.worker(room=1)
+    await here.submit()
+    task = await cut.next()
+    await here.app.leases.fail(cut.principal, ref(task), Failure("E", "m"), retryable=False)
+    worker = there.worker(room=0)
+    there.app.leases.claimed(ref(task), worker.session)
+    await there.submit()
+    with pytest.raises(errors.LeaseLost):
+        await worker.heartbeat(task)
+    await worker.next()
+
+
+async def test_late_news_of_a_task_takes_no_lease_that_came_after_them() -> None:
+    """A look whose answer was overtaken by a new lease leaves that lease, and its worker's place, as they are."""
+    engine = at_once(Engine())
+    worker = engine.worker(room=1)
+    await engine.submit()
+    old = await worker.next()
+    await worker.fail(old)
+    task = await worker.next()
+    engine.app.leases._announced(None, old)
+    assert worker.session.credits == 0
+    assert engine.app.leases.holds(task.key)
+    await worker.complete(task)
+    assert worker.session.credits == 1
 
 
 async def test_sweep_finds_what_a_dead_process_left() -> None:
     """Ready tasks in no process's memory, and leases that nobody keeps, are found by whichever process sweeps."""
-    clock, store = ManualClock(), MemoryStore()
-    dead = Engine(store, clock)
+    store = MemoryStore()
+    dead, alive = Engine(store), at_once(Engine(store))
     doomed = dead.worker()
     leased, ready = await dead.submit(), await dead.submit()
     assert (await doomed.next()).key == leased.key
-    alive = Engine(store, clock)
-    alive.app.leases._chance = lambda: 0.0
+    await alive.app.queues.refresh()
     worker = alive.worker(room=2)
-    clock.advance(LEASE + 0.1)
+    await asyncio.sleep(STORED)
     swept = await alive.app.sweep.run_once()
-    assert swept.expired == 1
+    assert swept.overdue == 1
     assert {(await worker.next()).key, (await worker.next()).key} == {leased.key, ready.key}
 
 
 async def test_sweep_survives_whatever_one_of_its_turns_meets(caplog: pytest.LogCaptureFixture) -> None:
-    """An unforeseen exception costs one turn: the log has it without its text, and the next turn is made."""
+    """An unforeseen exception costs one turn: the log has it, and the next turn is made."""
     turns = asyncio.Event()
 
     class Broken(MemoryStore):
         broken = True
 
-        async def expired_tasks(self, *_: object) -> Sequence[Task]:
+        async def overdue_tasks(self, *_: object) -> list[object]:  # type: ignore[override]
             if self.broken:
                 self.broken = False
                 raise ValueError("S3CRET")
             turns.set()
             return []
 
-    engine = Engine(Broken())
-    sweeping = asyncio.create_task(engine.app.sweep.run())
-    await until(lambda: "unforeseen" in [record.message for record in caplog.records])
-    engine.app.sweep.wake()
-    async with asyncio.timeout(20):
+    Engine(Broken()).start()
+    async with asyncio.timeout(LEASE):
         await turns.wait()
-    sweeping.cancel()
+    assert "unforeseen" in [record.message for record in caplog.records]
 
 
 async def test_poison_task_does_not_stop_the_others_from_being_swept(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A task that can't be expired for whatever reason is logged; the others are."""
-    clock = ManualClock()
-    engine = Engine(now=clock)
+    """A task that can't be ended for whatever reason is logged; the others are."""
+    engine = Engine()
     worker = engine.worker(room=2)
     await engine.submit()
     await engine.submit()
     poison, good = await worker.next(), await worker.next()
-    expire = engine.app.leases.expire
+    get = engine.app.ledger.get
 
-    async def stumbling(task: Task) -> None:
-        if task.key == poison.key:
+    async def stumbling(key: object) -> object:
+        if key == poison.key:
             raise ValueError("S3CRET")
-        await expire(task)
+        return await get(good.key)
 
-    monkeypatch.setattr(engine.app.leases, "expire", stumbling)
-    clock.advance(LEASE + 0.1)
+    monkeypatch.setattr(engine.app.ledger, "get", stumbling)
+    await asyncio.sleep(STORED)
     await engine.app.sweep.run_once()
     assert engine.task(good.key).status is Status.PENDING
     assert "unforeseen" in [record.message for record in caplog.records]

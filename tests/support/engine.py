@@ -1,4 +1,4 @@
-"""The engine without a wire: an `App`'s parts over a store in memory, with workers that are sessions in this process."""
+"""The engine without a wire: an `App`'s parts over a store in memory, with workers that are sessions in the process."""
 
 import asyncio
 import random

@@ -1,9 +1,13 @@
 """What a worker may report under its lease, and what happens when it falls silent.
 
-A lease is stored for one and a half times as long as its worker may be silent. So a heartbeat is answered from memory
-unless less than that time is left; every second one, at a third of the time each. A worker that is silent for longer is
-noticed by the process that heard of it last; if that dies as well, by the sweep, when the stored lease runs out. With
-heartbeats that go to several processes in turn, one of them writes before any other can think the worker silent.
+A lease is stored for one and a half times as long as its worker may be silent. So a heartbeat of a stream is answered
+from memory unless less than that time is left; every second one, at a third of the time each. A worker that is silent
+for longer is noticed by the process that heard of it last; if that dies as well, by the sweep, when the stored lease
+runs out.
+
+A worker without a stream here may be heard of by another process next time, and one that came back to another process
+is. So its heartbeats, and the first of a stream, are always written: a process that takes a worker for silent writes so
+on the task as it knew it, and loses to what it did not know.
 """
 
 import asyncio
@@ -84,13 +88,15 @@ class Leases:
 
         Raises EventsFull for a line that there is no room for; the lease is kept all the same.
         """
+        known = self._find(ref)
+        alone = known is not None and known.session is not None and known.task is not None
         held, task = await self._look_up(principal, ref)
         now, duration = self._clock(), self._dispatcher.lease_duration(task)
         held.heard_at = asyncio.get_running_loop().time()
-        lease = task.lease
-        if lease is None or lease.token != ref.token or lease.expires_at - now < duration:
-            if lease is not None and lease.expires_at == lease.deadline:
-                # It can't be extended, so no write would tell what others have done to the task.
+        lease = task.lease if task.status is Status.RUNNING else None
+        if not alone or lease is None or lease.expires_at - now < duration:
+            if _at_its_end(task):
+                # No write would tell what others have done to the task.
                 task = await self.look(ref.key) or task
             task = await self._report(
                 ref, task, lambda task: transitions.extend(task, ref.token, now + STORED * duration)
@@ -190,6 +196,7 @@ class Leases:
             for held in all_held
             if held.task is not None
             and now - held.heard_at > self._dispatcher.lease_duration(held.task).total_seconds()
+            and (held.session is not None or not _at_its_end(held.task))
         ]
         results = await asyncio.gather(*(self._lose(token, task) for token, task in silent), return_exceptions=True)
         for result in results:
@@ -266,9 +273,7 @@ class Leases:
                 if asked and held.session is not None:
                     held.session.cancel(task)
         # What was read may be older than a lease that has been granted since.
-        self._keep(
-            task.key, lambda held: held.token == token or held.task is None or held.task.version > task.version
-        )
+        self._keep(task.key, lambda held: held.token == token or held.task is None or held.task.version > task.version)
 
     def _keep(self, key: Key, wanted: Callable[[_Held], bool]) -> None:
         """Lets go of the others; each gives its credit back."""
@@ -282,6 +287,11 @@ class Leases:
         for held in gone:
             if held.session is not None:
                 self._dispatcher.credit(held.session)
+
+
+def _at_its_end(task: Task) -> bool:
+    """Whether its lease can't be extended any more: its heartbeats can't be written."""
+    return task.lease is not None and task.lease.expires_at == task.lease.deadline
 
 
 def _allowed(principal: Principal, task: Task | None, key: Key) -> Task:
