@@ -18,7 +18,7 @@ from openmcp_chain.domain.task import Key
 TASKS = 10_000
 """The bound of one type's backlog."""
 SMALL_BYTES = 4096
-"""A larger payload is not kept in memory with its task; it is read again when the task is claimed."""
+"""A task with more to it is not kept in memory; it is read again when it is claimed."""
 PRIORITIES = range(1, 6)
 
 

@@ -12,7 +12,7 @@ import logging
 import secrets
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -192,10 +192,8 @@ class Dispatcher:
     def offer(self, task: Task) -> None:
         """A PENDING task is there: now, or from its `due_at` on."""
         if task.status is Status.PENDING:
-            small = len(task.payload) <= SMALL_BYTES
-            self.offer_waiting(
-                Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at, task if small else None)
-            )
+            kept = task if _small(task) else None
+            self.offer_waiting(Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at, kept))
 
     def offer_waiting(self, task: Waiting) -> None:
         """The same, for a task of which only this is known."""
@@ -203,7 +201,7 @@ class Dispatcher:
         if wait > 0:
             if self._later < LATER and wait <= LATER_SECONDS:
                 self._later += 1
-                asyncio.get_running_loop().call_later(wait, self._offer_later, task)
+                asyncio.get_running_loop().call_later(wait, self._offer_later, replace(task, task=None))
             return
         if task.key in self._claiming:
             return
@@ -372,3 +370,9 @@ class Dispatcher:
         else:
             backlog.behind = True
             self.look()
+
+
+def _small(task: Task) -> bool:
+    """Whether it may be kept in memory with all it has."""
+    words = (len(key) + len(value) for entries in (task.metadata, task.labels) for key, value in entries.items())
+    return len(task.events) == 1 and len(task.payload) + sum(words) <= SMALL_BYTES

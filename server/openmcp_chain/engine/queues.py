@@ -36,6 +36,7 @@ class Queues:
         self._states: dict[Queue, QueueState] = {}
         self._by_type: defaultdict[str, dict[Queue, None]] = defaultdict(dict)
         self._types = Counter[str]()
+        self._adding: dict[Queue, asyncio.Task[None]] = {}
         self._since: datetime | None = None
         self._fresh_until = 0.0
         self._refreshing: asyncio.Task[None] | None = None
@@ -46,13 +47,13 @@ class Queues:
         """Makes the queue durable, if it is not known yet. Raises TooManyTypes."""
         if wanted in self._states:
             return
-        if self._types[wanted.workspace] >= queue.TYPES:
-            raise errors.TooManyTypes(queue.TYPES)
-        state = queue.new(wanted, self._clock())
-        if await self._store.put_queue(state):
-            self._learn(state)
-        else:
-            await self.refresh()
+        adding = self._adding.get(wanted)
+        if adding is None:
+            if self._types[wanted.workspace] >= queue.TYPES:
+                raise errors.TooManyTypes(queue.TYPES)
+            self._types[wanted.workspace] += 1  # for as long as it is not known whether it is new
+            adding = self._adding[wanted] = asyncio.create_task(self._add(wanted))
+        await asyncio.shield(adding)
 
     def of_type(self, task_type: str) -> Sequence[Queue]:
         """The queues of a type, over all workspaces."""
@@ -100,6 +101,17 @@ class Queues:
                 log.exception("unforeseen")
             await asyncio.sleep(REFRESH_SECONDS)
 
+    async def _add(self, wanted: Queue) -> None:
+        try:
+            state = queue.new(wanted, self._clock())
+            if await self._store.put_queue(state):
+                self._learn(state)
+            else:
+                await self.refresh()
+        finally:
+            self._types[wanted.workspace] -= 1
+            del self._adding[wanted]
+
     async def _refresh(self) -> None:
         try:
             began, now = asyncio.get_running_loop().time(), self._clock()
@@ -113,11 +125,13 @@ class Queues:
     async def _change(self, wanted: Queue, decide: Callable[[QueueState], QueueState]) -> QueueState:
         await self.ensure(wanted)
         for _ in range(AGAIN):
-            state = self._states[wanted]
-            after = decide(state)
-            if after is state or await self._store.put_queue(after):
-                self._learn(after)
-                return after
+            state = self._states.get(wanted)
+            # Unknown yet: another process has just made it, and the last read had begun before that.
+            if state is not None:
+                after = decide(state)
+                if after is state or await self._store.put_queue(after):
+                    self._learn(after)
+                    return after
             await self.refresh()
         raise errors.Aborted
 

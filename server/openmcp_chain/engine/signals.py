@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import islice
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.queue import Waiting
@@ -83,7 +84,9 @@ class Signals:
             await self._wanted.wait()
             self._wanted.clear()
             while self._changed:
-                taken = [self._changed.popitem() for _ in range(min(len(self._changed), KEYS))]
+                taken = list(islice(self._changed.items(), KEYS))
+                for key, _ in taken:
+                    del self._changed[key]
                 waiting = [hint for _, hint in taken if hint is not None]
                 try:
                     await self._store.publish(Signal(self.process, [key for key, _ in taken], waiting))

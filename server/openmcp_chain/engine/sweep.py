@@ -143,9 +143,13 @@ class Sweep:
             now = self._clock()
             since = cursor.since
             until = now if since is None or cursor.width is None else min(now, since + cursor.width)
-            # While this is read, a task may be turned away that lies before `since`: that wins over what is set below.
-            cursor.behind = False
-            ready = await self._store.ready_tasks(queue, priority, since, until, HINTS)
+            # A task that is turned away from here on moves the cursor back: that wins over what is set below.
+            cursor.since, cursor.behind = until, False
+            try:
+                ready = await self._store.ready_tasks(queue, priority, since, until, HINTS)
+            except BaseException:
+                cursor.since, cursor.behind = None if since is None else min(since, cursor.since), True
+                raise
             for task in ready:
                 self._dispatcher.offer_waiting(task)
             found += len(ready)
@@ -168,6 +172,6 @@ class Sweep:
 
 def _advance(cursor: Cursor, since: datetime, width: timedelta | None, *, behind: bool) -> None:
     """Moves the cursor on, unless a task was turned away meanwhile."""
-    if cursor.behind:
-        since = since if cursor.since is None else min(since, cursor.since)
+    if cursor.behind and cursor.since is not None:
+        since = min(since, cursor.since)
     cursor.since, cursor.width, cursor.behind = since, width, behind or cursor.behind

@@ -109,7 +109,7 @@ class Tasks:
         while True:
             wanted = min(PART, limit - len(retried))
             page = await self._store.list_tasks(principal.workspace, chosen, after, max(wanted, 1), bodies=False)
-            if wanted == 0:
+            if wanted == 0 and (page.tasks or page.rest is None):
                 return retried, bool(page.tasks)
             results = await asyncio.gather(*(self._retry_listed(task) for task in page.tasks))
             retried += [task.id for task in results if task is not None]

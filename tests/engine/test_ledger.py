@@ -1,0 +1,116 @@
+"""The ledger: decisions made again on what came first, in batches, and told to those who follow."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from support.engine import Engine, ref, tenant
+from support.samples import SECOND
+
+from openmcp_chain.domain import errors, transitions
+from openmcp_chain.domain.task import Change, Key, Task
+from openmcp_chain.engine.ledger import DECISIONS
+from openmcp_chain.store.memory import MemoryStore
+
+
+def longer(task: Task, seconds: int = 1) -> Task:
+    """The same, with its lease so much longer."""
+    assert task.lease
+    return transitions.extend(task, task.lease.token, task.lease.expires_at + seconds * SECOND)
+
+
+async def running(engine: Engine) -> Task:
+    worker = engine.worker()
+    await engine.submit()
+    return await worker.next()
+
+
+async def test_change_decides_again_on_what_came_first() -> None:
+    """A change that lost to another is decided anew on the newest state, not forced on top of it."""
+    engine = Engine()
+    stale = await running(engine)
+    newest = await engine.app.ledger.change(stale, longer)
+    seen: list[int] = []
+
+    def decide(task: Task) -> Task:
+        seen.append(task.version)
+        return longer(task, 2)
+
+    changed = await engine.app.ledger.change(stale, decide)
+    assert seen == [stale.version, newest.version]
+    assert changed.version == newest.version + 1
+
+
+async def test_refusal_counts_only_of_the_task_as_it_is_now() -> None:
+    """What is refused of a task as it was may be right of it as it is; if it isn't, that is the answer."""
+    engine = Engine()
+    stale = await running(engine)
+    moment = engine.app.leases.moment()
+    with pytest.raises(errors.CancelNotRequested):
+        await engine.app.ledger.change(stale, lambda task: transitions.stop(task, ref(stale).token, moment))
+    await engine.app.tasks.cancel(tenant(), stale.id, "enough")
+    await engine.app.ledger.change(stale, lambda task: transitions.stop(task, ref(stale).token, moment))
+    assert engine.task(stale.key).cancel == "enough"
+    assert engine.task(stale.key).status.terminal
+
+
+async def test_change_gives_up_after_some_decisions() -> None:
+    """Where others always come first, the answer is Aborted rather than a call without end."""
+
+    class Contested(MemoryStore):
+        async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
+            return [False for _ in changes]
+
+    engine = Engine(Contested())
+    task = await engine.submit()
+    decided = []
+
+    def decide(task: Task) -> Task:
+        decided.append(task)
+        return replace(task, version=task.version + 1)
+
+    with pytest.raises(errors.Aborted):
+        await engine.app.ledger.change(task, decide)
+    assert len(decided) == DECISIONS
+
+
+async def test_change_of_a_task_that_is_gone_is_lease_lost() -> None:
+    """A task that retention took away in between is nobody's any more."""
+    engine = Engine()
+    task = await running(engine)
+    del engine.store._tasks[task.key]
+    with pytest.raises(errors.LeaseLost):
+        await engine.app.ledger.change(task, longer)
+
+
+async def test_two_changes_to_one_task_in_a_batch_both_count() -> None:
+    """Of several in one group commit, all are carried out, one after the other."""
+    engine = Engine()
+    task = await running(engine)
+    await asyncio.gather(*(engine.app.ledger.change(task, partial(longer, seconds=n + 1)) for n in range(5)))
+    assert engine.task(task.key).version == task.version + 5
+
+
+async def test_followers_hear_of_every_change_in_order_whoever_gave_up_waiting() -> None:
+    """Once it is durable, with what the task was; a caller who is cancelled, or another follower that fails, hides none."""
+    engine = Engine()
+    heard: list[tuple[Key, int, int]] = []
+
+    def stumble(_: Task | None, __: Task) -> None:
+        raise ValueError("S3CRET")
+
+    def hear(before: Task | None, task: Task) -> None:
+        assert engine.task(task.key) == task
+        heard.append((task.key, before.version if before else 0, task.version))
+
+    engine.app.ledger.follow(stumble)
+    engine.app.ledger.follow(hear)
+    task = await engine.submit()
+    call = asyncio.create_task(engine.app.tasks.cancel(tenant(), task.id, ""))
+    while engine.app.ledger._updates._writer is None:
+        await asyncio.sleep(0)
+    call.cancel()
+    await engine.app.ledger.settle()
+    assert heard == [(task.key, 0, 1), (task.key, 1, 2)]
