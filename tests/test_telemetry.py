@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -47,8 +48,26 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2
 
 
 @asynccontextmanager
+async def sending(monkeypatch: pytest.MonkeyPatch, port: int) -> AsyncIterator[None]:
+    """Telemetry configured as a process's is; flushed and taken back at the end of the block."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    await asyncio.to_thread(telemetry.configure, "openmcp-test", os.environ)
+    try:
+        yield
+        await asyncio.to_thread(telemetry.flush)
+    finally:
+        # A process sets its providers once, and its tracers take them once; a test gives back what it took.
+        for module in (rpc, tracing, attempt):
+            module._tracer._real_tracer = None
+        trace._TRACER_PROVIDER = None
+        trace._TRACER_PROVIDER_SET_ONCE._done = False
+        metrics_internal._METER_PROVIDER = None
+        metrics_internal._METER_PROVIDER_SET_ONCE._done = False
+
+
+@asynccontextmanager
 async def collecting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
-    """Telemetry configured as a process's is, to a collector; flushed and taken back at the end of the block."""
+    """Telemetry sent to a collector, and all of it there at the end of the block."""
     collector, server = Collector(), grpc.aio.server()
     adding: list[Any] = [
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server,
@@ -58,20 +77,11 @@ async def collecting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector
         add(collector, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
-    await asyncio.to_thread(telemetry.configure, "openmcp-test", os.environ)
     try:
-        yield collector
-        await asyncio.to_thread(telemetry.flush)
+        async with sending(monkeypatch, port):
+            yield collector
     finally:
         await server.stop(None)
-        # A process sets its providers once, and its tracers take them once; a test gives back what it took.
-        for module in (rpc, tracing, attempt):
-            module._tracer._real_tracer = None
-        trace._TRACER_PROVIDER = None
-        trace._TRACER_PROVIDER_SET_ONCE._done = False
-        metrics_internal._METER_PROVIDER = None
-        metrics_internal._METER_PROVIDER_SET_ONCE._done = False
 
 
 async def test_one_trace_from_the_clients_call_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +156,19 @@ async def test_bad_trace_context_is_ignored(traceparent: str) -> None:
         await service.tasks.SubmitTask(tasks_pb2.SubmitTaskRequest(type="echo"), metadata=metadata, timeout=PATIENCE)
         assert (await stream.task()).traceparent == ""
         await stream.end()
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["silent", "refuses"])
+async def test_no_collector_holds_up_a_process(listens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process's end waits FLUSH_SECONDS for its telemetry and no longer, whether its collector is silent or gone."""
+    monkeypatch.setattr(telemetry, "FLUSH_SECONDS", 0.1)
+    with socket.socket() as collector:
+        collector.bind(("127.0.0.1", 0))
+        if listens:
+            collector.listen()
+        async with asyncio.timeout(PATIENCE), sending(monkeypatch, collector.getsockname()[1]):
+            trace.get_tracer("test").start_span("last").end()
+            metrics.get_meter("test").create_counter("last").add(1)
 
 
 def test_silent_without_an_endpoint() -> None:

@@ -144,9 +144,9 @@ async def test_refused_calls_wait_for_no_garbage_collector(monkeypatch: pytest.M
                 events = tasks_pb2.StreamTaskEventsRequest(task_id=missing.task_id)
                 await refused(service.tasks.StreamTaskEvents(events, metadata=caller.metadata))
             monkeypatch.setattr(rpc.log, "disabled", True)  # the test's own log keeps exceptions
-            monkeypatch.setattr(service.app.submission, "get", broken)
+            monkeypatch.setattr(service.app.tasks, "get", broken)
             await refused(get(service, caller.metadata))
-            monkeypatch.setattr(service.app.submission, "get", never)
+            monkeypatch.setattr(service.app.tasks, "get", never)
             given_up = asyncio.ensure_future(get(service, caller.metadata))
             await began.wait()
             given_up.cancel()
