@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import openmcp_chain
 from openmcp_chain.cli.main import app
 
-COMMANDS = ("dev", "server", "worker", "envoy-config", "workspaces", "operators")
+COMMANDS = ("dev", "server", "worker", "tasks", "envoy-config", "workspaces", "operators")
 
 
 @pytest.fixture

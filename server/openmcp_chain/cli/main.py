@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import openmcp_chain
-from openmcp_chain.cli import envoy, identities, processes
+from openmcp_chain.cli import envoy, identities, processes, tasks
 
 app = typer.Typer(
     name="openmcp",
@@ -37,5 +37,6 @@ app.command()(processes.dev)
 app.command()(processes.server)
 app.command()(processes.worker)
 app.command()(envoy.envoy_config)
+app.add_typer(tasks.tasks, name="tasks")
 app.add_typer(identities.workspaces, name="workspaces")
 app.add_typer(identities.operators, name="operators")

@@ -56,8 +56,8 @@ def to_struct(payload: Payload | None, name: str = "payload") -> Struct:
 
 
 def from_struct(struct: Struct) -> dict[str, Any]:
-    """The values, plain; whole numbers as ints."""
-    return {key: _value(value) for key, value in struct.fields.items()}
+    """The values, plain; whole numbers as ints. Sorted by key: a Struct keeps no order."""
+    return {key: _value(struct.fields[key]) for key in sorted(struct.fields)}
 
 
 class _Fault(Exception):
