@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -154,6 +155,26 @@ async def test_refused_calls_wait_for_no_garbage_collector(monkeypatch: pytest.M
             monkeypatch.setattr(rpc, "UNARY_SECONDS", 0.05)
             await refused(get(service, caller.metadata))
     assert not found
+
+
+async def test_answered_calls_wait_for_no_garbage_collector() -> None:
+    """What a call has sent is gone when it is answered: ten requests of 2 MB leave less than one of them behind."""
+    size = 2 * 1024 * 1024
+    path = "/openmcp.chain.v1.RestService/ServeJsonWebKeySet"
+    data = b"\x7a\x80\x80\x80\x01" + bytes(size)  # a field that the message has not
+    async with serving() as service:
+        await call(service, path, data)
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                assert await call(service, path, data) is None
+            left, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert left < size
 
 
 async def test_streams_given_up_by_their_clients_leave_nothing() -> None:
