@@ -56,6 +56,12 @@ local BY_GRPC_STATUS = {
   ["14"] = "UPSTREAM_UNAVAILABLE",
 }
 
+-- Those of gRPC's words that tell the caller's fault from the server's.
+local BY_GRPC_MESSAGE = {
+  ["Compression bit set but no encoding configured"] = "BAD_COMPRESSION",
+  ["Decompression failed due to zlib error"] = "BAD_COMPRESSION",
+}
+
 -- Which of Envoy's own replies fits what Envoy says of itself.
 local function local_reply(status, method, details)
   if method == "CONNECT" and details == "upgrade_failed" then
@@ -162,11 +168,11 @@ local function respond(handle, http, body)
   headers:replace("content-type", "application/json")
 end
 
--- An error that Envoy made.
-local function rest_refusal(handle, mark)
+-- An error that Envoy made. `named` is the reply that a filter of ours asked for.
+local function rest_refusal(handle, mark, named)
   local status, method, details = mark:match(MARK)
   local headers = handle:headers()
-  local reply = REPLIES[local_reply(status, method, details)]
+  local reply = REPLIES[named or local_reply(status, method, details)]
   add_headers(headers, reply)
   -- Envoy would name the URL that was asked for.
   local challenge = headers:get("www-authenticate")
@@ -176,7 +182,7 @@ local function rest_refusal(handle, mark)
   if method == "HEAD" then -- must not have a body
     headers:replace("content-type", "application/json")
     headers:remove("content-length")
-  elseif NAMES_FIELD[details:match("^[%w_]*")] and status == "400" then
+  elseif not named and NAMES_FIELD[details:match("^[%w_]*")] and status == "400" then
     local body = handle:body(true)
     local kept = handle:streamInfo():dynamicMetadata():get("openmcp")
     respond(handle, status, refused_field(body:getBytes(0, body:length()), kept and kept.request))
@@ -201,12 +207,13 @@ local function rest_error(handle, status)
 end
 
 -- An error in gRPC's own form: one that Envoy made, or, without a mark, one that came bare from the server.
-local function grpc_error(headers, mark)
-  local name
+local function grpc_error(headers, mark, named)
+  local name = named
   if mark then
-    name = local_reply(mark:match(MARK))
+    name = name or local_reply(mark:match(MARK))
+    name = name == "UNSUPPORTED_MEDIA_TYPE" and "BAD_GRPC_TYPE" or name
   elseif not headers:get("grpc-status-details-bin") then
-    name = BY_GRPC_STATUS[headers:get("grpc-status")]
+    name = BY_GRPC_MESSAGE[headers:get("grpc-message")] or BY_GRPC_STATUS[headers:get("grpc-status")]
   end
   local reply = REPLIES[name or ""]
   if not reply then
@@ -224,8 +231,9 @@ function envoy_on_response(handle)
   local headers = handle:headers()
   local mark = headers:get(LOCAL_REPLY)
   headers:remove(LOCAL_REPLY)
+  local kept = handle:streamInfo():dynamicMetadata():get("openmcp") or {}
   if (headers:get("content-type") or ""):find("^application/grpc") then
-    grpc_error(headers, mark)
+    grpc_error(headers, mark, kept.reply)
     return
   end
 
@@ -234,7 +242,7 @@ function envoy_on_response(handle)
   end
   local status = headers:get(":status")
   if mark then
-    rest_refusal(handle, mark)
+    rest_refusal(handle, mark, kept.reply)
   elseif headers:get(END_OF_STREAM) then
     headers:remove(END_OF_STREAM)
     headers:remove("content-type")

@@ -77,6 +77,23 @@ def test_every_way_out_of_a_process_is_json_without_texts() -> None:
         assert line["exception"][0]["at"]
 
 
+def test_what_grpc_logs_has_no_words() -> None:
+    """Headers that are no UTF-8 are quoted there, tokens among them: only where that is said is kept, and its type."""
+    try:
+        b"Bearer S3CRET\xff".decode()
+    except UnicodeDecodeError as error:
+        caught = (type(error), error, error.__traceback__)
+    for name in ("grpc", "grpc._cython.cygrpc"):
+        record = logging.LogRecord(name, logging.ERROR, "common.pxi", 7, "on %s", (b"S3CRET",), caught, "_decode")
+        line = logs.JsonFormatter().format(record)
+        assert "S3CRET" not in line
+        entry = json.loads(line)
+        assert (entry["logger"], entry["level"], entry["at"]) == (name, "ERROR", "common.pxi:7 _decode")
+        assert entry["exception"][0]["type"] == "builtins.UnicodeDecodeError"
+    record = logging.LogRecord("grpcish", logging.ERROR, "x", 1, "a %s", ("b",), None)
+    assert json.loads(logs.JsonFormatter().format(record))["message"] == "a b"
+
+
 @pytest.mark.parametrize("text", ["\x1b[2J", "\r\n{}", "\u2028", "\ud800", "\0"])
 def test_nothing_that_is_logged_forges_a_line(text: str) -> None:
     """Whatever stands in a message or a field: one line of ASCII that parses."""

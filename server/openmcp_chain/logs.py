@@ -2,7 +2,7 @@
 
 What is never in them: tokens, secrets, payloads, and the text of exceptions. An exception is logged by its type and the
 places it passed, because nobody can promise what its text holds (a database driver's may hold a password, a decoder's a
-piece of the request).
+piece of the request). So is what gRPC logs: it quotes headers that it can't decode, `authorization` among them.
 """
 
 import asyncio
@@ -34,8 +34,12 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
         }
+        if record.name.partition(".")[0] == "grpc":
+            entry["message"] = "gRPC's own words, not shown"
+            entry["at"] = f"{record.pathname}:{record.lineno} {record.funcName}"
+        else:
+            entry["message"] = record.getMessage()
         if current := request_id.get():
             entry["request_id"] = current
         if current := method.get():

@@ -110,13 +110,12 @@ def render(settings: Settings) -> str:
         "AUDIENCE": settings.audience,
         "BODY_LIMIT": settings.body_limit,
         "DESCRIPTORS": base64.b64encode(view.descriptors().SerializeToString()).decode(),
+        "HEADERS": f"local HEADER_BYTES, HEADER_COUNT = {HEADER_BYTES}, {HEADER_COUNT}\n" + _source("headers.lua"),
         # Envoy reads % as the beginning of one of its own variables.
         "INTERNAL": replies.body(errors.Internal()).replace("%", "%%"),
         "ISSUER": settings.issuer,
         "JWKS_REFRESH": f"{settings.jwks_seconds}s",
         "KEEP_BODY": _json_lua() + _source("keep_body.lua"),
-        "LIMIT_HEADERS": f"local HEADER_BYTES, HEADER_COUNT = {HEADER_BYTES}, {HEADER_COUNT}\n"
-        + _source("limit_headers.lua"),
         "LISTEN_HOST": settings.listen.host,
         "LISTEN_PORT": settings.listen.port,
         "LUA": lua(settings),

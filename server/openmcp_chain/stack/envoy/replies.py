@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from google.protobuf import json_format
 
 from openmcp_chain.domain import errors
+from openmcp_chain.domain.errors import Violation
 from openmcp_chain.transport import status
 
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
@@ -32,14 +33,14 @@ class Reply:
 
 
 def replies(body_limit: int, header_limit: int) -> Mapping[str, Reply]:
-    """What Envoy says, by the name under which the Lua filter knows it: the error's code, but for two.
+    """What Envoy says, by the name under which the Lua filters know it: the error's code, or a name for one case of it.
 
     Limits are in bytes.
     """
     by_code = (
         errors.DeadlineExceeded(),
         errors.Internal(),
-        errors.InvalidArgument(errors.Violation("FIELD", "DESCRIPTION")),  # the Lua filter puts in what it knows
+        errors.InvalidArgument(Violation("FIELD", "DESCRIPTION")),  # the Lua filter puts in what it knows
         errors.MalformedRequest(),
         errors.MethodNotAllowed(),
         errors.MethodNotFound(),
@@ -52,7 +53,18 @@ def replies(body_limit: int, header_limit: int) -> Mapping[str, Reply]:
         errors.UnsupportedMediaType(),
         errors.UpstreamUnavailable(),
     )
-    return {error.code: Reply(error, error.http) for error in by_code} | {
+    by_case = {
+        "BAD_ENCODING": errors.InvalidArgument(Violation("grpc-encoding", "must be identity, deflate or gzip")),
+        "BAD_COMPRESSION": errors.InvalidArgument(Violation("request", "is not compressed as grpc-encoding says")),
+        "BAD_GRPC_TYPE": errors.InvalidArgument(
+            Violation("content-type", "must be application/grpc or application/grpc+proto")
+        ),
+        "BAD_TIMEOUT": errors.InvalidArgument(
+            Violation("grpc-timeout", "must be 1 to 8 digits and a unit, one of H, M, S, m, u, n")
+        ),
+    }
+    named = {error.code: error for error in by_code} | by_case
+    return {name: Reply(error, error.http) for name, error in named.items()} | {
         "HEADERS_TOO_LARGE": Reply(errors.RequestTooLarge("headers", None, header_limit), 431),
         "REQUEST_TIMEOUT": Reply(errors.DeadlineExceeded(), 408),  # the client was slow, not we
     }

@@ -23,14 +23,13 @@ OPEN = frozenset(
 """The methods that need no token. Not reflection: whoever explores has one, and strangers can't hold its streams."""
 
 _JSON = r"(?i)application/json\s*(;.*)?"
-_GRPC: list[Json] = [
-    {"name": ":method", "string_match": {"exact": "POST"}},
-    {"name": "content-type", "string_match": {"prefix": "application/grpc"}},
-]
+_GRPC_TYPE = r"application/grpc(-web(-text)?)?(\+proto)?"
+_POST: Json = {"name": ":method", "string_match": {"exact": "POST"}}
+_GRPC: list[Json] = [_POST, {"name": "content-type", "string_match": {"safe_regex": {"regex": _GRPC_TYPE}}}]
+_ALMOST_GRPC: list[Json] = [_POST, {"name": "content-type", "string_match": {"prefix": "application/grpc"}}]
 _JWT = "envoy.filters.http.jwt_authn"
 _TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 _BUFFER = "envoy.filters.http.buffer"
-_REST_HEADERS = "rest_headers"
 _RATE_LIMIT = "envoy.filters.http.local_ratelimit"
 
 
@@ -39,14 +38,13 @@ def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
     foreign = [
         Method("grpc.health.v1.Health/Check", streams=False),
         Method("grpc.health.v1.Health/Watch", streams=True),
-        Method("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", streams=True),
         Method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", streams=True),
     ]
     grpc = [
         {
             "name": f"grpc:{method.name}",
             "match": {"path": f"/{method.name}", "headers": _GRPC},
-            **_call(method, unary_seconds, _BUFFER, _REST_HEADERS),
+            **_call(method, unary_seconds, _BUFFER),
         }
         for method in (*methods, *foreign)
     ]
@@ -54,11 +52,20 @@ def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
     unknown = {
         "name": "grpc:unknown",
         "match": {"prefix": "/", "headers": _GRPC},
-        **_call(Method("", streams=False), unary_seconds, _BUFFER, _REST_HEADERS),
+        **_call(Method("", streams=False), unary_seconds, _BUFFER),
     }
+    # Such as application/grpc+json, or application/grpcx, which the transcoder would read as JSON.
+    other = _refusal("grpc:no protobuf", {"prefix": "/", "headers": _ALMOST_GRPC}, 415)
     # A tunnel has no path, and no end that a filter could wait for: with a route, Envoy refuses it before its filters.
     tunnel = _refusal("rest:CONNECT", {"connect_matcher": {}}, 404)
-    return [*grpc, unknown, *_rest(methods, unary_seconds), tunnel, _refusal("rest:unknown", {"prefix": "/"}, 404)]
+    return [
+        *grpc,
+        unknown,
+        other,
+        *_rest(methods, unary_seconds),
+        tunnel,
+        _refusal("rest:unknown", {"prefix": "/"}, 404),
+    ]
 
 
 def pattern(template: str) -> str:
@@ -112,6 +119,7 @@ def _call(method: Method, unary_seconds: float, *skipped: str) -> Json:
     """What holds for a call of the method, by whatever route it came. It passes by the `skipped` filters."""
     action: Json = {
         "cluster": "server",
+        "host_rewrite_literal": "server",  # what a caller calls us is of no use to the server
         "timeout": "0s",  # counts only from a request's last byte, and would end streams
         # Only what is sure not to have reached the server is sent again: to another one, or to one that is back within
         # the second that this takes. After it, with no other server, callers get UPSTREAM_UNAVAILABLE until it is back.
