@@ -1,5 +1,6 @@
 """Every method of the client, as steps: see `steps`."""
 
+import logging
 import math
 import random
 import time
@@ -19,6 +20,8 @@ from openmcp_chain.client.steps import Alone, Emit, Open, Read, Send, Sleep, Ste
 from openmcp_chain.client.submission import NewTask
 from openmcp_chain.client.tokens import Tokens
 from openmcp_chain.client.values import Counts, Event, Retried, Seconds, Status, Submitted, Task, TaskId, TaskType, View
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 30.0
 """For a call with all its tries, unless the user says otherwise; a server takes no longer for a single one."""
@@ -226,6 +229,7 @@ class Calls:
         delay = tries.pause(error)
         if delay is None:
             raise error
+        log.debug("call failed, and is made again", extra={"code": error.code, "seconds": delay})
         return delay
 
     def _token(self, tries: Tries) -> Steps[str]:
