@@ -122,9 +122,8 @@ class Held:
     def hand_back(self) -> None:
         """The task is to stop, for another worker to try it."""
         if self.farewell is None:
-            self.farewell = reports.failed(
-                self.lease, "WORKER_STOPPED", "the worker was stopped before the task had ended", retryable=True
-            )
+            message = "the worker was stopped before the task had ended"
+            self.farewell = reports.failed(self.lease, "WORKER_STOPPED", message, retryable=True, retry_delay=0)
         self._stop("the worker stops")
 
     def end(self, report: Request) -> None:
