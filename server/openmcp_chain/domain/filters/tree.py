@@ -101,8 +101,8 @@ def matches(chosen: Filter, task: Task) -> bool:
 def span(chosen: Filter) -> tuple[datetime | None, datetime | None]:
     """Bounds on the `submitted_at` of the tasks that the filter selects: from (inclusive), to (exclusive).
 
-    None is no bound. They follow from the conditions that must all hold, and may be wider than need be: a task inside them need not
-    match. If `from` is not before `to`, no task matches.
+    None is no bound. They follow from the conditions that must all hold, and may be wider than need be: a task inside
+    them need not match. If `from` is not before `to`, no task matches.
     """
     match chosen:
         case Comparison("submitted_at", comparator, datetime() as time):
