@@ -98,10 +98,10 @@ class Engine:
         self.app = App(SETTINGS, self.store, now)
         self._loops: list[asyncio.Task[None]] = []
 
-    def start(self) -> "Engine":
-        """Runs what a server runs besides serving, until `die`, or the end of the test."""
-        loops = (self.app.queues.run(), self.app.sweep.run(), self.app.signals.run())
-        self._loops = [asyncio.create_task(loop) for loop in loops]
+    def start(self, *parts: str) -> "Engine":
+        """Runs what a server runs besides serving, or only these parts of it, until `die`, or the end of the test."""
+        loops = {"queues": self.app.queues.run, "sweep": self.app.sweep.run, "signals": self.app.signals.run}
+        self._loops = [asyncio.create_task(loops[part]()) for part in parts or loops]
         return self
 
     async def die(self) -> None:

@@ -51,6 +51,8 @@ class _Held:
     """The newest state known; None if the worker says that it holds it, and nobody has looked yet."""
     heard_at: float
     """When its worker was last heard of, by the loop's clock."""
+    alone: bool = False
+    """Whether its worker, if it has a stream here, can't have been heard of by another process since."""
 
 
 class Leases:
@@ -88,19 +90,18 @@ class Leases:
 
         Raises EventsFull for a line that there is no room for; the lease is kept all the same.
         """
-        known = self._find(ref)
-        alone = known is not None and known.session is not None and known.task is not None
         held, task = await self._look_up(principal, ref)
         now, duration = self._clock(), self._dispatcher.lease_duration(task)
         held.heard_at = asyncio.get_running_loop().time()
         lease = task.lease if task.status is Status.RUNNING else None
-        if not alone or lease is None or lease.expires_at - now < duration:
+        if lease is None or not (held.session and held.alone) or lease.expires_at - now < duration:
             if _at_its_end(task):
                 # No write would tell what others have done to the task.
                 task = await self.look(ref.key) or task
             task = await self._report(
                 ref, task, lambda task: transitions.extend(task, ref.token, now + STORED * duration)
             )
+            held.alone = True
         if progress is not None or line:
             task = await self._report(
                 ref, task, lambda task: transitions.note(task, ref.token, now, progress=progress, line=line)
@@ -139,7 +140,8 @@ class Leases:
     def granted(self, task: Task, session: Session) -> None:
         """The session got the task."""
         if task.lease is not None:
-            self._held[task.key].append(_Held(task.lease.token, session, task, asyncio.get_running_loop().time()))
+            now = asyncio.get_running_loop().time()
+            self._held[task.key].append(_Held(task.lease.token, session, task, now, alone=True))
 
     def claimed(self, ref: LeaseRef, session: Session) -> None:
         """The session says that it holds this lease, from a stream that was cut. It takes a credit until it ends."""
@@ -147,7 +149,7 @@ class Leases:
         if held is None:
             held = _Held(ref.token, None, None, asyncio.get_running_loop().time())
             self._held[ref.key].append(held)
-        held.session = session
+        held.session, held.alone = session, False
         self._tell(held)
 
     def left(self, session: Session) -> None:
