@@ -134,19 +134,43 @@ local function refused_field(words, request)
   return (REPLIES.INVALID_ARGUMENT.body:gsub("%f[%u]%u+%f[%U]", known))
 end
 
--- A TaskDetail with `null` for an `error` and a `result` that are not set.
---
--- `error` is always printed, and after `result`; what stands around these two are plain fields. A quote inside a string
--- is always escaped. So the last `"error":` is the task's own, and so is the first `"result":`; nothing that a result holds
--- can be taken for them.
-local function show_nulls(json)
-  local at = json:match('.*()"error":')
-  local result = json:find('"result":', 1, true)
-  local before = json:sub(1, at - 1)
-  if not result or result > at then
-    before = before .. '"result":null,'
+-- The JSON with `null` for each `error` and `result` that is not set in the TaskDetails at this depth: 1 for a task, 3 for
+-- a list of tasks. `error` is always printed, and after `result`. Names in what a task holds are deeper.
+local function show_nulls(json, depth)
+  local parts, from, at, level, result = {}, 1, 1, 0, false
+  while true do
+    at = json:find('["{}%[%]]', at)
+    if not at then
+      parts[#parts + 1] = json:sub(from)
+      return table.concat(parts)
+    end
+    local c = json:byte(at)
+    if c == 34 then
+      local last = json:find('["\\]', at + 1)
+      while json:byte(last) == 92 do
+        last = json:find('["\\]', last + 2)
+      end
+      if level == depth and json:byte(last + 1) == 58 then
+        local name = json:sub(at + 1, last - 1)
+        if name == "result" then
+          result = true
+        elseif name == "error" then
+          parts[#parts + 1] = json:sub(from, at - 1)
+          parts[#parts + 1] = result and "" or '"result":null,'
+          local unset = json:sub(last + 2, last + 3) == '""'
+          parts[#parts + 1] = unset and '"error":null' or '"error":'
+          last = last + (unset and 3 or 1)
+          from = last + 1
+        end
+      end
+      at = last
+    elseif c == 123 or c == 91 then
+      level, result = level + 1, level ~= depth - 1 and result
+    else
+      level = level - 1
+    end
+    at = at + 1
   end
-  return before .. json:sub(at):gsub('^"error":""', '"error":null')
 end
 
 local function set_body(handle, text)
@@ -254,6 +278,6 @@ function envoy_on_response(handle)
     headers:replace("cache-control", "no-cache")
   elseif handle:metadata():get("nulls") then
     local body = handle:body(true)
-    set_body(handle, show_nulls(body:getBytes(0, body:length())))
+    set_body(handle, show_nulls(body:getBytes(0, body:length()), handle:metadata():get("nulls")))
   end
 end

@@ -72,7 +72,7 @@ def test_odd_paths(stack: StackInfo, bearer: Headers, method: str, template: str
         for target in (fill(template, segment), f"{fill(template)}/{segment}", f"//{segment}{fill(template)}"):
             answer = exchange(stack.rest_url, method, target, [*bearer, *JSON], b"{}" if method == "POST" else None)
             error = judge(answer)
-            if method == "GET" and "well-known" not in template:
+            if method == "GET" and "{task_id}" in template:
                 assert error, target
 
 
@@ -157,15 +157,21 @@ def test_bad_bodies(stack: StackInfo, bearer: Headers, template: str, name: str)
     body = BODIES[name]
     chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
     answers = [
-        exchange(stack.rest_url, "POST", template, [*bearer, *JSON], body),
+        exchange(stack.rest_url, "POST", fill(template), [*bearer, *JSON], body),
         exchange(
-            stack.rest_url, "POST", template, [*bearer, *JSON, ("transfer-encoding", "chunked")], chunked, sized=False
+            stack.rest_url,
+            "POST",
+            fill(template),
+            [*bearer, *JSON, ("transfer-encoding", "chunked")],
+            chunked,
+            sized=False,
         ),
     ]
     for answer in answers:
         error = judge(answer)
         if error:
-            assert error["code"] in ("INVALID_ARGUMENT", "CREDENTIALS_INVALID"), error
+            # Some routes have all they need in their path, and no field that these bodies get wrong.
+            assert error["code"] in ("INVALID_ARGUMENT", "CREDENTIALS_INVALID", "TASK_NOT_FOUND"), error
             assert error["code"] != "INVALID_ARGUMENT" or fields_named(error), error
     assert answers[0].status == answers[1].status
 
@@ -224,9 +230,9 @@ VALUES = st.recursive(
 
 def fields(template: str) -> st.SearchStrategy[str]:
     """Names of the fields of the route's request, and names that are none."""
-    (name,) = [method.name for method in view.methods() if any(known == template for _, known in method.routes)]
-    request = descriptor_pool.Default().FindMethodByName(name.replace("/", ".")).input_type
-    known = [field.name for field in request.fields]
+    names = [method.name for method in view.methods() if any(known == template for _, known in method.routes)]
+    requests = [descriptor_pool.Default().FindMethodByName(name.replace("/", ".")).input_type for name in names]
+    known = [field.name for request in requests for field in request.fields]
     return st.sampled_from([*known, *(f"{name}.a" for name in known), "access_token"]) | TEXT
 
 
@@ -239,8 +245,8 @@ def test_any_json(stack: StackInfo, rest: Rest, template: str, data: st.DataObje
     if isinstance(sent, dict) and data.draw(st.booleans()):
         sent |= {"type": "nobody_takes_this", "payload": data.draw(st.dictionaries(TEXT, VALUES, max_size=3))}
     headers = [("authorization", f"Bearer {rest.token}"), *JSON]
-    answer = exchange(stack.rest_url, "POST", template, headers, json.dumps(sent).encode())
-    if judge(answer) is None:
+    answer = exchange(stack.rest_url, "POST", fill(template), headers, json.dumps(sent).encode())
+    if judge(answer) is None and template == "/v1/tasks":
         rest.get(json.loads(answer.body)["task_id"])
 
 
@@ -249,7 +255,7 @@ def test_any_json(stack: StackInfo, rest: Rest, template: str, data: st.DataObje
 @given(body=st.binary(max_size=300))
 def test_any_bytes(stack: StackInfo, rest: Rest, template: str, body: bytes) -> None:
     """Bytes that are no JSON are refused in the one shape."""
-    judge(exchange(stack.rest_url, "POST", template, [("authorization", f"Bearer {rest.token}"), *JSON], body))
+    judge(exchange(stack.rest_url, "POST", fill(template), [("authorization", f"Bearer {rest.token}"), *JSON], body))
 
 
 @pytest.mark.parametrize(("method", "template"), ROUTES)
@@ -324,8 +330,8 @@ def test_huge_body(stack: StackInfo, bearer: Headers, template: str, size: int) 
     chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     chunked = [*bearer, *JSON, ("transfer-encoding", "chunked")]
     for answer in (
-        exchange(stack.rest_url, "POST", template, [*bearer, *JSON], body),
-        exchange(stack.rest_url, "POST", template, chunked, chunks, sized=False),
+        exchange(stack.rest_url, "POST", fill(template), [*bearer, *JSON], body),
+        exchange(stack.rest_url, "POST", fill(template), chunked, chunks, sized=False),
     ):
         error = judge(answer)
         assert error

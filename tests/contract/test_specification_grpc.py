@@ -64,6 +64,11 @@ def test_life_of_a_task(tasks: tasks_pb2_grpc.TaskServiceStub, bearer: Metadata)
         submitted_at=summary.submitted_at,
         updated_at=events[-1].occurred_at,
         result=request.payload,
+        type="echo",
+        metadata={"priority": "high"},
+        priority=1,
+        attempt=1,
+        expire_time=detail.expire_time,
     )
 
 

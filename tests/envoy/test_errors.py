@@ -83,7 +83,7 @@ async def test_no_such_path(gateway: Gateway, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
-    [("GET", "/v1/tasks", "POST"), ("DELETE", "/v1/tasks/x", "GET"), ("OPTIONS", "/v1/auth/token", "POST")],
+    [("PUT", "/v1/tasks", "GET, POST"), ("DELETE", "/v1/tasks/x", "GET"), ("OPTIONS", "/v1/auth/token", "POST")],
 )
 async def test_no_such_method(gateway: Gateway, method: str, path: str, allow: str) -> None:
     """A path with another method is 405, and says which it takes."""

@@ -48,20 +48,25 @@ VALUES = st.recursive(
 STRUCTS = st.dictionaries(TEXTS, VALUES, max_size=3)
 
 
-def respond(headers: dict[str, str], body: str, *, nulls: bool = False) -> tuple[str, Any]:
+def respond(headers: dict[str, str], body: str, *, nulls: int | None = None) -> tuple[str, Any]:
     """The status and the JSON that the filter makes of a response."""
     status, text = RESPOND(LUA.table_from({"content-type": "application/json", **headers}), body, nulls)
     return status, json.loads(text)
 
 
-@given(result=STRUCTS | st.none(), error=TEXTS, ascii_only=st.booleans())
-def test_nulls(result: dict[str, Any] | None, error: str, ascii_only: bool) -> None:
-    """Of any task, exactly its own unset result and error become null; every other byte of data stays."""
+@given(result=STRUCTS | st.none(), error=TEXTS, payload=STRUCTS, ascii_only=st.booleans(), listed=st.booleans())
+def test_nulls(
+    result: dict[str, Any] | None, error: str, payload: dict[str, Any], ascii_only: bool, listed: bool
+) -> None:
+    """Of a task, or each of a list, exactly its own unset result and error become null; every other byte stays."""
     task: dict[str, Any] = {"task_id": "t", "status": "RUNNING", "submitted_at": "2024-01-01T00:00:00Z"}
-    printed = task | ({"result": result} if result is not None else {}) | {"error": error}
-    text = json.dumps(printed, separators=(",", ":"), ensure_ascii=ascii_only)
-    _, shown = respond({":status": "200"}, text, nulls=True)
-    assert shown == task | {"result": result, "error": error or None}
+    rest = {"type": "t", "payload": payload, "metadata": {"error": "", "result": ""}}
+    printed = task | ({"result": result} if result is not None else {}) | {"error": error} | rest
+    expected: Any = task | {"result": result, "error": error or None} | rest
+    answer: Any = {"tasks": [printed, printed], "next_page_token": ""} if listed else printed
+    text = json.dumps(answer, separators=(",", ":"), ensure_ascii=ascii_only)
+    _, shown = respond({":status": "200"}, text, nulls=3 if listed else 1)
+    assert shown == ({"tasks": [expected, expected], "next_page_token": ""} if listed else expected)
 
 
 @given(message=TEXTS, details=st.lists(VALUES, max_size=3), ascii_only=st.booleans())

@@ -36,23 +36,28 @@ def test_the_view_is_complete() -> None:
     for file in view.descriptors().file:
         pool.AddSerializedFile(file.SerializeToString())
     status = pool.FindEnumTypeByName("openmcp.chain.v1.TaskStatus")
-    assert [value.name for value in status.values] == ["UNSPECIFIED", "PENDING", "RUNNING", "SUCCEEDED", "FAILED"]
+    assert [value.name for value in status.values] == [
+        *("TASK_STATUS_UNSPECIFIED", "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED")
+    ]
     retry = pool.FindMessageTypeByName("google.rpc.RetryInfo")
     assert retry.fields_by_name["retry_delay"].json_name == "retry_delay"
 
 
-def test_only_result_holds_data_in_a_task() -> None:
-    """What `show_nulls` in rest.lua stands on: around result and error, by number, there are only plain fields.
-
-    If TaskDetail is to get a field of another kind, that function needs another way to find the two.
-    """
-    fields = sorted(tasks_pb2.TaskDetail.DESCRIPTOR.fields, key=lambda field: field.number)
-    names = [field.name for field in fields]
+def test_where_tasks_are_in_answers() -> None:
+    """What `show_nulls` stands on: an answer that holds tasks says how deep they are; `result` is before `error`."""
+    detail = tasks_pb2.TaskDetail.DESCRIPTOR
+    names = [field.name for field in sorted(detail.fields, key=lambda field: field.number)]
     assert names.index("error") == names.index("result") + 1
-    plain = {"google.protobuf.Timestamp", "google.protobuf.Duration", None}
-    for field in fields:
-        if field.name != "result":
-            assert (field.message_type.full_name if field.message_type else None) in plain
+    outputs = {
+        method.full_name: method.output_type for method in tasks_pb2.DESCRIPTOR.services_by_name["TaskService"].methods
+    }
+    table = {route["name"]: route for route in routes.table(view.methods(), 1.0)}
+    for method in view.methods():
+        answer = outputs.get(method.name.replace("/", "."))
+        within = answer is not None and any(field.message_type is detail for field in answer.fields)
+        for verb, template in method.routes:
+            told = table[f"rest:{verb} {template}"]["metadata"]["filter_metadata"].get("envoy.filters.http.lua", {})
+            assert told.get("nulls") == (1 if answer is detail else 3 if within else None)
 
 
 def test_every_binding_has_a_route() -> None:

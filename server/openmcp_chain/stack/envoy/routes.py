@@ -137,12 +137,20 @@ def _call(method: Method, unary_seconds: float, *skipped: str) -> Json:
         longest = f"{unary_seconds}s"
         action["max_stream_duration"] = {"max_stream_duration": longest, "grpc_timeout_header_max": longest}
     opened = (_JWT, _RATE_LIMIT) if method.name in OPEN else ()
-    told = {"envoy.filters.http.lua": {"nulls": True}} if method.output == "openmcp.chain.v1.TaskDetail" else {}
+    told = {"envoy.filters.http.lua": {"nulls": _TASKS[method.output]}} if method.output in _TASKS else {}
     return {
         "route": action,
         "typed_per_filter_config": _without(*opened, *skipped),
         "metadata": {"filter_metadata": told},
     }
+
+
+_TASKS = {
+    "openmcp.chain.v1.TaskDetail": 1,
+    "openmcp.chain.v1.ListTasksResponse": 3,
+    "openmcp.chain.v1.BatchGetTasksResponse": 3,
+}
+"""The answers that hold TaskDetails, and how deep in their JSON: there, what is not set is shown as null."""
 
 
 def _refusal(name: str, match: Json, status: int, why: str = "refused") -> Json:
