@@ -64,6 +64,20 @@ async def test_tries_again(kind: Kind) -> None:
 
 
 @both
+async def test_a_reset_on_the_way(kind: Kind) -> None:
+    """An INTERNAL without details is not the service's word but a reset: the call is made again, the stream goes on."""
+    reset = bare(grpc.StatusCode.INTERNAL, "Stream removed (RST_STREAM)")
+    async with running_rogue() as rogue, connected(kind, rogue.target) as client:
+        rogue.script["GetTask"].extend([reset, answer(detail(RUNNING)), refuse(errors.Internal())])
+        rogue.streams.extend([events(1, then=reset), events(2, ends=2)])
+        assert (await client.call("get", "task-1")).status == "RUNNING"
+        assert [event.sequence async for event in client.each("events", "task-1")] == [1, 2]
+        with pytest.raises(ApiError, match=r"^INTERNAL: The server made an error"):
+            await client.call("get", "task-1")
+    assert len(rogue.received["GetTask"]) == 3
+
+
+@both
 async def test_a_lost_answer_makes_no_second_task(kind: Kind) -> None:
     """The network loses a submit's answer, and the connection: the second try gets the first one's task."""
     async with serving() as service:

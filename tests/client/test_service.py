@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.clients import KINDS, Either, Kind, connected
-from support.service import PATIENCE, Service, WorkStream, serving
+from support.service import PATIENCE, SETTINGS, Service, WorkStream, serving, until
 
 from openmcp.chain.v1 import workers_pb2
 from openmcp_chain.client import ApiError, NewTask, Progress, RetryPolicy, Task, TaskUnsuccessful, WaitTimeout
+from openmcp_chain.store.memory import MemoryStore
 
 both = pytest.mark.parametrize("kind", KINDS)
 
@@ -197,3 +199,36 @@ async def test_another_workspaces_task(kind: Kind) -> None:
                 await client.call(method, other)
         with pytest.raises(ApiError, match="TASK_NOT_FOUND"):
             [event async for event in client.each("events", other)]
+
+
+@both
+async def test_the_server_is_replaced(kind: Kind) -> None:
+    """A server that shuts down, and another in its place: whoever waits for a task or follows it notices nothing."""
+    store = MemoryStore()
+    async with AsyncExitStack() as life:
+        first = await life.enter_async_context(serving(store))
+        caller = await first.workspace()
+        who = {"workspace_id": caller.workspace_id, "workspace_secret": caller.secret}
+        async with connected(kind, f"127.0.0.1:{first.port}", **who) as client:
+            task = await client.call("submit", "echo")
+            seen = asyncio.Event()
+
+            async def follow() -> list[int]:
+                sequences = []
+                async for event in client.each("events", task):
+                    sequences.append(event.sequence)
+                    seen.set()
+                return sequences
+
+            following = asyncio.ensure_future(follow())
+            waiting = asyncio.ensure_future(client.call("wait", task))
+            await seen.wait()
+            await until(lambda: first.app.events.open == 2)
+            await life.aclose()
+            assert not following.done()
+            async with serving(store, settings=replace(SETTINGS, listen=f"127.0.0.1:{first.port}")) as second:
+                worker = second.work(caller)
+                await worker.hello()
+                await worker.complete((await worker.task()).lease, {"n": 1})
+                assert await following == [1, 2, 3]
+                assert (await waiting).result == {"n": 1}

@@ -121,7 +121,7 @@ class Display:
 
     def _note(self, task: Task) -> str:
         if task.error:
-            return shown(task.error)
+            return shown(task.error.removeprefix(f"{task.status}: "))
         if task.cancel_requested and not task.status.ended:
             return "cancel requested"
         if task.status is Status.PENDING and task.schedule_time is not None and task.schedule_time > self._now:

@@ -17,6 +17,9 @@ from google.rpc import error_details_pb2, status_pb2
 from openmcp.chain.v1 import errors_pb2
 from openmcp_chain.client.values import Task
 
+CALL_INTERRUPTED = "CALL_INTERRUPTED"
+"""The code of a call that something on the way broke off, so that nobody knows what the service had to say."""
+
 
 class Error(Exception):
     """Any failure that the client tells of."""
@@ -46,7 +49,8 @@ class ApiError(Error):
         self.status = status
         """The gRPC status, such as `NOT_FOUND`; empty for a task of a batch, which is told its code alone."""
         self.code = code
-        """Stable, such as `TASK_NOT_FOUND`: branch on it. The gRPC status if the failure is not the service's own."""
+        """Stable, such as `TASK_NOT_FOUND`: branch on it. If the failure is not the service's own: CALL_INTERRUPTED, or
+        the gRPC status."""
         self.message = message
         """A sentence for people."""
         self.violations = violations
@@ -104,9 +108,12 @@ def read(status: str, text: str, trailing: Iterable[tuple[str, str | bytes]]) ->
                 detail.Unpack(message)
     except DecodeError:
         pass  # not ours: the status and its text are all there is
+    # The service's own INTERNAL has details. One without is how gRPC tells of a stream that was reset, which Envoy does
+    # when the server behind it dies.
+    bare = CALL_INTERRUPTED if status == "INTERNAL" else status
     return ApiError(
         status,
-        error.code or info.reason or status,
+        error.code or info.reason or bare,
         error.message or text,
         tuple(Violation(one.field, one.description) for one in bad.field_violations),
         retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,

@@ -1,6 +1,6 @@
 """A task's events over any number of cut streams: each once, in order, up to the last."""
 
-from openmcp_chain.client.errors import ApiError
+from openmcp_chain.client.errors import CALL_INTERRUPTED, ApiError
 from openmcp_chain.client.values import Event
 
 HEALTHY_SECONDS = 10.0
@@ -44,4 +44,4 @@ class Place:
 
 def interrupted(what: str) -> ApiError:
     """The stream is of no more use, and another one may be."""
-    return ApiError("UNAVAILABLE", "STREAM_INTERRUPTED", what)
+    return ApiError("UNAVAILABLE", CALL_INTERRUPTED, what)

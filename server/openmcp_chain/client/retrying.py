@@ -7,7 +7,7 @@ time for one.
 
 from collections.abc import Callable
 
-from openmcp_chain.client.errors import ApiError
+from openmcp_chain.client.errors import CALL_INTERRUPTED, ApiError
 
 REPEATED = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED"})
 PASSING = frozenset({"UNAVAILABLE", "OVERLOADED", "SERVER_DRAINING", "UPSTREAM_UNAVAILABLE", "ABORTED"})
@@ -57,4 +57,4 @@ def _repeatable(error: ApiError) -> bool:
     if error.status == "RESOURCE_EXHAUSTED" and error.retry_after is None:
         # A quota that time does not mend, or gRPC's own word for a message that is too large.
         return False
-    return error.status in REPEATED or passes(error)
+    return error.status in REPEATED or passes(error) or error.code == CALL_INTERRUPTED
