@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry import trace
 from support.clients import KINDS, Kind, connected
 from support.proxy import running_proxy
 from support.rogue import answer, bare, detail, events, refuse, running_rogue, silence
@@ -167,6 +168,22 @@ async def test_who_waits_for_the_sign_in_has_a_timeout_too(kind: Kind) -> None:
             await client.call("get", "task-1", timeout=0.1)
         with pytest.raises(ApiError, match="DEADLINE_EXCEEDED"):
             await first
+
+
+@both
+async def test_a_call_is_part_of_the_callers_trace(kind: Kind) -> None:
+    """A call that is made inside a span tells the server which, by W3C's `traceparent`; its state is not passed on."""
+    state = trace.TraceState([("vendor", "S3CRET")])
+    span = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, is_remote=False, trace_state=state))
+    async with running_rogue() as rogue, connected(kind, rogue.target) as client:
+        rogue.script["GetTask"].extend([answer(detail(RUNNING))] * 2)
+        await client.call("get", "task-1")
+        with trace.use_span(span):
+            await client.call("get", "task-1")
+    without, within = (received.metadata for received in rogue.received["GetTask"])
+    assert "traceparent" not in without
+    assert within["traceparent"] == f"00-{0xABC:032x}-{0xDEF:016x}-00"
+    assert "tracestate" not in within
 
 
 @both

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,11 @@ class Received:
     """A call as it came."""
 
     request: Any
-    token: str
+    metadata: Mapping[str, str | bytes]
+
+    @property
+    def token(self) -> str:
+        return str(self.metadata.get("authorization", "")).removeprefix("Bearer ")
 
 
 class Rogue:
@@ -68,12 +72,12 @@ class Rogue:
         return token
 
     async def unary(self, method: str, request: Message, context: Context) -> Message | None:
-        self.received[method].append(Received(request, _token(context)))
+        self.received[method].append(Received(request, dict(context.invocation_metadata() or ())))
         act = self.script[method].popleft() if self.script[method] else refuse(errors.Internal())
         return await act(context)
 
     async def stream(self, request: Message, context: Context) -> AsyncIterator[Message]:
-        self.received["StreamTaskEvents"].append(Received(request, _token(context)))
+        self.received["StreamTaskEvents"].append(Received(request, dict(context.invocation_metadata() or ())))
         if not self.streams:
             await refuse(errors.Internal())(context)
         async for message in self.streams.popleft()(context):
@@ -154,8 +158,3 @@ def _unary(rogue: Rogue, method: str) -> Callable[[Message, Context], Awaitable[
         return await rogue.unary(method, request, context)
 
     return handle
-
-
-def _token(context: Context) -> str:
-    metadata = dict(context.invocation_metadata() or ())
-    return str(metadata.get("authorization", "")).removeprefix("Bearer ")

@@ -44,9 +44,9 @@ def _plain(value: object) -> object:
 class Display:
     """Writes to standard output."""
 
-    def __init__(self, now: datetime | None = None) -> None:
+    def __init__(self) -> None:
         self._out = Console(highlight=False, markup=False, emoji=False)
-        self._now = now or datetime.now(UTC)
+        self._now = datetime.now(UTC)
         self.terminal = self._out.is_terminal
         """Whether somebody is looking."""
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FAILED = 2
 """The exit status that says: the task ended FAILED or CANCELLED."""
+MANY_SECONDS = 30.0
+"""What one call may take that changes many tasks; a server takes no longer."""
 _UNITS = {"ms": "milliseconds", "s": "seconds", "": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -273,7 +275,7 @@ def retry(
     if query is None:
         _report(client.retry(task_id), as_json=as_json)
         return
-    retried = client.batch_retry(query, limit=limit)
+    retried = client.batch_retry(query, limit=limit, timeout=MANY_SECONDS)
     if as_json:
         typer.echo(json.dumps({"task_ids": retried.task_ids, "more": retried.more}))
         return
