@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from support.database import Database
 from support.samples import NOW, SECOND, make_task
 
-from openmcp_chain.domain.task import Event, Failure, Key, Lease, Priority, Status, Task
+from openmcp_chain.domain import retry
+from openmcp_chain.domain.retry import RetryPolicy
+from openmcp_chain.domain.task import Event, Failure, Key, Lease, Progress, Status, Task, Terms
 from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.client import Driver
 from openmcp_chain.store.mongo.store import MongoStore, connect
@@ -23,29 +25,41 @@ TIMES = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9999, 1,
 )
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 STATUSES = st.sampled_from(Status)
-CONTEXTS = st.dictionaries(st.sampled_from(["attempt", "worker", "message"]), TEXTS | st.integers(0, 2**63 - 1))
+SPANS = st.timedeltas(min_value=timedelta(), max_value=timedelta(days=36500))
+CONTEXTS = st.dictionaries(
+    st.sampled_from(["attempt", "worker", "message"]), TEXTS | st.integers(0, 2**31) | st.booleans() | st.floats(0, 1)
+)
+POLICIES = st.builds(RetryPolicy, SPANS, st.floats(1, 10), SPANS, st.integers(1, 100), st.frozensets(TEXTS, max_size=3))
 TASKS = st.builds(
     Task,
     workspace=st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True),
     id=TEXTS,
     type=TEXTS,
     payload=st.binary(),
-    metadata=st.dictionaries(TEXTS, TEXTS, max_size=5),
-    priority=st.sampled_from(Priority),
+    metadata=st.dictionaries(TEXTS, TEXTS, max_size=3),
+    labels=st.dictionaries(TEXTS, TEXTS, max_size=3),
+    priority=st.integers(1, 5),
+    terms=st.builds(Terms, st.just(retry.DEFAULT) | POLICIES, *[st.none() | SPANS] * 5),
+    dedupe_key=TEXTS,
     fingerprint=st.binary(max_size=32),
     traceparent=TEXTS,
-    max_attempts=st.integers(1, 100),
     submitted_at=TIMES,
     version=st.integers(1, 2**31),
     status=STATUSES,
     attempt=st.integers(0, 100),
-    due_at=st.none() | TIMES,
-    lease=st.none() | st.builds(Lease, TEXTS, TEXTS, TIMES),
+    tried_before=st.integers(0, 100),
+    due_at=TIMES,
+    start_by=st.none() | TIMES,
+    close_by=st.none() | TIMES,
+    lease=st.none() | st.builds(Lease, TEXTS, TEXTS, TIMES, st.none() | TIMES),
+    cancel=st.none() | TEXTS,
+    progress=st.none() | st.builds(Progress, st.floats(0, 1), TEXTS),
+    notes=st.integers(0, 200),
     updated_at=TIMES,
     events=st.lists(st.builds(Event, st.integers(1, 100), STATUSES, TIMES, CONTEXTS), max_size=4).map(tuple),
     result=st.none() | st.binary(),
     failure=st.none() | st.builds(Failure, TEXTS, TEXTS),
-    expire_at=st.none() | TIMES,
+    superseded=st.booleans(),
 )
 
 
@@ -63,13 +77,26 @@ def test_an_update_makes_one_state_of_the_other(before: Task, after: Task) -> No
     made = documents.state(before) | update.get("$set", {})
     for name in update.get("$unset", {}):
         del made[name]
+    assert made == documents.state(after)
     pushed = update.get("$push", {"events": {"$each": []}})["events"]["$each"]
-    made["events"] = documents.state(before)["events"] + pushed
-    expected = documents.state(after)
-    expected["events"] = documents.state(before)["events"] + expected["events"][len(before.events) :]
-    assert made == expected
+    assert pushed == documents.events(after.events[len(before.events) :])
     assert not set(update.get("$set", {})) & set(update.get("$unset", {}))
     assert all(update.values())
+
+
+@given(TASKS)
+def test_the_state_is_what_can_change(task: Task) -> None:
+    """So that what a lost change is compared with is all of it."""
+    assert set(documents.state(task)) <= set(documents.STATE)
+
+
+def test_a_task_as_most_are_has_a_small_document() -> None:
+    """What is empty, or as it is by default, takes no room."""
+    document = documents.from_task(make_task(payload=b"", metadata={}, labels={}))
+    assert set(document) == {
+        *("_id", "workspace", "type", "priority", "submitted_at", "events"),
+        *("version", "status", "queue", "due_at", "updated_at"),
+    }
 
 
 @given(st.from_regex(r"[a-z0-9-]{1,8}", fullmatch=True), TEXTS, st.from_regex(r"[a-z0-9-]{1,8}", fullmatch=True), TEXTS)
@@ -77,6 +104,7 @@ def test_two_keys_are_never_one(workspace: str, task_id: str, other: str, other_
     """No pair of workspace and id is written as another pair is."""
     one, two = Key(workspace, task_id), Key(other, other_id)
     assert (documents.primary_key(one) == documents.primary_key(two)) is (one == two)
+    assert documents.to_key({"_id": documents.primary_key(one)}) == one
 
 
 @pytest.fixture
@@ -88,31 +116,32 @@ async def stocked(mongo: MongoStore) -> MongoStore:
 @pytest.mark.parametrize(
     ("query", "index"),
     [
-        ({"status": "PENDING", "type": "data_pipeline", "due_at": {"$lte": NOW}}, "ready"),
-        (
-            {"status": "PENDING", "type": "data_pipeline", "workspace": "ws-1", "due_at": {"$lte": NOW}},
-            "ready_in_workspace",
-        ),
-        ({"status": "RUNNING", "due_at": {"$lt": NOW + SECOND}}, "expired"),
+        ({"queue": "data_pipeline/ws-1/3", "due_at": {"$lte": NOW}}, "due"),
+        ({"queue": "data_pipeline/ws-1/3", "due_at": {"$gte": NOW, "$lte": NOW}}, "due"),
+        ({"queue": "running", "due_at": {"$lte": NOW}}, "due"),
+        ({"queue": "ended", "due_at": {"$gte": NOW, "$lt": NOW + SECOND}}, "due"),
+        ({"workspace": "ws-1", "submitted_at": {"$gte": NOW, "$lt": NOW + SECOND}}, "listed"),
+        ({"workspace": "ws-1", "submitted_at": NOW}, "listed"),
     ],
 )
-async def test_what_is_due_is_found_by_an_index(stocked: MongoStore, query: dict[str, Any], index: str) -> None:
-    """A sweep costs what it finds, not what is stored."""
+async def test_what_is_looked_for_is_found_by_an_index(stocked: MongoStore, query: dict[str, Any], index: str) -> None:
+    """A look costs what it finds, not what is stored."""
     plan = await stocked._tasks.find(query).explain()
     assert plan["queryPlanner"]["winningPlan"]["inputStage"]["indexName"] == index
 
 
-async def test_retention_is_the_servers_affair(mongo: MongoStore) -> None:
-    """A task that has ended is deleted by the database at its `expire_at`."""
-    indexes = await mongo._tasks.index_information()
-    assert indexes["retention"]["key"] == [("expire_at", 1)]
-    assert timedelta(seconds=indexes["retention"]["expireAfterSeconds"]) == timedelta()
-
-
 async def test_a_second_process_finds_the_indexes_made(database: Database, driver: Driver) -> None:
-    """Each process makes them at its start."""
+    """Each process makes them at its start. A task has two: each costs every write."""
     stores = [await connect(database.uri, "indexes", driver) for _ in range(2)]
-    names = [set(await store._tasks.index_information()) for store in stores]
-    assert names[0] == names[1] == {"_id_", "ready", "ready_in_workspace", "expired", "retention"}
     for store in stores:
+        assert set(await store._tasks.index_information()) == {"_id_", "due", "listed"}
         await store.close()
+
+
+@pytest.mark.parametrize(("collection", "seconds"), [("leases", 0), ("processes", 86400), ("signals", 60)])
+async def test_what_is_of_use_for_a_while_is_deleted_by_the_database(
+    mongo: MongoStore, collection: str, seconds: int
+) -> None:
+    """By its clock, not by a sweep."""
+    indexes = await mongo._database[collection].index_information()
+    assert indexes["expiry"]["expireAfterSeconds"] == seconds

@@ -1,88 +1,224 @@
-"""What is due, in every store: tasks that wait for a worker, and leases that ran out."""
+"""What is due, in every store: tasks that wait for a worker, time that ran out, and ended tasks."""
 
 from collections.abc import Iterable
+from datetime import datetime
 
-from support.samples import NOW, RETENTION, SECOND, make_lease, make_task
+import pytest
+from support.samples import NOW, RETENTION, SECOND, at, make_lease, make_task
 
 from openmcp_chain.domain import transitions
-from openmcp_chain.domain.task import Change, Failure, Task
+from openmcp_chain.domain.queue import Waiting
+from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Failure, Key, Queue, Task, Terms
 from openmcp_chain.store.base import Store
+from openmcp_chain.store.mongo import documents
+from openmcp_chain.store.mongo.store import MongoStore
 
 MILLISECOND = SECOND / 1000
+QUEUE = Queue("ws-1", "data_pipeline")
+SOON = Terms(schedule_to_start=10 * SECOND)
 
 
-def ids(tasks: Iterable[Task]) -> set[str]:
-    return {task.id for task in tasks}
+def ids(found: Iterable[Waiting]) -> list[str]:
+    return [waiting.key.id for waiting in found]
+
+
+async def ready(store: Store, until: datetime, since: datetime | None = None) -> list[str]:
+    return ids(await store.ready_tasks(QUEUE, NORMAL, since, until, 10))
+
+
+async def change(store: Store, before: Task, after: Task) -> Task:
+    assert await store.update_tasks([Change(before, after)]) == [True]
+    return after
 
 
 async def in_every_status(store: Store) -> dict[str, Task]:
-    """One task in each status, all of one type, the retried one due a while after NOW."""
-    new = {name: make_task(task_id=name) for name in ("pending", "retried", "running", "succeeded", "failed")}
-    await store.insert_tasks(list(new.values()))
-    running = {name: transitions.claim(task, make_lease(name), NOW) for name, task in new.items() if name != "pending"}
-    await store.update_tasks([Change(new[name], after) for name, after in running.items()])
-    failure = Failure("E", "m")
-    later = {
-        "retried": transitions.fail(
-            running["retried"], "retried", failure, retryable=True, now=NOW, retention=RETENTION, jitter=0.5
-        ),
-        "succeeded": transitions.complete(running["succeeded"], "succeeded", b"", NOW, RETENTION),
-        "failed": transitions.fail(
-            running["failed"], "failed", failure, retryable=False, now=NOW, retention=RETENTION, jitter=0.5
-        ),
+    """One task in each status, all of one queue, the retried one due a while after NOW."""
+    tasks = {name: make_task(task_id=name) for name in ("pending", "retried", "running", "succeeded", "failed")}
+    await store.insert_tasks(list(tasks.values()))
+    for name, task in tasks.items():
+        if name != "pending":
+            tasks[name] = await change(store, task, transitions.claim(task, make_lease(name), NOW))
+    failure, moment = Failure("E", "m"), at(NOW, jitter=0.5)
+    after = {
+        "retried": transitions.fail(tasks["retried"], "retried", failure, moment, retryable=True),
+        "succeeded": transitions.complete(tasks["succeeded"], "succeeded", b"", moment),
+        "failed": transitions.fail(tasks["failed"], "failed", failure, moment, retryable=False),
     }
-    await store.update_tasks([Change(running[name], after) for name, after in later.items()])
-    return new | running | later
+    for name, task in after.items():
+        tasks[name] = await change(store, tasks[name], task)
+    return tasks
 
 
 async def test_ready_are_the_pending_tasks_whose_time_has_come(store: Store) -> None:
     """From `due_at` on, that moment included; nothing that runs or has ended."""
     tasks = await in_every_status(store)
     retry_at = tasks["retried"].due_at
-    assert retry_at
-    assert ids(await store.ready_tasks(["data_pipeline"], None, NOW - MILLISECOND, 10)) == set()
-    assert await store.ready_tasks(["data_pipeline"], None, NOW, 10) == [tasks["pending"]]
-    assert ids(await store.ready_tasks(["data_pipeline"], None, retry_at - MILLISECOND, 10)) == {"pending"}
-    assert ids(await store.ready_tasks(["data_pipeline"], None, retry_at, 10)) == {"pending", "retried"}
+    assert await ready(store, NOW - MILLISECOND) == []
+    assert await ready(store, NOW) == ["pending"]
+    assert await ready(store, retry_at - MILLISECOND) == ["pending"]
+    assert await ready(store, retry_at) == ["pending", "retried"]
+    assert await ready(store, retry_at, NOW) == ["pending", "retried"]
+    assert await ready(store, retry_at, NOW + MILLISECOND) == ["retried"]
+    assert await ready(store, retry_at, retry_at) == ["retried"]
 
 
-async def test_ready_tasks_are_of_the_types_asked_for(store: Store) -> None:
-    """A type that is asked for twice counts once; a type's name is no pattern."""
-    tasks = [make_task(task_id=name, task_type=name) for name in ("a", "b", "ab")]
+async def test_a_ready_task_comes_without_its_payload(store: Store) -> None:
+    """What a queue needs to know of it, and no more."""
+    task = make_task(priority=HIGH, now=NOW - SECOND, schedule_time=NOW)
+    await store.insert_tasks([task])
+    (found,) = await store.ready_tasks(QUEUE, HIGH, None, NOW, 10)
+    assert found == Waiting(task.key, "data_pipeline", HIGH, NOW - SECOND, NOW)
+
+
+async def test_ready_tasks_are_of_one_queue_and_one_priority(store: Store) -> None:
+    """A name is no pattern, and none reaches into another queue."""
+    await store.insert_tasks(
+        [
+            make_task(task_id="ours"),
+            make_task(task_id="low", priority=LOW),
+            make_task(task_id="other-type", task_type="a"),
+            make_task(task_id="other-workspace", workspace="ws-2"),
+        ]
+    )
+    assert await ready(store, NOW) == ["ours"]
+    assert ids(await store.ready_tasks(Queue("ws-1", "a"), NORMAL, None, NOW, 10)) == ["other-type"]
+    assert ids(await store.ready_tasks(Queue("ws-2", "data_pipeline"), NORMAL, None, NOW, 10)) == ["other-workspace"]
+    for queue in (Queue("ws-1", ".*"), Queue("ws-3", "a"), Queue("", "running"), Queue("ws-1", "ended")):
+        assert await store.ready_tasks(queue, NORMAL, None, NOW, 10) == []
+
+
+async def test_no_more_than_the_limit_are_ready_those_due_first(store: Store) -> None:
+    """Whatever order they were added in."""
+    tasks = [make_task(task_id=str(n), now=NOW + n * MILLISECOND) for n in (3, 1, 4, 0, 2)]
     await store.insert_tasks(tasks)
-    assert ids(await store.ready_tasks(["a", "b", "a"], None, NOW, 10)) == {"a", "b"}
-    assert ids(await store.ready_tasks(["z", ".*"], None, NOW, 10)) == set()
-    assert ids(await store.ready_tasks([], None, NOW, 10)) == set()
+    found = await store.ready_tasks(QUEUE, NORMAL, None, NOW + SECOND, 3)
+    assert ids(found) == ["0", "1", "2"]
 
 
-async def test_ready_tasks_are_of_the_workspace_asked_for(store: Store) -> None:
-    """None asks for all of them."""
-    await store.insert_tasks([make_task(task_id=name, workspace=name) for name in ("ws-1", "ws-2")])
-    assert ids(await store.ready_tasks(["data_pipeline"], "ws-1", NOW, 10)) == {"ws-1"}
-    assert ids(await store.ready_tasks(["data_pipeline"], "ws-3", NOW, 10)) == set()
-    assert ids(await store.ready_tasks(["data_pipeline"], None, NOW, 10)) == {"ws-1", "ws-2"}
+async def test_a_running_task_is_overdue_when_its_lease_has_ended(store: Store) -> None:
+    """From `due_at` on, that moment included; an extended lease ends later."""
+    running = (await in_every_status(store))["running"]
+    end = running.due_at
+    assert await store.overdue_tasks(end - MILLISECOND, 10) == []
+    assert await store.overdue_tasks(end, 10) == [running.key]
+    await change(store, running, transitions.extend(running, "running", end + SECOND))
+    assert await store.overdue_tasks(end, 10) == []
+    assert await store.overdue_tasks(end + SECOND, 10) == [running.key]
 
 
-async def test_expired_are_the_running_tasks_whose_lease_has_ended(store: Store) -> None:
-    """After `due_at`, that moment not included; an extended lease ends later."""
-    tasks = await in_every_status(store)
-    end = tasks["running"].due_at
-    assert end
-    assert ids(await store.expired_tasks(end, 10)) == set()
-    assert await store.expired_tasks(end + MILLISECOND, 10) == [tasks["running"]]
-    extended = transitions.extend(tasks["running"], "running", end + SECOND)
-    await store.update_tasks([Change(tasks["running"], extended)])
-    assert ids(await store.expired_tasks(end + SECOND, 10)) == set()
-    assert ids(await store.expired_tasks(end + 2 * SECOND, 10)) == {"running"}
+async def test_a_waiting_task_is_overdue_at_its_deadline(store: Store) -> None:
+    """That moment included, as often as it is asked, until it has ended."""
+    task = make_task(terms=SOON)
+    await store.insert_tasks([task, make_task()])
+    end = NOW + 10 * SECOND
+    assert await store.overdue_tasks(end - MILLISECOND, 10) == []
+    for _ in range(2):
+        assert await store.overdue_tasks(end, 10) == [task.key]
+    await change(store, task, transitions.time_out(task, at(end)))
+    assert await store.overdue_tasks(end + SECOND, 10) == []
 
 
-async def test_no_more_than_the_limit(store: Store) -> None:
-    """The limit is for all types together, and none is none."""
-    tasks = [make_task(task_type=f"type-{n % 3}") for n in range(30)]
+async def test_a_task_that_began_in_time_is_not_overdue(store: Store) -> None:
+    """Nor one that has ended, however often it is looked at. One that waits again has a new deadline."""
+    tasks = [make_task(terms=SOON) for _ in range(3)]
     await store.insert_tasks(tasks)
-    types = ["type-0", "type-1", "type-2"]
-    assert len(ids(await store.ready_tasks(types, None, NOW, 25))) == 25
-    assert await store.ready_tasks(types, None, NOW, 0) == []
-    await store.update_tasks([Change(task, transitions.claim(task, make_lease(), NOW)) for task in tasks])
-    assert len(ids(await store.expired_tasks(NOW + 60 * SECOND, 25))) == 25
-    assert await store.expired_tasks(NOW + 60 * SECOND, 0) == []
+    lease = make_lease("token", ends=NOW + 100 * SECOND)
+    running, ended, again = [await change(store, task, transitions.claim(task, lease, NOW)) for task in tasks]
+    await change(store, ended, transitions.complete(ended, "token", b"", at(NOW)))
+    again = await change(
+        store, again, transitions.fail(again, "token", Failure("E", "m"), at(NOW), retryable=True, delay=5 * SECOND)
+    )
+    for _ in range(2):
+        assert await store.overdue_tasks(NOW + 14 * SECOND, 10) == []
+    assert await store.overdue_tasks(NOW + 15 * SECOND, 10) == [again.key]
+    # One whose timer has been looked at, and found to be for nothing.
+    again = await change(
+        store,
+        running,
+        transitions.fail(running, "token", Failure("E", "m"), at(NOW + 20 * SECOND), retryable=True, delay=SECOND),
+    )
+    assert running.key not in await store.overdue_tasks(NOW + 30 * SECOND, 10)
+    assert running.key in await store.overdue_tasks(NOW + 31 * SECOND, 10)
+
+
+async def test_a_deadline_counts_from_a_later_schedule_time(store: Store) -> None:
+    """A task that may run tomorrow is not late today; and `schedule_to_close` ends a wait as well."""
+    tomorrow = NOW + 86400 * SECOND
+    scheduled = make_task(terms=SOON, schedule_time=tomorrow)
+    closing = make_task(terms=Terms(schedule_to_close=20 * SECOND))
+    await store.insert_tasks([scheduled, closing])
+    assert await store.overdue_tasks(tomorrow, 10) == [closing.key]
+    assert set(await store.overdue_tasks(tomorrow + 10 * SECOND, 10)) == {closing.key, scheduled.key}
+
+
+async def test_no_more_of_each_kind_than_the_limit_are_overdue(store: Store) -> None:
+    """But as many, though more timers than that are due for nothing."""
+    started = [make_task(terms=SOON) for _ in range(30)]
+    late = [make_task(terms=SOON) for _ in range(7)]
+    await store.insert_tasks(started)
+    claims = [Change(task, transitions.claim(task, make_lease(ends=NOW + 20 * SECOND), NOW)) for task in started]
+    assert all(await store.update_tasks(claims))
+    await store.insert_tasks(late)
+    found = await store.overdue_tasks(NOW + 10 * SECOND, 5)
+    assert len(found) == 5
+    assert set(found) <= {task.key for task in late}
+    assert len(set(await store.overdue_tasks(NOW + 20 * SECOND, 5))) == 10
+
+
+async def test_a_timer_outlives_a_write_that_is_not_there_yet(mongo: MongoStore) -> None:
+    """One looked at between the writes of timer and task, where nothing is yet, or an older version.
+
+    It is kept for a while, since the write may still come. A write that never comes leaves no timer for ever.
+    """
+    new, old, never = make_task(terms=SOON), make_task(terms=SOON), make_task(terms=SOON)
+    await mongo.insert_tasks([old])
+    running = await change(mongo, old, transitions.claim(old, make_lease("t", ends=NOW + 999 * SECOND), NOW))
+    waits = transitions.fail(running, "t", Failure("E", "m"), at(NOW), retryable=True, delay=SECOND)
+    await mongo._timers.set([new, waits, never])
+    late = NOW + 60 * SECOND
+    assert await mongo.overdue_tasks(late, 10) == []
+    await mongo._tasks.insert_one(documents.from_task(new))
+    await mongo._tasks.update_one({"_id": documents.primary_key(old.key)}, documents.update(running, waits))
+    assert set(await mongo.overdue_tasks(late + 60 * SECOND, 10)) == {new.key, old.key}
+    assert {timer["_id"] async for timer in mongo._database.timers.find()} == {
+        documents.primary_key(task.key) for task in (new, old)
+    }
+
+
+async def test_a_lost_write_does_not_put_a_deadline_off(store: Store) -> None:
+    """A server that decided on the past may have set a later timer: the task is found at its own deadline."""
+    task = make_task(terms=Terms(schedule_to_start=SECOND))
+    await store.insert_tasks([task])
+    running = await change(store, task, transitions.claim(task, make_lease("t"), NOW))
+    failure = Failure("E", "m")
+    soon = transitions.fail(running, "t", failure, at(NOW), retryable=True, delay=SECOND)
+    later = transitions.fail(running, "t", failure, at(NOW), retryable=True, delay=99 * SECOND)
+    await change(store, running, soon)
+    assert await store.update_tasks([Change(running, later)]) == [False]
+    assert await store.overdue_tasks(NOW + 2 * SECOND, 10) == [task.key]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_ended_tasks_are_deleted_when_they_are_due(store: Store, together: bool) -> None:
+    """From `due_at` on, up to the limit in one go; nothing else is, whenever it is due."""
+    others = await in_every_status(store)
+    tasks = [make_task(workspace=f"ws-{n % 3}") for n in range(10)]
+    ends = [transitions.cancel(task, "", at(NOW + (0 if together else n) * SECOND)) for n, task in enumerate(tasks)]
+    await store.insert_tasks(tasks)
+    assert all(await store.update_tasks(list(map(Change, tasks, ends))))
+    over = ends[-1].due_at
+    # In every_status, two have ended at NOW.
+    assert await store.delete_ended(NOW + RETENTION - MILLISECOND, 100) == 0
+    assert [await store.delete_ended(over, 5) for _ in range(4)] == [5, 5, 2, 0]
+    left = await store.get_tasks([task.key for task in [*tasks, *others.values()]])
+    assert left.keys() == {others[name].key for name in ("pending", "running", "retried")}
+
+
+async def test_a_task_that_is_retried_in_time_is_not_deleted(store: Store) -> None:
+    """It has not ended any more."""
+    task = make_task()
+    await store.insert_tasks([task])
+    cancelled = await change(store, task, transitions.cancel(task, "", at(NOW)))
+    again = await change(store, cancelled, transitions.retry(cancelled, NOW + SECOND))
+    assert await store.delete_ended(NOW + 2 * RETENTION, 10) == 0
+    assert await store.get_tasks([Key("ws-1", task.id)]) == {task.key: again}

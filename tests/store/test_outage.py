@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 from support.database import Database, running_database
 from support.proxy import running_proxy
-from support.samples import KEY, NOW, RETENTION, WORKSPACE, make_lease, make_task
+from support.samples import KEY, NOW, WORKSPACE, at, make_lease, make_task
 
-from openmcp_chain.domain import errors, transitions
+from openmcp_chain.domain import errors, filters, queue, transitions
 from openmcp_chain.domain.task import Change, Key, Task
+from openmcp_chain.store.base import Signal
 from openmcp_chain.store.mongo import client
 from openmcp_chain.store.mongo.client import Driver
 from openmcp_chain.store.mongo.store import PATIENCE, MongoStore, connect
@@ -66,13 +67,26 @@ async def test_without_a_database_every_call_says_unavailable(own: Database, sto
         lambda: store.insert_tasks([make_task()]),
         lambda: store.update_tasks([Change(task, running)]),
         lambda: store.get_tasks([task.key]),
-        lambda: store.ready_tasks(["data_pipeline"], None, NOW, 10),
-        lambda: store.expired_tasks(NOW, 10),
+        lambda: store.ready_tasks(task.queue, task.priority, None, NOW, 10),
+        lambda: store.overdue_tasks(NOW, 10),
+        lambda: store.delete_ended(NOW, 10),
+        lambda: store.list_tasks("ws-1", filters.EVERYTHING, None, 10, bodies=True),
+        lambda: store.count_tasks("ws-1", filters.EVERYTHING),
+        lambda: store.put_queue(queue.new(task.queue, NOW)),
+        lambda: store.list_queues(None),
+        lambda: store.get_generation("ws-1", "key"),
+        lambda: store.raise_generation("ws-1", "key", 1),
+        lambda: store.record_leases("ws-1", "request", [], NOW),
+        lambda: store.recorded_leases("ws-1", "request"),
         lambda: store.get_workspace(WORKSPACE.id),
         store.list_workspaces,
         lambda: store.put_workspace(replace(WORKSPACE, version=2)),
         store.list_keys,
         lambda: store.add_key(replace(KEY, kid="kid-2")),
+        lambda: store.beat("one", NOW),
+        lambda: store.processes(NOW),
+        lambda: store.publish(Signal("one", [task.key], [])),
+        lambda: anext(store.watch()),
         store.ping,
     ]
     await asyncio.gather(*(assert_unavailable(call()) for call in calls))
@@ -127,7 +141,7 @@ async def test_acknowledged_writes_survive_kill_9(own: Database, patient: MongoS
         nonlocal steps
         token = str(uuid.uuid4())
         running = transitions.claim(task, make_lease(token), NOW)
-        done = transitions.complete(running, token, b"result", NOW, RETENTION)
+        done = transitions.complete(running, token, b"result", at(NOW))
         assert await patient.insert_tasks([task]) == [task]
         acknowledged[task.key] = task
         for change in (Change(task, running), Change(running, done)):

@@ -4,11 +4,12 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import pairwise
 
-from support.samples import NOW, RETENTION, SECOND, make_lease, make_task
+from support.samples import NOW, PROGRESS, SECOND, TERMS, at, make_lease, make_task
 
 from openmcp_chain.domain import transitions
-from openmcp_chain.domain.task import Change, Failure, Key, Priority, Status, Task
+from openmcp_chain.domain.task import HIGH, Change, Failure, Key, Status, Task
 from openmcp_chain.store.base import Store
 
 Connect = Callable[[], Awaitable[Store]]
@@ -27,7 +28,10 @@ async def test_a_new_task_is_added_and_the_very_task_given_comes_back(store: Sto
     task = make_task(
         payload=b"\0\xff" * 50_000,
         metadata={"a.b": "1", "$where": "2", "": "3", "zero\0byte": "\0", "é\u2028😀": "x" * 1000},
-        priority=Priority.HIGH,
+        labels={"a.b": "$1", "$where": ""},
+        priority=HIGH,
+        terms=TERMS,
+        dedupe_key="$a.b/c\0é",
         fingerprint=bytes(range(32)),
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
@@ -41,21 +45,23 @@ async def test_payload_and_result_of_a_mebibyte_come_back_byte_for_byte(store: S
     task = make_task(payload=bytes(range(256)) * 4096)
     await store.insert_tasks([task])
     running = claimed(task, "token")
-    done = transitions.complete(running, "token", bytes(range(255, -1, -1)) * 4096, NOW + SECOND, RETENTION)
+    done = transitions.complete(running, "token", bytes(range(255, -1, -1)) * 4096, at(NOW + SECOND))
     assert await store.update_tasks([Change(task, running)]) == [True]
     assert await store.update_tasks([Change(running, done)]) == [True]
     assert await read(store, task) == done
 
 
-async def test_an_empty_payload_result_and_fingerprint_are_not_absent(store: Store) -> None:
-    """Empty bytes and no bytes are two things."""
-    task = make_task(payload=b"", metadata={})
+async def test_what_is_empty_comes_back_empty(store: Store) -> None:
+    """An empty result is not no result, an empty reason for a cancellation not no cancellation."""
+    task = make_task(payload=b"", metadata={}, labels={})
     running = claimed(task, "token")
-    done = transitions.complete(running, "token", b"", NOW, RETENTION)
+    cancelled = transitions.cancel(running, "", at(NOW))
+    done = transitions.complete(cancelled, "token", b"", at(NOW))
     await store.insert_tasks([task])
-    await store.update_tasks([Change(task, running)])
-    await store.update_tasks([Change(running, done)])
-    assert (await read(store, task)).result == b""
+    for before, after in pairwise([task, running, cancelled, done]):
+        assert await store.update_tasks([Change(before, after)]) == [True]
+        assert await read(store, task) == after
+    assert (done.result, done.cancel) == (b"", "")
 
 
 async def test_a_task_whose_key_is_taken_leaves_the_stored_one_as_it_is(store: Store) -> None:
@@ -137,19 +143,25 @@ async def test_no_id_reaches_into_another_workspace(store: Store) -> None:
 
 async def test_a_change_writes_state_and_event_together(store: Store) -> None:
     """Through a whole life, what is read after each step is exactly what was decided."""
-    task = make_task(max_attempts=2)
+    task = make_task(terms=TERMS, now=NOW)
     await store.insert_tasks([task])
     steps: list[Callable[[Task], Task]] = [
         lambda t: transitions.claim(t, make_lease("one"), NOW),
         lambda t: transitions.extend(t, "one", NOW + 60 * SECOND),
-        lambda t: transitions.fail(
-            t, "one", Failure("E", "m"), retryable=True, now=NOW + SECOND, retention=RETENTION, jitter=0.5
-        ),
+        lambda t: transitions.note(t, "one", NOW, progress=PROGRESS),
+        lambda t: transitions.note(t, "one", NOW, line="a line"),
+        lambda t: transitions.fail(t, "one", Failure("E", "m"), at(NOW + SECOND, jitter=0.5), retryable=True),
         lambda t: transitions.claim(t, make_lease("two"), NOW + 2 * SECOND),
-        lambda t: transitions.expire(t, now=NOW + 30 * SECOND, retention=RETENTION, jitter=0.5),
+        lambda t: transitions.release(t, "two", Failure("WORKER_GONE", "m"), at(NOW + 2 * SECOND)),
+        lambda t: transitions.claim(t, make_lease("three"), NOW + 2 * SECOND),
+        lambda t: transitions.expire(t, at(NOW + 30 * SECOND, jitter=0.5)),
+        lambda t: transitions.retry(t, NOW + 40 * SECOND),
+        lambda t: transitions.time_out(t, at(NOW + 100 * SECOND)),
+        transitions.supersede,
     ]
     for step in steps:
         after = step(task)
+        assert after != task
         assert await store.update_tasks([Change(task, after)]) == [True]
         task = await read(store, task)
         assert task == after
@@ -164,7 +176,7 @@ async def test_a_change_decided_on_an_old_version_changes_nothing(store: Store) 
     extended = transitions.extend(running, "token", NOW + 60 * SECOND)
     await store.update_tasks([Change(task, running)])
     await store.update_tasks([Change(running, extended)])
-    late = transitions.complete(running, "token", b"late", NOW, RETENTION)
+    late = transitions.complete(running, "token", b"late", at(NOW))
     assert await store.update_tasks([Change(running, late)]) == [False]
     assert await read(store, task) == extended
 
@@ -230,4 +242,6 @@ async def test_empty_batches_do_nothing(store: Store) -> None:
     assert await store.insert_tasks([]) == []
     assert await store.update_tasks([]) == []
     assert await store.get_tasks([]) == {}
-    assert await store.ready_tasks([], None, NOW, 10) == []
+    assert await store.ready_tasks(make_task().queue, HIGH, None, NOW, 0) == []
+    assert await store.overdue_tasks(NOW, 0) == []
+    assert await store.delete_ended(NOW, 0) == 0

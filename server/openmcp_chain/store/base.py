@@ -101,10 +101,7 @@ class Store(Protocol):
         ...
 
     async def delete_ended(self, now: datetime, limit: int) -> int:
-        """Deletes ended tasks with `due_at` at or before `now`; returns how many.
-
-        `limit` at a time, or a few more: those of one millisecond go together.
-        """
+        """Deletes up to `limit` ended tasks with `due_at` at or before `now`; returns how many."""
         ...
 
     async def list_tasks(

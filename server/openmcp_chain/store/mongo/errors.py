@@ -39,7 +39,7 @@ async def persist(operation: Callable[[], Awaitable[_T]], patience: float) -> _T
     with pymongo.timeout(2 * patience):
         while True:
             try:
-                return await operation()
+                return await heeding(operation())
             except BSONError as error:
                 fault, verdict = type(error).__name__, errors.Internal
                 break
@@ -52,6 +52,20 @@ async def persist(operation: Callable[[], Awaitable[_T]], patience: float) -> _T
     _log.warning("the database failed: %s", fault)
     # Out here, where no exception is being handled, so that the driver's does not become this one's context.
     raise verdict
+
+
+async def heeding(operation: Awaitable[_T]) -> _T:
+    """Awaits it, and raises CancelledError if its task was cancelled meanwhile, even if it came to its end.
+
+    PyMongo sends by `asyncio.wait_for`, which before Python 3.12 may keep a cancellation to itself
+    (python/cpython#86296). A loop that is to end would go on for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    result = await operation
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
 
 
 def taken(error: BulkWriteError) -> list[int]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from openmcp_chain.domain import filters
-from openmcp_chain.domain.filters import MILLISECOND, Filter
+from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.task import Key, Status, Task
 from openmcp_chain.store.base import Page, Place
 from openmcp_chain.store.mongo import documents, spans
@@ -90,4 +90,4 @@ class Lists(Part):
 def _whole(time: datetime) -> datetime:
     """The first millisecond at or after it: the database cuts what is between two."""
     rest = timedelta(microseconds=time.microsecond % 1000)
-    return time - rest + MILLISECOND if rest else time
+    return time - rest + timedelta(milliseconds=1) if rest else time

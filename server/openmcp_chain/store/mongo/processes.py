@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.mongo import records
 from openmcp_chain.store.mongo.client import ready
-from openmcp_chain.store.mongo.errors import persist
+from openmcp_chain.store.mongo.errors import heeding, persist
 from openmcp_chain.store.mongo.part import Part, added
 
 HINT_PATIENCE = 1.0
@@ -60,7 +60,7 @@ class Processes(Part):
                     if change:
                         yield records.to_signal(change["fullDocument"])
                     with pymongo.timeout(SILENCE):
-                        change = await stream.try_next()
+                        change = await heeding(stream.try_next())
             except PyMongoError:
                 pass  # it goes on from the token, if the database comes back within the store's patience
             finally:
