@@ -155,7 +155,7 @@ local function fault(json, fields)
   local is_object, key_from, key_to, index = {}, {}, {}, {}
   local depth, at = 0, 1
   local name, kind -- of the request's present member
-  local seen -- the keys of the map that is open
+  local seen = {} -- for each open container: the keys that may be in it only once, those of a map or a Struct
 
   local function path(to)
     if not (kind or name and #name <= KEY_BYTES and name:find("^[%w_]+$")) then
@@ -223,13 +223,13 @@ local function fault(json, fields)
       key_from[depth], key_to[depth] = at + 1, last - 1
       if depth == 1 then
         name = plain(json:sub(at + 1, last - 1))
-        kind, seen = fields[name], {}
-      elseif depth == 2 and kind == "map" then
-        local key = json:sub(at + 1, last - 1)
-        if seen[key] then
+        kind = fields[name]
+      elseif kind == "map" or kind == "struct" then
+        local key, keys = json:sub(at + 1, last - 1), seen[depth] or {}
+        if keys[key] then
           return blame("is there twice")
         end
-        seen[key] = true
+        keys[key], seen[depth] = true, keys
       end
       expects = "colon"
       at = last + 1
@@ -270,7 +270,7 @@ local function fault(json, fields)
           return path(1), "is nested deeper than " .. LEVELS .. " levels"
         end
         depth = depth + 1
-        is_object[depth], index[depth], key_from[depth] = is == "object", 0, nil
+        is_object[depth], index[depth], key_from[depth], seen[depth] = is == "object", 0, nil, nil
         expects = is_object[depth] and "key" or "value"
         at = at + 1
       elseif json:sub(at, at + #is - 1) == is then

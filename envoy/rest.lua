@@ -196,7 +196,11 @@ end
 local function rest_refusal(handle, mark, named)
   local status, method, details = mark:match(MARK)
   local headers = handle:headers()
-  local reply = REPLIES[named or local_reply(status, method, details)]
+  local name = named or local_reply(status, method, details)
+  if name == "REQUEST_TOO_LARGE" then
+    name = handle:metadata():get("too_large") or name -- the method's route knows its bulky field
+  end
+  local reply = REPLIES[name]
   add_headers(headers, reply)
   -- Envoy would name the URL that was asked for.
   local challenge = headers:get("www-authenticate")

@@ -149,6 +149,7 @@ async def test_json_by_its_names(gateway: Gateway, content_type: str | None) -> 
         ('{"payload":{"\\ud800":1}}', "payload"),
         ('{"metadata":{},"payload":' + '{"a":' * 300 + "1" + "}" * 301, "payload"),
         ('{"payload":{"a":' + "[" * 5000 + "]" * 5000 + "}}", "payload"),
+        ('{"type":"a","payload":{"b":{"a":1,"a":2}}}', "payload.b.a"),
         ('{"payload":{"a":9007199254740993}}', "payload.a"),
         ('{"payload":{"a":[1,"9007199254740993",-9223372036854775807]}}', "payload.a[2]"),
         ('{"\\u0070ayload":{"' + "k" * 100 + '":123456789012345678901234567890}}', "payload." + "k" * 64 + "..."),
@@ -229,11 +230,17 @@ async def test_too_large(gateway: Gateway) -> None:
         for at in range(0, len(body), 65_536):
             yield body[at : at + 65_536]
 
-    for content in (body, pieces()):
-        answer = await gateway.rest.post("/v1/tasks", content=content)
+    for path, content, field in (
+        ("/v1/tasks", body, "payload"),
+        ("/v1/tasks", pieces(), "payload"),
+        ("/v1/tasks:batchSubmit", body, "requests"),
+        ("/v1/auth/token", body, "request"),
+    ):
+        answer = await gateway.rest.post(path, content=content)
         error = error_of(answer)
         assert (answer.status_code, error["code"]) == (413, "REQUEST_TOO_LARGE")
-        assert fields_of(error) == ["payload"]
+        assert fields_of(error) == [field]
+        assert error["message"].startswith(f"{field}: ")
         assert f"at most {BODY_LIMIT} bytes" in error["message"]
 
 

@@ -142,6 +142,26 @@ def test_not_utf8(value: bytes) -> None:
     assert judged(b'{"type":"a","payload":{"b":"' + value + b'"}}') == (False, "payload.b", "is not UTF-8")
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('{"payload":{"x":1,"x":2}}', "payload.x"),
+        ('{"payload":{"y":1,"a":{"x":1,"x":2}}}', "payload.a.x"),
+        ('{"payload":{"a":[{"x":1},{"x":1,"y":{"x":1},"x":2}]}}', "payload.a[1].x"),
+        ('{"metadata":{"x":"1","x":"2"}}', 'metadata["x"]'),
+    ],
+)
+def test_a_key_twice(text: str, path: str) -> None:
+    """A key that an object of a payload has twice is named, at any depth; the transcoder would name its own tree."""
+    assert judged(text) == (False, path, "is there twice")
+
+
+def test_a_key_in_several_objects() -> None:
+    """The same key in another object, beside, inside or around, is another key."""
+    text = '{"type":"a","payload":{"x":{"x":[{"x":1},{"x":2}]},"y":{"x":1}},"metadata":{"x":"1"},"type":"b"}'
+    assert judged(text) == (False, None, None)
+
+
 @pytest.mark.parametrize("levels", [32, 33])
 def test_levels(levels: int) -> None:
     """A payload is as deep as the server allows, and no deeper."""

@@ -9,6 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 
 from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.stack.envoy import routes, view
+from openmcp_chain.transport.server import ACCESS
 
 PROTO = Path(__file__).parents[2] / "proto"
 
@@ -58,6 +59,14 @@ def test_where_tasks_are_in_answers() -> None:
         for verb, template in method.routes:
             told = table[f"rest:{verb} {template}"]["metadata"]["filter_metadata"].get("envoy.filters.http.lua", {})
             assert told.get("nulls") == (1 if answer is detail else 3 if within else None)
+
+
+def test_a_large_request_is_blamed_on_the_same_field() -> None:
+    """Envoy, which knows the contract alone, and the server say the same of a unary request that is too large."""
+    unary = [method for method in view.methods() if not method.streams]
+    assert {method.name: method.bulky for method in unary} == {
+        method.name: ACCESS[f"/{method.name}"].bulky for method in unary
+    }
 
 
 def test_every_binding_has_a_route() -> None:

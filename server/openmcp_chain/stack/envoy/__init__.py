@@ -136,7 +136,9 @@ def render(settings: Settings) -> str:
 
 def lua(settings: Settings) -> str:
     """The first Lua filter: its table of replies, what it knows of JSON, then its source."""
-    return replies.lua_table(replies.replies(settings.body_limit, HEADER_BYTES)) + _json_lua() + _source("rest.lua")
+    bulky = {method.bulky for method in view.methods()}
+    table = replies.replies(settings.body_limit, HEADER_BYTES, bulky)
+    return replies.lua_table(table) + _json_lua() + _source("rest.lua")
 
 
 def _json_lua() -> str:

@@ -9,7 +9,7 @@ import json
 import math
 import string
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from google.protobuf import json_format
@@ -32,10 +32,15 @@ class Reply:
     """The HTTP status that REST gets."""
 
 
-def replies(body_limit: int, header_limit: int) -> Mapping[str, Reply]:
+def too_large(field: str) -> str:
+    """The name of the reply which says that this field makes a request too large."""
+    return f"{errors.RequestTooLarge.code}_{field}"
+
+
+def replies(body_limit: int, header_limit: int, bulky: Iterable[str]) -> Mapping[str, Reply]:
     """What Envoy says, by the name under which the Lua filters know it: the error's code, or a name for one case of it.
 
-    Limits are in bytes.
+    Limits are in bytes; `bulky` are the fields that make requests large.
     """
     by_code = (
         errors.DeadlineExceeded(),
@@ -45,7 +50,7 @@ def replies(body_limit: int, header_limit: int) -> Mapping[str, Reply]:
         errors.MethodNotAllowed(),
         errors.MethodNotFound(),
         errors.RateLimited(),
-        errors.RequestTooLarge("payload", None, body_limit),
+        errors.RequestTooLarge("request", None, body_limit),  # where no route says whose request it is
         errors.RouteNotFound(),
         errors.TokenExpired(),
         errors.TokenInvalid(),
@@ -63,7 +68,8 @@ def replies(body_limit: int, header_limit: int) -> Mapping[str, Reply]:
             Violation("grpc-timeout", "must be 1 to 8 digits and a unit, one of H, M, S, m, u, n")
         ),
     }
-    named = {error.code: error for error in by_code} | by_case
+    of_field = {too_large(field): errors.RequestTooLarge(field, None, body_limit) for field in bulky}
+    named = {error.code: error for error in by_code} | by_case | of_field
     return {name: Reply(error, error.http) for name, error in named.items()} | {
         "HEADERS_TOO_LARGE": Reply(errors.RequestTooLarge("headers", None, header_limit), 431),
         "REQUEST_TIMEOUT": Reply(errors.DeadlineExceeded(), 408),  # the client was slow, not we

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from openmcp_chain.stack.envoy import replies
 from openmcp_chain.stack.envoy.view import Method
 
 Json = dict[str, Any]
@@ -137,11 +138,13 @@ def _call(method: Method, unary_seconds: float, *skipped: str) -> Json:
         longest = f"{unary_seconds}s"
         action["max_stream_duration"] = {"max_stream_duration": longest, "grpc_timeout_header_max": longest}
     opened = (_JWT, _RATE_LIMIT) if method.name in OPEN else ()
-    told = {"envoy.filters.http.lua": {"nulls": _TASKS[method.output]}} if method.output in _TASKS else {}
+    told: Json = {"too_large": replies.too_large(method.bulky)}
+    if method.output in _TASKS:
+        told["nulls"] = _TASKS[method.output]
     return {
         "route": action,
         "typed_per_filter_config": _without(*opened, *skipped),
-        "metadata": {"filter_metadata": told},
+        "metadata": {"filter_metadata": {"envoy.filters.http.lua": told}},
     }
 
 

@@ -48,6 +48,8 @@ class Method:
     """The full name of its answer's message."""
     body: bool = False
     """Whether REST sends its request as a JSON body."""
+    bulky: str = "request"
+    """The field that makes a request large: its Struct or its list of messages; else the request as a whole."""
     routes: tuple[tuple[str, str], ...] = ()
     """(HTTP method, path template), such as (`GET`, `/v1/tasks/{task_id}`)."""
 
@@ -81,6 +83,7 @@ def methods() -> list[Method]:
             input=method.input_type.full_name,
             output=method.output_type.full_name,
             body=method.GetOptions().Extensions[annotations_pb2.http].body == "*",
+            bulky=next((field.name for field in method.input_type.fields if _is_bulky(field)), "request"),
             routes=tuple(_routes(method)),
         )
         for service in _services()
@@ -109,6 +112,13 @@ def _kind(field: FieldDescriptor) -> str:
     if message is not None and message.GetOptions().map_entry and _kind(message.fields_by_name["value"]) == "string":
         return "map"
     return "any"
+
+
+def _is_bulky(field: FieldDescriptor) -> bool:
+    message = field.message_type
+    if message is None or message.GetOptions().map_entry:
+        return False
+    return field.is_repeated or message.full_name == _STRUCT
 
 
 def _services() -> Iterator[ServiceDescriptor]:
