@@ -27,6 +27,12 @@ AGES = [timedelta(milliseconds=ms) for ms in (0, 0, 0, 1, 5, 99, 100, 101, 1000,
 ]
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page takes the time that it takes, so that a busy machine makes none short."""
+    monkeypatch.setattr(lists, "READING", 3600.0)
+
+
 async def stock(store: Store, ages: Sequence[timedelta] = AGES, now: datetime = NOW) -> list[Task]:
     """Tasks of these ages, as a list has them: the newest first, those of one millisecond by id, backwards."""
     tasks = [make_task(now=now - age, labels={"n": str(n % 3)}) for n, age in enumerate(ages)]

@@ -16,6 +16,7 @@ from openmcp_chain.domain.task import Change, Key, Task
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.mongo import client
 from openmcp_chain.store.mongo.client import Driver
+from openmcp_chain.store.mongo.errors import persist
 from openmcp_chain.store.mongo.store import PATIENCE, MongoStore, connect
 
 LONGEST = 2 * PATIENCE + 5
@@ -205,6 +206,33 @@ async def test_a_cancelled_caller_leaves_the_store_usable(database: Database, mo
     task = make_task()
     async with asyncio.timeout(LONGEST):
         assert await mongo.insert_tasks([task]) == [task]
+
+
+async def test_a_cancellation_that_the_driver_keeps_to_itself_is_heeded() -> None:
+    """The caller is cancelled all the same; but one who tidies up after it was cancelled gets its answer."""
+    begun = asyncio.Event()
+
+    async def swallow() -> str:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "done"
+        raise AssertionError
+
+    async def call() -> str:
+        try:
+            return await persist(swallow, 1.0)
+        except asyncio.CancelledError:
+            return "cancelled, then " + await persist(answer, 1.0)
+
+    async def answer() -> str:
+        return "answered"
+
+    calling = asyncio.create_task(call())
+    await begun.wait()
+    calling.cancel()
+    assert await calling == "cancelled, then answered"
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class Lists(Part):
             if len(found) > limit:
                 break
             await take(span)
-            if low is not None and len(found) <= limit and time.perf_counter() > give_up:
+            if low not in (None, bottom) and len(found) <= limit and time.perf_counter() > give_up:
                 return Page(found, Place(low, ""))
         if found:
             self._newest.saw(workspace, found[0].submitted_at)
