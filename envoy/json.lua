@@ -96,6 +96,19 @@ local function utf8_size(json, at, c)
   end
 end
 
+local function is_utf8(text)
+  local at = 1
+  while at <= #text do
+    local c = byte(text, at)
+    local size = c < 128 and 1 or utf8_size(text, at, c)
+    if not size then
+      return false
+    end
+    at = at + size
+  end
+  return true
+end
+
 -- The position of the quote that ends the string whose first quote is at `from`; or nil, and what is wrong.
 local function text_end(json, from)
   local at = from + 1

@@ -87,6 +87,9 @@ local function string_end(json, from)
 end
 
 local function escape(text)
+  if not is_utf8(text) then
+    text = text:gsub("[\128-\255]", "?")
+  end
   return (text:gsub('[%c"\\]', function(c) return string.format("\\u%04x", c:byte()) end))
 end
 

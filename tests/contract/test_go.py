@@ -19,6 +19,8 @@ PLUGINS = ("google.golang.org/protobuf/cmd/protoc-gen-go", "google.golang.org/gr
 BUILD_SECONDS = 600.0
 """The first build compiles gRPC; later ones find it in Go's cache."""
 
+SECONDS = 30.0
+
 pytestmark = [
     pytest.mark.skipif(shutil.which("go") is None, reason="needs go, which is not on the PATH"),
     pytest.mark.timeout(BUILD_SECONDS),
@@ -29,7 +31,7 @@ pytestmark = [
 def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, built from the contract as it is now, with the pinned plugins."""
     folder = tmp_path_factory.mktemp("go")
-    for name in ("go.mod", "go.sum", "main.go"):
+    for name in ("go.mod", "go.sum", "main.go", "worker.go"):
         shutil.copy(SOURCE / name, folder)
     plugins = folder / "plugins"
     _run(folder, "go", "build", "-o", f"{plugins}/", *PLUGINS)
@@ -53,6 +55,28 @@ def test_lifecycle(stack: StackInfo, credentials: Credentials, rest: Rest, lifec
     environment = {"OPENMCP_WORKSPACE_SECRET": credentials.workspace_secret}
     for target in (stack.grpc_target, stack.envoy_grpc_target):
         _run(lifecycle.parent, str(lifecycle), target, credentials.workspace_id, environment=environment)
+
+
+def test_worker(stack: StackInfo, credentials: Credentials, rest: Rest, lifecycle: Path) -> None:
+    """It takes tasks from the stream, reports progress and results, and stops a task that is cancelled."""
+    environment = {**os.environ, "OPENMCP_WORKSPACE_SECRET": credentials.workspace_secret}
+    for target, task_type in ((stack.grpc_target, "go_direct"), (stack.envoy_grpc_target, "go_envoy")):
+        waits = rest.submit(task_type, {"wait": True})
+        worker = subprocess.Popen([str(lifecycle), target, credentials.workspace_id, task_type], env=environment)
+        try:
+            numbers = [rest.submit(task_type, {"n": n}) for n in range(5)]
+            begun = rest.events(waits, until="RUNNING").messages[-1]
+            assert begun.data["context"] == {"attempt": 1, "worker": "gopher", "worker_version": "1.2.3"}
+            assert rest.http.post(f"/v1/tasks/{waits}:cancel", json={"reason": "enough"}).status_code == 200
+            assert rest.ended(waits)["status"] == "CANCELLED"
+            numbers.append(rest.submit(task_type, {"n": 5, "stop": True}))
+            assert [rest.ended(task)["result"] for task in numbers] == [{"doubled": 2 * n} for n in range(6)]
+            assert worker.wait(SECONDS) == 0
+        finally:
+            worker.kill()
+            worker.wait()
+        seen = [message.data["context"].get("progress") for message in rest.events(numbers[0]).messages]
+        assert 0.5 in seen
 
 
 def _run(folder: Path, *command: str, environment: Mapping[str, str] | None = None) -> None:

@@ -1,7 +1,8 @@
 // Lifecycle runs a task's whole life against a server, as a Go program of a user would: it knows nothing of the
-// service but its contract. It exits with status 0 if all was as the contract says.
+// service but its contract. It exits with status 0 if all was as the contract says. With a task type it is a worker
+// instead, until a task tells it to stop.
 //
-//	lifecycle <target> <workspace_id>    the secret is in OPENMCP_WORKSPACE_SECRET
+//	lifecycle <target> <workspace_id> [<task type>]    the secret is in OPENMCP_WORKSPACE_SECRET
 package main
 
 import (
@@ -27,17 +28,21 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) != 3 {
-		log.Fatal("usage: lifecycle <target> <workspace_id>")
+	if len(os.Args) < 3 || len(os.Args) > 4 {
+		log.Fatal("usage: lifecycle <target> <workspace_id> [<task type>]")
+	}
+	taskType := ""
+	if len(os.Args) == 4 {
+		taskType = os.Args[3]
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := run(ctx, os.Args[1], os.Args[2], os.Getenv("OPENMCP_WORKSPACE_SECRET")); err != nil {
+	if err := run(ctx, os.Args[1], os.Args[2], os.Getenv("OPENMCP_WORKSPACE_SECRET"), taskType); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, target, workspace, secret string) error {
+func run(ctx context.Context, target, workspace, secret, taskType string) error {
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
 	if err != nil {
 		return err
@@ -55,6 +60,9 @@ func run(ctx context.Context, target, workspace, secret string) error {
 	}
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token.Token)
 
+	if taskType != "" {
+		return work(ctx, contract.NewWorkerServiceClient(conn), taskType)
+	}
 	tasks := contract.NewTaskServiceClient(conn)
 	if err := live(ctx, tasks, workspace); err != nil {
 		return err
