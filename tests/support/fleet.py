@@ -81,19 +81,25 @@ class Fleet:
 
     def workspace(self) -> Credentials:
         """A new workspace."""
+        return asyncio.run(self._create(()))
 
-        async def create() -> Credentials:
-            settings = config.from_environment({**SETTINGS, "OPENMCP_MONGODB_URI": self.mongodb_uri})
-            store = await mongo.connect(self.mongodb_uri, settings.mongodb_database, settings.mongodb_driver)
-            try:
-                tokens = Tokens(store, settings.master, clock.system)
-                identity = Identity(store, settings.master, tokens, settings.plans, clock.system)
-                workspace, secret = await identity.create_workspace("unlimited")
-            finally:
-                await store.close()
-            return Credentials(workspace.id, secret)
+    def operator(self, *task_types: str) -> Credentials:
+        """A new operator, whose workers take these types from every workspace."""
+        return asyncio.run(self._create(task_types))
 
-        return asyncio.run(create())
+    async def _create(self, task_types: Sequence[str]) -> Credentials:
+        settings = config.from_environment({**SETTINGS, "OPENMCP_MONGODB_URI": self.mongodb_uri})
+        store = await mongo.connect(self.mongodb_uri, settings.mongodb_database, settings.mongodb_driver)
+        try:
+            tokens = Tokens(store, settings.master, clock.system)
+            identity = Identity(store, settings.master, tokens, settings.plans, clock.system)
+            if task_types:
+                created, secret = await identity.create_operator(task_types)
+            else:
+                created, secret = await identity.create_workspace("unlimited")
+        finally:
+            await store.close()
+        return Credentials(created.id, secret)
 
 
 @contextmanager
