@@ -94,7 +94,7 @@ async def test_two_changes_to_one_task_in_a_batch_both_count() -> None:
 
 
 async def test_followers_hear_of_every_change_in_order_whoever_gave_up_waiting() -> None:
-    """Once it is durable, with what the task was; a caller who is cancelled, or another follower that fails, hides none."""
+    """Once it is durable, with what the task was; a caller who is cancelled, or a follower that fails, hides none."""
     engine = Engine()
     heard: list[tuple[Key, int, int]] = []
 
@@ -109,8 +109,9 @@ async def test_followers_hear_of_every_change_in_order_whoever_gave_up_waiting()
     engine.app.ledger.follow(hear)
     task = await engine.submit()
     call = asyncio.create_task(engine.app.tasks.cancel(tenant(), task.id, ""))
-    while engine.app.ledger._updates._writer is None:
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
     call.cancel()
     await engine.app.ledger.settle()
     assert heard == [(task.key, 0, 1), (task.key, 1, 2)]

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import wraps
 from typing import Any
@@ -19,6 +19,7 @@ from openmcp_chain.engine import clock
 from openmcp_chain.engine.dispatch import Demand, Session
 from openmcp_chain.engine.leases import LeaseRef
 from openmcp_chain.engine.submission import Submit
+from openmcp_chain.store.base import Signal
 from openmcp_chain.store.memory import MemoryStore
 
 LEASE = SETTINGS.lease_duration.total_seconds()
@@ -50,8 +51,11 @@ def operator(*task_types: str) -> Principal:
 class DistantStore(MemoryStore):
     """A store at the other end of a wire, which may be slow or cut, and which a test may listen to."""
 
-    def __init__(self, chance: random.Random | None = None) -> None:
+    def __init__(self, chance: random.Random | None = None, data: MemoryStore | None = None) -> None:
+        """`data` is where others have their wires too; else it is this store's own."""
         super().__init__()
+        self._data = data or self
+        self._tasks = self._data._tasks
         self._chance = chance or random.Random(0)  # noqa: S311 - interleavings, not secrets
         self.delay = 0.0
         """Seconds that a call takes at most, each way."""
@@ -63,6 +67,9 @@ class DistantStore(MemoryStore):
         self.gates: dict[str, asyncio.Event] = {}
         """A call of a method with a gate waits there before it does its work; `late` ones after it."""
         self.late: dict[str, asyncio.Event] = {}
+
+    def watch(self) -> AsyncIterator[Signal]:
+        return MemoryStore.watch(self) if self._data is self else self._data.watch()
 
     async def travel(self, gate: asyncio.Event | None) -> None:
         """One way."""
@@ -78,7 +85,7 @@ def _distant(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     async def call(self: DistantStore, *args: Any, **options: Any) -> Any:
         self.calls[name] += 1
         await self.travel(self.gates.get(name))
-        answer = await method(self, *args, **options)
+        answer = await method(self._data, *args, **options)
         await self.travel(self.late.get(name))
         return answer
 
@@ -135,6 +142,14 @@ class Engine:
     def worker(self, *task_types: str, room: int = 1, workspace: str | None = None) -> "Worker":
         """A worker that has just come."""
         return Worker(self, frozenset(task_types or ("echo",)), room, workspace)
+
+    async def see_out(self, tasks: Iterable[Task]) -> list[Task]:
+        """The tasks, once all of them have ended."""
+        keys = [task.key for task in tasks]
+        async with asyncio.timeout(600):
+            while not all(self.task(key).status.terminal for key in keys):  # noqa: ASYNC110 - several engines' work
+                await asyncio.sleep(1)
+        return [self.task(key) for key in keys]
 
     def task(self, key: Key) -> Task:
         """The task as stored now."""

@@ -15,6 +15,8 @@ T = TypeVar("T")
 _BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 _BEGIN_SECONDS = 1000.0
 """Some while after the machine was started, as a monotonic clock has it."""
+_LONGEST_SECONDS = 7200.0
+"""A test that is not over by then waits for what never comes, while something else goes on."""
 
 
 class _Leaping(selectors.DefaultSelector):
@@ -23,11 +25,15 @@ class _Leaping(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = _BEGIN_SECONDS
+        self._end = _BEGIN_SECONDS + _LONGEST_SECONDS
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
         self.now += timeout
+        if self.now > self._end:
+            self._end = float("inf")  # what ends the loop may take its time
+            raise TimeoutError(f"the test is not over after {_LONGEST_SECONDS:.0f} virtual seconds")
         return super().select(0)
 
 

@@ -72,7 +72,7 @@ class Queues:
     @property
     def fresh(self) -> bool:
         """Whether what is known is new enough to act on."""
-        return asyncio.get_running_loop().time() <= self._fresh_until
+        return asyncio.get_running_loop().time() < self._fresh_until
 
     async def pause(self, wanted: Queue, reason: str) -> QueueState:
         """Pauses the queue; returns when no process gives out its tasks any more."""
@@ -85,7 +85,9 @@ class Queues:
         return await self._change(wanted, lambda state: state.resumed(self._clock()))
 
     async def refresh(self) -> None:
-        """Reads what has changed. Raises Unavailable."""
+        """Reads what has changed until now. Raises Unavailable."""
+        if self._refreshing is not None:  # it may have begun before what the caller is to know of
+            await asyncio.wait([self._refreshing])
         if self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh())
         await asyncio.shield(self._refreshing)
@@ -125,14 +127,13 @@ class Queues:
     async def _change(self, wanted: Queue, decide: Callable[[QueueState], QueueState]) -> QueueState:
         await self.ensure(wanted)
         for _ in range(AGAIN):
-            state = self._states.get(wanted)
-            # Unknown yet: another process has just made it, and the last read had begun before that.
-            if state is not None:
-                after = decide(state)
-                if after is state or await self._store.put_queue(after):
-                    self._learn(after)
-                    return after
+            # Decided on what was known, a pause would do nothing where another process has just resumed.
             await self.refresh()
+            state = self._states[wanted]
+            after = decide(state)
+            if after is state or await self._store.put_queue(after):
+                self._learn(after)
+                return after
         raise errors.Aborted
 
     def _learn(self, state: QueueState) -> None:
