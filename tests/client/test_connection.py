@@ -90,8 +90,8 @@ async def test_tls(kind: Kind, tmp_path: Path) -> None:
         rogue.script["GetTask"].append(answer(detail(RUNNING)))
         async with connected(kind, rogue.target, ca=ca) as client:
             assert (await client.call("get", "task-1")).status == "RUNNING"
-        async with connected(kind, rogue.target, secure=True, timeout=0.3) as client:
-            with pytest.raises(ApiError, match="UNAVAILABLE"):
+        async with connected(kind, rogue.target, secure=True, timeout=0.5) as client:
+            with pytest.raises(ApiError, match=r"UNAVAILABLE|DEADLINE_EXCEEDED"):
                 await client.call("get", "task-1")
         assert rogue.sign_ins == 1
 
@@ -190,11 +190,11 @@ def public(client: type) -> dict[str, Any]:
 
 def test_an_async_client_may_be_made_outside_a_loop() -> None:
     """An AsyncClient made where no event loop runs belongs to the loop that first uses it."""
-    client = AsyncClient("127.0.0.1:1", workspace_id="ws-1", workspace_secret="S3CRET", timeout=0.05)
+    client = AsyncClient("127.0.0.1:1", workspace_id="ws-1", workspace_secret="S3CRET", timeout=0.1)
 
     async def use() -> None:
         async with client:
-            with pytest.raises(ApiError, match="UNAVAILABLE"):
+            with pytest.raises(ApiError, match=r"UNAVAILABLE|DEADLINE_EXCEEDED"):
                 await client.get("task-1")
 
     asyncio.run(use())

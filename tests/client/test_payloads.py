@@ -9,7 +9,7 @@ from typing import Any
 import pydantic
 import pytest
 from google.protobuf.struct_pb2 import Struct
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openmcp_chain import structs
@@ -25,6 +25,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(TEXT, JSON, max_size=4))
 def test_what_goes_in_comes_out(payload: dict[str, Any]) -> None:
     """Any JSON survives the wire as it was; Python's `1 == 1.0` is the only licence taken."""

@@ -435,6 +435,7 @@ def test_events_give_up() -> None:
     script = [event(1), *[refusal("UNAVAILABLE", retry_after=4.0)] * 2, event(2)]
     with pytest.raises(ApiError, match="UNAVAILABLE"):
         world.play(world.calls.events("t", 0, None), *script, *[refusal("UNAVAILABLE", retry_after=4.0)] * 3)
+    assert world.time > 1000 + 4 * 4.0
 
 
 def test_a_quiet_stream_counts_as_one_that_worked() -> None:
