@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from faults.conftest import FIGURES
 from faults.load import Load, Story, request_id
 from faults.test_kill import whole
 from support.echo import EchoWorker
-from support.fleet import Fleet, running_fleet
+from support.fleet import Fleet, ServerProcess, running_fleet
 
 from openmcp.chain.v1 import tasks_pb2
 
 SERVERS, WORKERS = 3, 6
-TASKS = 600
+TASKS = 1200
 TASK_SECONDS = 0.3
 SECONDS = 60.0
-LIVES = (1.0, 4.0)
+LIVES = (0.5, 2.5)
 """Between two kills."""
 
 
@@ -63,7 +63,8 @@ async def _run(load: Load, chance: random.Random, fleet: Fleet, workers: list[Ec
     async def kill() -> None:
         end = asyncio.get_running_loop().time() + SECONDS
         while asyncio.get_running_loop().time() < end:
-            victim = chance.choice([*fleet.servers, *workers])
+            kinds: list[Sequence[ServerProcess | EchoWorker]] = [fleet.servers, workers]
+            victim = chance.choice(chance.choice(kinds))
             killed[type(victim).__name__] += 1
             victim.kill()
             await asyncio.sleep(chance.random())
