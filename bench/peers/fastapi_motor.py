@@ -46,7 +46,7 @@ def make(mongodb_uri: str, *, indexed: bool) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongodb_uri)
         if indexed:
-            await client.tasks.tasks.create_indexes(list(indexes.TASKS))
+            await client.tasks.tasks.create_indexes(list(indexes.INDEXES["tasks"]))
         app.state.tasks = client.tasks.get_collection("tasks", write_concern=WriteConcern(w="majority", j=True))
         print("ready", flush=True)
         yield
@@ -65,6 +65,8 @@ def make(mongodb_uri: str, *, indexed: bool) -> FastAPI:
                 "type": task.type,
                 "payload": task.payload,
                 "metadata": task.metadata,
+                "priority": 3,
+                "queue": f"{task.type}/{task.workspace_id}/3",
                 "version": 1,
                 "status": "PENDING",
                 "attempt": 0,

@@ -69,6 +69,13 @@ def test_a_large_request_is_blamed_on_the_same_field() -> None:
     }
 
 
+def test_only_what_is_served_has_a_route() -> None:
+    """What the server does not serve is left to it to refuse: no route of Envoy's says otherwise."""
+    names = {route["name"] for route in routes.table(view.methods(), 1.0) if "route" in route}
+    routed = {name for name in names if name.startswith("grpc:")}
+    assert routed - {f"grpc:{path[1:]}" for path in ACCESS} == {"grpc:unknown"}
+
+
 def test_every_binding_has_a_route() -> None:
     """Each REST binding of the contract is routed, and each path refuses other methods."""
     names = {route["name"] for route in routes.table(view.methods(), 1.0)}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,10 @@ RUN_ELSEWHERE = {
 }
 """Blocks that can't be run from inside a test, and where they are run."""
 
+INLINE = sorted(
+    set(re.findall(r"`(make [^`]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)))
+    - set(RUN_ELSEWHERE)
+)
 BLOCKS = [(language, text.strip()) for language, text in BLOCK.findall(README)]
 SHELL = [text for language, text in BLOCKS if language == "sh" and text not in RUN_ELSEWHERE]
 PYTHON = [text for language, text in BLOCKS if language == "python"]
@@ -55,6 +60,16 @@ def test_readme_has_the_commands() -> None:
     ci = (ROOT / ".ci/run").read_text()
     commands = {line for text in RUN_ELSEWHERE for line in text.splitlines()}
     assert [command for command in commands if f"\n{command}" not in ci] == []
+
+
+@pytest.mark.parametrize("command", INLINE)
+def test_commands_in_the_text(command: str) -> None:
+    """What the text says in passing that one may call can be called, and explains itself."""
+    # The environment is there, and is not to be made anew in the middle of a test.
+    make = ["make", "--assume-old=.venv/installed", *shlex.split(command)[1:]]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert ("--rest-port" if "--help" in command else "generate") in done.stdout
 
 
 def test_shell_commands(stack: StackInfo) -> None:
