@@ -79,6 +79,7 @@ async def test_what_waits_in_memory_is_let_go_of_and_found_again() -> None:
     for task in tasks[1:]:
         given = await worker.next()
         assert given.key == task.key
+        assert len(given.events) == 2  # it was not claimed in vain
         await worker.complete(given)
 
 
@@ -103,6 +104,26 @@ async def test_a_process_that_cannot_ask_gives_nothing_out() -> None:
     assert there.task(task.key).attempt == 0
     await here.app.queues.resume(ECHO)
     assert (await worker.next()).key == task.key
+
+
+async def test_a_process_whose_question_fails_gives_nothing_out() -> None:
+    """Nor does it rely on what it knew when the database gives no answer but takes writes."""
+    store = MemoryStore()
+    wire = DistantStore(data=store)
+    here, there = Engine(store).start(), Engine(wire).start()
+    worker = there.worker()
+    await there.app.queues.ensure(ECHO)
+    wire.cut = "list_queues"
+    await here.app.queues.pause(ECHO, "")
+    task = await here.submit()
+    await asyncio.sleep(10)
+    await here.app.queues.resume(ECHO)
+    await asyncio.sleep(10)
+    assert worker.inbox.empty()
+    wire.cut = ""
+    given = await worker.next()
+    assert given.key == task.key
+    assert len(given.events) < 20  # and it did not try all the time
 
 
 async def test_a_claim_on_its_way_when_the_pause_is_answered_is_given_back() -> None:

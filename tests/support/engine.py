@@ -63,6 +63,8 @@ class DistantStore(MemoryStore):
         """The share of the calls that fail, whether before they have done their work or after."""
         self.away = False
         """While true, no call works."""
+        self.cut = ""
+        """While it names a method, no call of that one works."""
         self.calls = Counter[str]()
         self.gates: dict[str, asyncio.Event] = {}
         """A call of a method with a gate waits there before it does its work; `late` ones after it."""
@@ -71,12 +73,12 @@ class DistantStore(MemoryStore):
     def watch(self) -> AsyncIterator[Signal]:
         return MemoryStore.watch(self) if self._data is self else self._data.watch()
 
-    async def travel(self, gate: asyncio.Event | None) -> None:
+    async def travel(self, name: str, gates: Mapping[str, asyncio.Event]) -> None:
         """One way."""
         await asyncio.sleep(self._chance.random() * self.delay)
-        if gate is not None:
-            await gate.wait()
-        if self.away or self._chance.random() < self.lost / 2:
+        if name in gates:
+            await gates[name].wait()
+        if self.away or self.cut == name or self._chance.random() < self.lost / 2:
             raise errors.Unavailable
 
 
@@ -84,9 +86,9 @@ def _distant(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     async def call(self: DistantStore, *args: Any, **options: Any) -> Any:
         self.calls[name] += 1
-        await self.travel(self.gates.get(name))
+        await self.travel(name, self.gates)
         answer = await method(self._data, *args, **options)
-        await self.travel(self.late.get(name))
+        await self.travel(name, self.late)
         return answer
 
     return call

@@ -7,7 +7,6 @@ A task that finds a worker waiting when it is submitted is inserted already leas
 """
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from collections import Counter, defaultdict, deque
@@ -248,10 +247,7 @@ class Dispatcher:
 
     async def deliver(self, session: Session, task: Task) -> None:
         """Hands a claimed task to the worker, even one that left meanwhile; unless its queue was paused."""
-        if not self._queues.fresh:
-            with contextlib.suppress(errors.Error):
-                await self._queues.refresh()
-        if self._queues.fresh and not self._queues.paused(task.queue):
+        if await self._queues.certain() and not self._queues.paused(task.queue):
             tracing.record_wait(task)
             self.holder.granted(task, session)
             session.deliver(task)

@@ -23,6 +23,8 @@ REFRESH_SECONDS = 0.5
 VALID_SECONDS = 2.0
 SKEW = timedelta(seconds=30)
 """How far clocks of servers may differ, with the time that a write may take: each read goes so far back."""
+ASKED = 6
+"""How often it is asked in a row what is not known, before a claimed task is given back."""
 AGAIN = 10
 """How often a change is tried when others come first."""
 
@@ -73,6 +75,17 @@ class Queues:
     def fresh(self) -> bool:
         """Whether what is known is new enough to act on."""
         return asyncio.get_running_loop().time() < self._fresh_until
+
+    async def certain(self) -> bool:
+        """Whether what is known is new enough to act on. If it is not, asks, for some seconds."""
+        for _ in range(ASKED):
+            if self.fresh:
+                return True
+            try:
+                await self.refresh()
+            except errors.Error:
+                await asyncio.sleep(REFRESH_SECONDS)
+        return self.fresh
 
     async def pause(self, wanted: Queue, reason: str) -> QueueState:
         """Pauses the queue; returns when no process gives out its tasks any more."""
