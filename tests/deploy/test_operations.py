@@ -8,7 +8,7 @@ from functools import cache
 from support import manifests
 
 from openmcp_chain.domain import errors
-from openmcp_chain.engine import events, sweep
+from openmcp_chain.engine import events, queues, signals, sweep
 from openmcp_chain.store.mongo import client
 from openmcp_chain.transport import rest
 from openmcp_chain.worker import worker
@@ -104,8 +104,10 @@ def test_waits_are_those_of_the_code() -> None:
     """Times and numbers in the prose are the constants of the code."""
     prose = " ".join(text().split())
     assert f"gives running tasks {worker.DRAIN_SECONDS:g} s" in prose
-    assert f"by a sweep every second, or for event streams a read every {events.POLL_SECONDS:g} s" in prose
-    assert sweep.INTERVAL_SECONDS == 1
+    assert f"event streams read every {events.POLL_SECONDS:g} s" in prose
+    assert f"what waits is looked for every {sweep.AGAIN_SECONDS:g} s" in prose
+    assert f"to within {signals.ALIVE.total_seconds():g} s for the former" in prose
+    assert f"{queues.SKEW.total_seconds():g} s for the latter" in prose
     assert f"and {client.CONNECTIONS} connections to MongoDB" in prose
     assert f"pings on event streams ({rest.PING_SECONDS:g} s)" in prose
     (envoy,) = manifests.pod("envoy")["containers"]

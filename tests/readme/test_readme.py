@@ -4,9 +4,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,8 +55,8 @@ def grpcurl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_readme_has_the_commands() -> None:
     """The blocks are found at all, and those run elsewhere are still in the README, and are run there (`.ci/run`)."""
-    assert len(SHELL) == 5
-    assert len(PYTHON) == 1
+    assert len(SHELL) == 6
+    assert len(PYTHON) == 2
     texts = [text for _, text in BLOCKS]
     assert all(text in texts for text in RUN_ELSEWHERE)
     ci = (ROOT / ".ci/run").read_text()
@@ -73,8 +75,10 @@ def test_commands_in_the_text(command: str) -> None:
 
 
 def test_shell_commands(stack: StackInfo) -> None:
-    """One shell runs them in order: the task succeeds, a mistake is named, the CLI answers."""
-    done = _run(stack, ["bash", "-euc", "\n".join(text for text in SHELL if not text.startswith("grpcurl"))])
+    """One shell runs them in order, beside the worker: tasks succeed, a mistake is named, the CLI answers."""
+    with _working(stack):
+        done = _run(stack, ["bash", "-euc", "\n".join(text for text in SHELL if not text.startswith("grpcurl"))])
+    assert "Hello Ada!" in done
     assert "event: status" in done
     assert done.count('"status":"SUCCEEDED"') == 2  # its last event, and the task itself
     assert '"artifact_uri":"file://' in done
@@ -87,7 +91,8 @@ def test_shell_commands(stack: StackInfo) -> None:
 @pytest.mark.skipif(shutil.which("go") is None, reason="needs go, which is not on the PATH, to build grpcurl")
 def test_grpcurl_command(stack: StackInfo, grpcurl: Path) -> None:
     """After the blocks that it builds on, grpcurl's shows the same task."""
-    done = _run(stack, ["bash", "-euc", "\n".join(SHELL)], grpcurl)
+    with _working(stack):
+        done = _run(stack, ["bash", "-euc", "\n".join(SHELL)], grpcurl)
     assert '"status": "TASK_STATUS_SUCCEEDED"' in done
 
 
@@ -104,6 +109,19 @@ def test_links() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+@contextmanager
+def _working(stack: StackInfo) -> Iterator[None]:
+    """Runs the README's worker for the length of the block; it ends as Ctrl-C ends it."""
+    worker = subprocess.Popen([sys.executable, "-c", PYTHON[1]], cwd=stack.data_dir.parent)
+    try:
+        yield
+        worker.send_signal(signal.SIGINT)
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def _here(text: str, stack: StackInfo) -> str:

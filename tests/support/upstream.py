@@ -198,7 +198,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.port = 0
-        self.tasks = Tasks()
+        self.tasks = Tasks()  # type: ignore[abstract]  # of the methods, those that Envoy's own tests call
         self.rest = Rest()
         self.auth = Auth(self.rest)
         self.health = health.aio.HealthServicer()
@@ -213,7 +213,10 @@ class Upstream:
         tasks_pb2_grpc.add_TaskServiceServicer_to_server(self.tasks, self._server)
         rest_pb2_grpc.add_RestServiceServicer_to_server(self.rest, self._server)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(self.auth, self._server)
-        workers_pb2_grpc.add_WorkerServiceServicer_to_server(Workers(), self._server)
+        workers_pb2_grpc.add_WorkerServiceServicer_to_server(
+            Workers(),  # type: ignore[abstract]  # as above
+            self._server,
+        )
         self.health = health.aio.HealthServicer()
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)

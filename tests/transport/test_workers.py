@@ -199,7 +199,7 @@ async def test_lease_outlives_its_stream() -> None:
 
 
 async def test_what_a_gone_worker_did_not_get_returns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task claimed for a stream that ended meanwhile goes to the next worker, without a wait and without using up an attempt."""
+    """A task claimed for a stream that ended meanwhile goes to the next one at once, and is its first attempt."""
     async with serving() as service:
         service.app.leases._chance = lambda: 0.0
         tenant, operator = await service.workspace(), await service.operator("echo")
