@@ -320,6 +320,23 @@ async def test_what_is_taken_back_ends_calls_and_streams(
         await until(lambda: service.app.events.open == 0)
 
 
+async def test_event_streams_end_with_their_token() -> None:
+    """An open event stream, typed or SSE, ends by TOKEN_EXPIRED when its token does: a subscriber comes back anew."""
+    clock = ManualClock()
+    async with serving(now=clock) as service:
+        service.app.events.poll = 0.02
+        caller = await service.workspace()
+        task_id = await service.submit(caller, "other")
+        typed = tasks_pb2.StreamTaskEventsRequest(task_id=task_id)
+        events = service.tasks.StreamTaskEvents(typed, metadata=caller.metadata)
+        sse = service.rest.ServeTaskEvents(rest_pb2.ServeTaskEventsRequest(task_id=task_id), metadata=caller.metadata)
+        await events.read()
+        await sse.read()
+        clock.advance(16 * 60)
+        assert [(await refused(stream)).code for stream in (events, sse)] == ["TOKEN_EXPIRED"] * 2
+        await until(lambda: service.app.events.open == 0)
+
+
 async def test_workers_stream_ends_with_its_token_however_busy(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
