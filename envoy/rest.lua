@@ -195,15 +195,16 @@ local function respond(handle, http, body)
   headers:replace("content-type", "application/json")
 end
 
+-- The reply of that name. Which field made a request too large, and what the limit was, is the route's to say.
+local function named_reply(handle, name)
+  return REPLIES[name == "REQUEST_TOO_LARGE" and handle:metadata():get("too_large") or name]
+end
+
 -- An error that Envoy made. `named` is the reply that a filter of ours asked for.
 local function rest_refusal(handle, mark, named)
   local status, method, details = mark:match(MARK)
   local headers = handle:headers()
-  local name = named or local_reply(status, method, details)
-  if name == "REQUEST_TOO_LARGE" then
-    name = handle:metadata():get("too_large") or name -- the method's route knows its bulky field
-  end
-  local reply = REPLIES[name]
+  local reply = named_reply(handle, named or local_reply(status, method, details))
   add_headers(headers, reply)
   -- Envoy would name the URL that was asked for.
   local challenge = headers:get("www-authenticate")
@@ -228,25 +229,25 @@ local function rest_error(handle, status)
   local text = body:getBytes(0, body:length())
   local code, json = server_error(text)
   if code then
-    local known = REPLIES[code]
+    local known = named_reply(handle, code)
     respond(handle, known and known.http or status, json)
   else
-    local reply = REPLIES[BY_GRPC_STATUS[text:match('^{"code":(%d+),') or ""] or "INTERNAL"]
+    local reply = named_reply(handle, BY_GRPC_STATUS[text:match('^{"code":(%d+),') or ""] or "INTERNAL")
     respond(handle, reply.http, reply.body)
     add_headers(handle:headers(), reply)
   end
 end
 
 -- An error in gRPC's own form: one that Envoy made, or, without a mark, one that came bare from the server.
-local function grpc_error(headers, mark, named)
-  local name = named
+local function grpc_error(handle, mark, named)
+  local headers, name = handle:headers(), named
   if mark then
     name = name or local_reply(mark:match(MARK))
     name = name == "UNSUPPORTED_MEDIA_TYPE" and "BAD_GRPC_TYPE" or name
   elseif not headers:get("grpc-status-details-bin") then
     name = BY_GRPC_MESSAGE[headers:get("grpc-message")] or BY_GRPC_STATUS[headers:get("grpc-status")]
   end
-  local reply = REPLIES[name or ""]
+  local reply = name and named_reply(handle, name)
   if not reply then
     return
   end
@@ -264,7 +265,7 @@ function envoy_on_response(handle)
   headers:remove(LOCAL_REPLY)
   local kept = handle:streamInfo():dynamicMetadata():get("openmcp") or {}
   if (headers:get("content-type") or ""):find("^application/grpc") then
-    grpc_error(headers, mark, kept.reply)
+    grpc_error(handle, mark, kept.reply)
     return
   end
 

@@ -141,8 +141,8 @@ BODIES: dict[str, bytes] = {
     "unknown enum": b'{"type":"echo","status":"TASK_STATUS_FOO"}',
     "deep": b'{"type":"echo","payload":' + b'{"a":' * 5000 + b"1" + b"}" * 5001,
     "deep list": b'{"type":"echo","payload":{"a":' + b"[" * 5000 + b"]" * 5000 + b"}}",
-    "deep, without end": b"[" * 100_000,
-    "long key": b'{"' + b"k" * 100_000 + b'":1}',
+    "deep, without end": b"[" * 50_000,
+    "long key": b'{"' + b"k" * 50_000 + b'":1}',
     "bad type": b'{"type":"1 2 3"}',
     "long type": b'{"type":"' + b"t" * 2000 + b'"}',
     "bad request_id": b'{"type":"echo","request_id":"not-a-uuid"}',
@@ -198,6 +198,8 @@ NAMED: dict[str, tuple[str, bytes, str]] = {
 def test_the_field_is_named(stack: StackInfo, bearer: Headers, name: str, before: bytes) -> None:
     """A fault names its field, however long the body is and whether it says its length or not."""
     target, template, field = NAMED[name]
+    if target == "/v1/auth/token":  # takes 64 KiB
+        before = before.replace(b"x" * 2_950_000, b"")
     body = template.replace(b"%s", before)
     chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     in_chunks = [*bearer, *JSON, ("transfer-encoding", "chunked")]

@@ -10,6 +10,7 @@ import pytest
 from support.gateway import BODY_LIMIT, Gateway
 
 from openmcp_chain.domain import errors
+from openmcp_chain.stack.envoy import routes
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -230,18 +231,19 @@ async def test_too_large(gateway: Gateway) -> None:
         for at in range(0, len(body), 65_536):
             yield body[at : at + 65_536]
 
-    for path, content, field in (
-        ("/v1/tasks", body, "payload"),
-        ("/v1/tasks", pieces(), "payload"),
-        ("/v1/tasks:batchSubmit", body, "requests"),
-        ("/v1/auth/token", body, "request"),
+    for path, content, field, limit in (
+        ("/v1/tasks", body, "payload", BODY_LIMIT),
+        ("/v1/tasks", pieces(), "payload", BODY_LIMIT),
+        ("/v1/tasks:batchSubmit", body, "requests", BODY_LIMIT),
+        ("/v1/auth/token", body, "request", routes.SMALL_BYTES),
+        ("/v1/auth/token", json.dumps({"workspace_id": "a" * routes.SMALL_BYTES}), "request", routes.SMALL_BYTES),
     ):
         answer = await gateway.rest.post(path, content=content)
         error = error_of(answer)
         assert (answer.status_code, error["code"]) == (413, "REQUEST_TOO_LARGE")
         assert fields_of(error) == [field]
         assert error["message"].startswith(f"{field}: ")
-        assert f"at most {BODY_LIMIT} bytes" in error["message"]
+        assert f"at most {limit} bytes" in error["message"]
 
 
 async def test_large_enough(gateway: Gateway) -> None:

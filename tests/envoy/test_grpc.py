@@ -1,5 +1,6 @@
 """gRPC and gRPC-Web through the port that REST has."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,7 +9,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.gateway import Gateway
+from support.gateway import BODY_LIMIT, Gateway
+from support.http2 import Http2
 
 from openmcp.chain.v1 import (
     auth_pb2,
@@ -19,6 +21,7 @@ from openmcp.chain.v1 import (
     workers_pb2,
     workers_pb2_grpc,
 )
+from openmcp_chain.stack.envoy import routes
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -116,6 +119,47 @@ async def test_metadata_too_large(gateway: Gateway, size: int) -> None:
     error = await failure(call(gateway, GET_TASK, metadata=large))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert details_of(error) == ("REQUEST_TOO_LARGE", "REQUEST_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "field"),
+    [
+        ("/openmcp.chain.v1.TaskService/SubmitTask", BODY_LIMIT, "payload"),
+        (GET_TASK, BODY_LIMIT, "request"),
+        ("/openmcp.chain.v1.TaskService/StreamTaskEvents", BODY_LIMIT, "request"),
+        ("/openmcp.chain.v1.AuthService/Authenticate", routes.SMALL_BYTES, "request"),
+        ("/grpc.health.v1.Health/Check", routes.SMALL_BYTES, "request"),
+    ],
+)
+async def test_message_too_large(gateway: Gateway, path: str, size: int, field: str) -> None:
+    """A message over the limit is refused by Envoy, in the contract's words, with the field that is too large."""
+    method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = gateway.channel.unary_unary(path)
+    error = await failure(method(bytes(size + 1), metadata=gateway.bearer))
+    assert details_of(error) == ("REQUEST_TOO_LARGE", "REQUEST_TOO_LARGE")
+    assert (error.details() or "").startswith(f"{field}: the request is too large; at most {size} bytes")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:  # is no message, but is read
+        await method(b"\xff" * size, metadata=gateway.bearer)
+    assert "REQUEST_TOO_LARGE" not in str(caught.value.trailing_metadata())
+
+
+async def test_unfinished_requests_stay_at_envoy(gateway: Gateway) -> None:
+    """Until a request is complete, the server hears nothing of it; when it is too large already, it is refused."""
+    url = gateway.rest.base_url
+    fields = [
+        *((":method", "POST"), (":scheme", "http"), (":path", "/openmcp.chain.v1.AuthService/Authenticate")),
+        *((":authority", "x"), ("content-type", "application/grpc"), ("te", "trailers")),
+    ]
+    gateway.upstream.auth.metadata = {}
+    async with Http2(url.host, url.port or 0) as connection:
+        for _ in range(20):
+            connection.begin(fields, b"\0" + (50_000).to_bytes(4, "big") + bytes(2000))
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields if name[0] != ":")
+        head = f"POST /openmcp.chain.v1.AuthService/Authenticate HTTP/1.1\r\nhost: x\r\n{lines}content-length: 100000"
+        writer.write(f"{head}\r\n\r\n".encode() + b"\0" + (99_995).to_bytes(4, "big") + bytes(80_000))
+        assert b"\r\ngrpc-status: 3\r\n" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        writer.close()
+    assert gateway.upstream.auth.metadata == {}
 
 
 async def test_too_long(gateway: Gateway) -> None:

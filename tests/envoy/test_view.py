@@ -11,6 +11,7 @@ from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.stack.envoy import routes, view
 from openmcp_chain.transport.server import ACCESS
 
+LIMITS = routes.Limits(bytes=1000, seconds=1.0)
 PROTO = Path(__file__).parents[2] / "proto"
 
 
@@ -52,7 +53,7 @@ def test_where_tasks_are_in_answers() -> None:
     outputs = {
         method.full_name: method.output_type for method in tasks_pb2.DESCRIPTOR.services_by_name["TaskService"].methods
     }
-    table = {route["name"]: route for route in routes.table(view.methods(), 1.0)}
+    table = {route["name"]: route for route in routes.table(view.methods(), LIMITS)}
     for method in view.methods():
         answer = outputs.get(method.name.replace("/", "."))
         within = answer is not None and any(field.message_type is detail for field in answer.fields)
@@ -61,33 +62,46 @@ def test_where_tasks_are_in_answers() -> None:
             assert told.get("nulls") == (1 if answer is detail else 3 if within else None)
 
 
-def test_a_large_request_is_blamed_on_the_same_field() -> None:
-    """Envoy, which knows the contract alone, and the server say the same of a unary request that is too large."""
-    unary = [method for method in view.methods() if not method.streams]
-    assert {method.name: method.bulky for method in unary} == {
-        method.name: ACCESS[f"/{method.name}"].bulky for method in unary
-    }
-
-
 def test_only_what_is_served_has_a_route() -> None:
     """What the server does not serve is left to it to refuse: no route of Envoy's says otherwise."""
-    names = {route["name"] for route in routes.table(view.methods(), 1.0) if "route" in route}
+    names = {route["name"] for route in routes.table(view.methods(), LIMITS) if "route" in route}
     routed = {name for name in names if name.startswith("grpc:")}
     assert routed - {f"grpc:{path[1:]}" for path in ACCESS} == {"grpc:unknown"}
 
 
 def test_every_binding_has_a_route() -> None:
     """Each REST binding of the contract is routed, and each path refuses other methods."""
-    names = {route["name"] for route in routes.table(view.methods(), 1.0)}
+    names = {route["name"] for route in routes.table(view.methods(), LIMITS)}
     for method in view.methods():
         assert f"grpc:{method.name}" in names
         for verb, template in method.routes:
             assert {f"rest:{verb} {template}", f"rest:{template}"} <= names
 
 
+def test_the_bulky_field_is_the_servers() -> None:
+    """Whoever refuses a request that is too large, Envoy or the server, blames the same field."""
+    for method in view.methods():
+        assert method.bulky == ACCESS[f"/{method.name}"].bulky
+
+
+def test_requests_are_whole_and_bounded() -> None:
+    """No gRPC route passes on what is not complete, but those whose caller streams; the open ones take little."""
+    for route in routes.table(view.methods(), LIMITS):
+        if not route["name"].startswith("grpc:") or "route" not in route:
+            continue
+        buffer = route["typed_per_filter_config"]["envoy.filters.http.buffer"]
+        if route["name"].rpartition("/")[2] in ("Work", "ServerReflectionInfo"):
+            assert buffer["disabled"]
+        else:
+            limit = routes.SMALL_BYTES if route["name"].removeprefix("grpc:") in routes.OPEN else LIMITS.bytes
+            assert buffer["buffer"]["max_request_bytes"] == limit + routes.FRAME_BYTES
+
+
 def test_only_these_need_no_token() -> None:
     """A route without the check of tokens is one of the open methods', or refuses."""
-    unchecked = [r for r in routes.table(view.methods(), 1.0) if "jwt_authn" in str(r.get("typed_per_filter_config"))]
+    unchecked = [
+        r for r in routes.table(view.methods(), LIMITS) if "jwt_authn" in str(r.get("typed_per_filter_config"))
+    ]
     served = {route["name"] for route in unchecked if "route" in route}
     assert served == {
         "grpc:openmcp.chain.v1.AuthService/Authenticate",
@@ -123,7 +137,7 @@ def test_a_verb_goes_before_the_path_that_contains_it() -> None:
         return view.Method(f"a.B/{name}", streams=False, routes=((verb, path),))
 
     table: list[dict[str, Any]] = routes.table(
-        [method("Get", "GET", "/v1/tasks/{task_id}"), method("Cancel", "POST", "/v1/tasks/{task_id}:cancel")], 1.0
+        [method("Get", "GET", "/v1/tasks/{task_id}"), method("Cancel", "POST", "/v1/tasks/{task_id}:cancel")], LIMITS
     )
     names = [route["name"] for route in table]
     assert names.index("rest:POST /v1/tasks/{task_id}:cancel") < names.index("rest:GET /v1/tasks/{task_id}")

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_BYTES = 4 * 1024 * 1024
 """What a request may have as a whole. A larger one is refused by us, with details; past RECEIVE_BYTES, by gRPC."""
-RECEIVE_BYTES = 20 * 1024 * 1024
+RECEIVE_BYTES = REQUEST_BYTES + 64 * 1024
 UNARY_SECONDS = 30.0
 """No unary call takes longer, whatever deadline the client sets or forgets to set."""
 QUIET_SECONDS = 0.3

@@ -58,16 +58,20 @@ ACCESS: Mapping[str, Access] = {
 """What each method needs. A method without a line stops the server from starting."""
 
 METADATA_BYTES = 16 * 1024
+SEND_BYTES = 20 * 1024 * 1024
+STREAMS = 100
+"""Calls under way at a time on one connection: each may hold a message that is not complete. Envoy opens as many
+connections as it needs."""
 
 OPTIONS: Sequence[tuple[str, int]] = (
     # Two servers on one port would share its calls without a word; the second must fail instead.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", rpc.RECEIVE_BYTES),
-    ("grpc.max_send_message_length", rpc.RECEIVE_BYTES),
+    ("grpc.max_send_message_length", SEND_BYTES),
     # The same number twice: between a soft and a hard limit, gRPC refuses at random.
     ("grpc.max_metadata_size", METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES),
-    ("grpc.max_concurrent_streams", 10_000),
+    ("grpc.max_concurrent_streams", STREAMS),
     # Clients may ping to keep idle streams; a dead peer is noticed within a minute.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

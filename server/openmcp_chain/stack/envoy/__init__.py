@@ -71,7 +71,7 @@ class Settings:
     access_log: bool = True
     """A line of JSON on stdout for each request."""
     body_limit: int = 4 * 1024 * 1024
-    """Bytes of a JSON request."""
+    """Bytes of a request, as JSON or as a message."""
     response_limit: int = 8 * 1024 * 1024
     """Bytes of a JSON response: what the largest result takes, every byte of it escaped."""
     unary_seconds: float = 35.0
@@ -81,6 +81,13 @@ class Settings:
     max_connections: int = 20_000
     max_workspaces: int = 100_000
     """How many workspaces' rate limits are kept apart at a time."""
+    heap_bytes: int = 768 * 1024 * 1024
+    """How much memory it may take: near it, Envoy resets the calls that hold most, then refuses new ones."""
+
+    @property
+    def limits(self) -> routes.Limits:
+        """What holds for each call."""
+        return routes.Limits(self.body_limit, self.unary_seconds)
 
 
 def write(settings: Settings, folder: Path) -> Path:
@@ -110,6 +117,7 @@ def render(settings: Settings) -> str:
         "AUDIENCE": settings.audience,
         "BODY_LIMIT": settings.body_limit,
         "DESCRIPTORS": base64.b64encode(view.descriptors().SerializeToString()).decode(),
+        "HEAP": settings.heap_bytes,
         "HEADERS": f"local HEADER_BYTES, HEADER_COUNT = {HEADER_BYTES}, {HEADER_COUNT}\n" + _source("headers.lua"),
         # Envoy reads % as the beginning of one of its own variables.
         "INTERNAL": replies.body(errors.Internal()).replace("%", "%%"),
@@ -124,7 +132,7 @@ def render(settings: Settings) -> str:
         "OTLP": _endpoints("otlp", settings.otlp),
         "RATE_LIMITS": _rate_limits(settings.plans),
         "RESPONSE_LIMIT": settings.response_limit,
-        "ROUTES": routes.table(methods, settings.unary_seconds),
+        "ROUTES": routes.table(methods, settings.limits),
         "SELF": _endpoints("self", _reachable(settings.listen)),
         "SERVER": _endpoints("server", settings.server),
         "SERVICES": view.services(),
@@ -136,9 +144,8 @@ def render(settings: Settings) -> str:
 
 def lua(settings: Settings) -> str:
     """The first Lua filter: its table of replies, what it knows of JSON, then its source."""
-    bulky = {method.bulky for method in view.methods()}
-    table = replies.replies(settings.body_limit, HEADER_BYTES, bulky)
-    return replies.lua_table(table) + _json_lua() + _source("rest.lua")
+    sizes = {routes.too_large(method, settings.limits) for method in (*view.methods(), *routes.FOREIGN)}
+    return replies.lua_table(replies.replies(sizes, HEADER_BYTES)) + _json_lua() + _source("rest.lua")
 
 
 def _json_lua() -> str:

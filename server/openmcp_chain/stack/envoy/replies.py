@@ -9,7 +9,7 @@ import json
 import math
 import string
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from google.protobuf import json_format
@@ -32,15 +32,15 @@ class Reply:
     """The HTTP status that REST gets."""
 
 
-def too_large(field: str) -> str:
+def too_large(field: str, limit: int) -> str:
     """The name of the reply which says that this field makes a request too large."""
-    return f"{errors.RequestTooLarge.code}_{field}"
+    return f"{errors.RequestTooLarge.code} {field} {limit}"
 
 
-def replies(body_limit: int, header_limit: int, bulky: Iterable[str]) -> Mapping[str, Reply]:
+def replies(sizes: Collection[tuple[str, int]], header_limit: int) -> Mapping[str, Reply]:
     """What Envoy says, by the name under which the Lua filters know it: the error's code, or a name for one case of it.
 
-    Limits are in bytes; `bulky` are the fields that make requests large.
+    `sizes` has the fields by which a request can be too large, with their limits: in bytes, as that of headers is.
     """
     by_code = (
         errors.DeadlineExceeded(),
@@ -50,7 +50,6 @@ def replies(body_limit: int, header_limit: int, bulky: Iterable[str]) -> Mapping
         errors.MethodNotAllowed(),
         errors.MethodNotFound(),
         errors.RateLimited(),
-        errors.RequestTooLarge("request", None, body_limit),  # where no route says whose request it is
         errors.RouteNotFound(),
         errors.TokenExpired(),
         errors.TokenInvalid(),
@@ -68,8 +67,9 @@ def replies(body_limit: int, header_limit: int, bulky: Iterable[str]) -> Mapping
             Violation("grpc-timeout", "must be 1 to 8 digits and a unit, one of H, M, S, m, u, n")
         ),
     }
-    of_field = {too_large(field): errors.RequestTooLarge(field, None, body_limit) for field in bulky}
-    named = {error.code: error for error in by_code} | by_case | of_field
+    by_size = {too_large(field, limit): errors.RequestTooLarge(field, None, limit) for field, limit in sizes}
+    by_size["REQUEST_TOO_LARGE"] = errors.RequestTooLarge("request", None, max(limit for _, limit in sizes))
+    named = {error.code: error for error in by_code} | by_case | by_size
     return {name: Reply(error, error.http) for name, error in named.items()} | {
         "HEADERS_TOO_LARGE": Reply(errors.RequestTooLarge("headers", None, header_limit), 431),
         "REQUEST_TIMEOUT": Reply(errors.DeadlineExceeded(), 408),  # the client was slow, not we
@@ -78,7 +78,7 @@ def replies(body_limit: int, header_limit: int, bulky: Iterable[str]) -> Mapping
 
 def lua_table(table: Mapping[str, Reply]) -> str:
     """The replies as a Lua statement, to stand before the filter's source."""
-    rows = "".join(f"  {name} = {{{_row(reply)}}},\n" for name, reply in sorted(table.items()))
+    rows = "".join(f"  [{_quote(name)}] = {{{_row(reply)}}},\n" for name, reply in sorted(table.items()))
     return f"local REPLIES = {{\n{rows}}}\n"
 
 

@@ -6,7 +6,8 @@ knows is refused, in REST with a 404, 405 or 415 that needs no token.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from openmcp_chain.stack.envoy import replies
@@ -23,37 +24,60 @@ OPEN = frozenset(
 )
 """The methods that need no token. Not reflection: whoever explores has one, and strangers can't hold its streams."""
 
+FOREIGN = (
+    Method("grpc.health.v1.Health/Check", streams=False),
+    Method("grpc.health.v1.Health/Watch", streams=True),
+    Method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", streams=True, uploads=True),
+)
+"""What the server serves besides the contract."""
+
+SMALL_BYTES = 64 * 1024
+"""What a request may have to a method that needs no token: without one, nobody holds much of Envoy's memory."""
+FRAME_BYTES = 5
+"""What gRPC puts before a message (a flag and a length)."""
+
 _JSON = r"(?i)application/json\s*(;.*)?"
 _GRPC_TYPE = r"application/grpc(-web(-text)?)?(\+proto)?"
 _POST: Json = {"name": ":method", "string_match": {"exact": "POST"}}
 _GRPC: list[Json] = [_POST, {"name": "content-type", "string_match": {"safe_regex": {"regex": _GRPC_TYPE}}}]
 _ALMOST_GRPC: list[Json] = [_POST, {"name": "content-type", "string_match": {"prefix": "application/grpc"}}]
+_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _JWT = "envoy.filters.http.jwt_authn"
 _TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 _BUFFER = "envoy.filters.http.buffer"
 _RATE_LIMIT = "envoy.filters.http.local_ratelimit"
 
 
-def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
-    """All routes, most specific first. No unary call lasts longer than `unary_seconds`, its slow sending included."""
-    foreign = [
-        Method("grpc.health.v1.Health/Check", streams=False),
-        Method("grpc.health.v1.Health/Watch", streams=True),
-        Method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", streams=True),
-    ]
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a request may be, and how long a call may take."""
+
+    bytes: int
+    """Of a request, as JSON or as a message."""
+    seconds: float
+    """Of a unary call, the slow sending of its request included."""
+
+
+def too_large(method: Method, limits: Limits) -> tuple[str, int]:
+    """The field that is blamed for a request that is too large, and how many bytes it may have."""
+    return method.bulky, SMALL_BYTES if method.name in OPEN else limits.bytes
+
+
+def table(methods: Sequence[Method], limits: Limits) -> list[Json]:
+    """All routes, most specific first."""
     grpc = [
         {
             "name": f"grpc:{method.name}",
             "match": {"path": f"/{method.name}", "headers": _GRPC},
-            **_call(method, unary_seconds, _BUFFER),
+            **_call(method, limits, framed=True),
         }
-        for method in (*methods, *foreign)
+        for method in (*methods, *FOREIGN)
     ]
     # The server has the right words for a method that does not exist.
     unknown = {
         "name": "grpc:unknown",
         "match": {"prefix": "/", "headers": _GRPC},
-        **_call(Method("", streams=False), unary_seconds, _BUFFER),
+        **_call(Method("", streams=False), limits, framed=True),
     }
     # Such as application/grpc+json, or application/grpcx, which the transcoder would read as JSON.
     other = _refusal("grpc:no protobuf", {"prefix": "/", "headers": _ALMOST_GRPC}, 415)
@@ -63,7 +87,7 @@ def table(methods: Sequence[Method], unary_seconds: float) -> list[Json]:
         *grpc,
         unknown,
         other,
-        *_rest(methods, unary_seconds),
+        *_rest(methods, limits),
         tunnel,
         _refusal("rest:unknown", {"prefix": "/"}, 404),
     ]
@@ -84,7 +108,7 @@ def pattern(template: str) -> str:
     )
 
 
-def _rest(methods: Iterable[Method], unary_seconds: float) -> list[Json]:
+def _rest(methods: Iterable[Method], limits: Limits) -> list[Json]:
     paths: dict[str, dict[str, Method]] = {}
     for method in methods:
         for verb, template in method.routes:
@@ -107,7 +131,7 @@ def _rest(methods: Iterable[Method], unary_seconds: float) -> list[Json]:
                 why = f"{field}: is named by the path, and cannot be in the query too"
                 routes.append(_refusal(f"rest:{verb} {template} ({field} twice)", match, 400, why))
             match = regex | {"headers": [of_verb]}
-            call = _call(method, unary_seconds)
+            call = _call(method, limits)
             if method.body:
                 call["metadata"]["filter_metadata"]["keep_body"] = {"message": method.input}
             routes.append({"name": f"rest:{verb} {template}", "match": match, **call})
@@ -116,8 +140,8 @@ def _rest(methods: Iterable[Method], unary_seconds: float) -> list[Json]:
     return routes
 
 
-def _call(method: Method, unary_seconds: float, *skipped: str) -> Json:
-    """What holds for a call of the method, by whatever route it came. It passes by the `skipped` filters."""
+def _call(method: Method, limits: Limits, *, framed: bool = False) -> Json:
+    """What holds for a call of the method, by whatever route it came; `framed`: as gRPC."""
     action: Json = {
         "cluster": "server",
         "host_rewrite_literal": "server",  # what a caller calls us is of no use to the server
@@ -135,15 +159,21 @@ def _call(method: Method, unary_seconds: float, *skipped: str) -> Json:
         action["idle_timeout"] = "0s"
     else:
         # A gRPC caller's own deadline counts if it is sooner, and the server is told of it.
-        longest = f"{unary_seconds}s"
+        longest = f"{limits.seconds}s"
         action["max_stream_duration"] = {"max_stream_duration": longest, "grpc_timeout_header_max": longest}
-    opened = (_JWT, _RATE_LIMIT) if method.name in OPEN else ()
-    told: Json = {"too_large": replies.too_large(method.bulky)}
+    filters = _without(*((_JWT, _RATE_LIMIT) if method.name in OPEN else ()))
+    field, size = too_large(method, limits)
+    if method.uploads:
+        filters |= _without(_BUFFER)  # its messages go on as they come
+    else:
+        buffer = {"max_request_bytes": size + (FRAME_BYTES if framed else 0)}
+        filters[_BUFFER] = {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "buffer": buffer}
+    told: Json = {"too_large": replies.too_large(field, size)}
     if method.output in _TASKS:
         told["nulls"] = _TASKS[method.output]
     return {
         "route": action,
-        "typed_per_filter_config": _without(*opened, *skipped),
+        "typed_per_filter_config": filters,
         "metadata": {"filter_metadata": {"envoy.filters.http.lua": told}},
     }
 
@@ -166,6 +196,6 @@ def _refusal(name: str, match: Json, status: int, why: str = "refused") -> Json:
     }
 
 
-def _without(*filters: str) -> Mapping[str, Json]:
+def _without(*filters: str) -> dict[str, Json]:
     config = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
     return dict.fromkeys(filters, config)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FieldDescriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.rpc import error_details_pb2, status_pb2
 
 from openmcp.chain.v1 import auth_pb2, errors_pb2, rest_pb2, tasks_pb2, workers_pb2
@@ -42,14 +42,16 @@ class Method:
     """As gRPC has it in the path: `openmcp.chain.v1.TaskService/GetTask`."""
     streams: bool
     """Whether either side sends more than one message."""
+    uploads: bool = False
+    """Whether the caller does."""
     input: str = ""
     """The full name of its request's message."""
     output: str = ""
     """The full name of its answer's message."""
+    bulky: str = "request"
+    """The field that a request which is too large is so by: where it may hold a Struct, or the request itself."""
     body: bool = False
     """Whether REST sends its request as a JSON body."""
-    bulky: str = "request"
-    """The field that makes a request large: its Struct or its list of messages; else the request as a whole."""
     routes: tuple[tuple[str, str], ...] = ()
     """(HTTP method, path template), such as (`GET`, `/v1/tasks/{task_id}`)."""
 
@@ -80,10 +82,11 @@ def methods() -> list[Method]:
         Method(
             name=f"{service.full_name}/{method.name}",
             streams=method.client_streaming or method.server_streaming,
+            uploads=method.client_streaming,
             input=method.input_type.full_name,
             output=method.output_type.full_name,
+            bulky=_bulky(method.input_type) or "request",
             body=method.GetOptions().Extensions[annotations_pb2.http].body == "*",
-            bulky=next((field.name for field in method.input_type.fields if _is_bulky(field)), "request"),
             routes=tuple(_routes(method)),
         )
         for service in _services()
@@ -114,11 +117,16 @@ def _kind(field: FieldDescriptor) -> str:
     return "any"
 
 
-def _is_bulky(field: FieldDescriptor) -> bool:
-    message = field.message_type
-    if message is None or message.GetOptions().map_entry:
-        return False
-    return field.is_repeated or message.full_name == _STRUCT
+def _bulky(message: Descriptor) -> str | None:
+    """The path of the Struct in it, or of the list that has one in each; None if there is none."""
+    for field in message.fields:
+        inner = field.message_type
+        if inner is None or inner.GetOptions().map_entry:
+            continue
+        below = "" if inner.full_name == _STRUCT else _bulky(inner)
+        if below is not None:
+            return field.name if field.is_repeated or not below else f"{field.name}.{below}"
+    return None
 
 
 def _services() -> Iterator[ServiceDescriptor]:
