@@ -89,6 +89,7 @@ def test_an_extension_moves_the_lease_and_tells_nobody() -> None:
     assert after.lease == make_lease("token", ends=LATER + 60 * SECOND)
     assert after.due_at == LATER + 60 * SECOND
     assert (after.events, after.updated_at) == (RUNNING.events, RUNNING.updated_at)
+    assert transitions.complete(after, "token", b"", at(LATER)).events[-1].seq == 3
 
 
 def test_an_extension_never_shortens_a_lease() -> None:
@@ -194,6 +195,8 @@ def test_an_attempt_that_takes_too_long_is_tried_again(late: int) -> None:
     """A living worker's lease ends at start_to_close; a silent one's before. How late that is found doesn't matter."""
     task = replace(running(start_to_close=60 * SECOND), attempt=2)
     alive = transitions.extend(task, "token", NOW + 90 * SECOND)
+    with pytest.raises(errors.LeaseLost):
+        transitions.expire(alive, at(NOW + 60 * SECOND - MOMENT))
     assert transitions.expire(alive, at(NOW + (60 + late) * SECOND)).failure == START_TO_CLOSE
     assert transitions.expire(task, at(NOW + (30 + late) * SECOND)).failure == LEASE_EXPIRED
     assert transitions.expire(replace(alive, attempt=1), at(NOW + 60 * SECOND)).status is Status.PENDING

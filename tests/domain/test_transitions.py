@@ -109,11 +109,18 @@ def test_another_lease_than_the_current_one_is_lost(action: Action) -> None:
 def test_a_submitted_task_is_ready_at_once() -> None:
     """With its first event, no attempt, and nothing of an end."""
     task = make_task()
-    assert (task.version, task.status, task.attempt, task.tried_before, task.due_at) == (1, Status.PENDING, 0, 0, NOW)
+    assert (task.status, task.attempt, task.tried_before, task.due_at) == (Status.PENDING, 0, 0, NOW)
     assert task.events == (Event(1, Status.PENDING, NOW, {}),)
     assert (task.start_by, task.close_by, task.deadline) == (None, None, None)
     assert (task.lease, task.cancel, task.progress, task.result, task.failure) == (None, None, None, None, None)
     assert (task.notes, task.superseded) == (0, False)
+
+
+def test_a_key_that_is_used_again_has_higher_versions() -> None:
+    """A write that was decided on the task before, since deleted, finds its version taken by none."""
+    first = make_task(now=NOW - SECOND)
+    last = transitions.cancel(transitions.claim(first, make_lease(), NOW), "", at(NOW))
+    assert first.version < last.version < make_task(task_id=first.id, now=NOW).version
 
 
 def test_an_event_is_never_dated_before_the_one_it_follows() -> None:

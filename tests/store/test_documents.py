@@ -44,7 +44,7 @@ TASKS = st.builds(
     fingerprint=st.binary(max_size=32),
     traceparent=TEXTS,
     submitted_at=TIMES,
-    version=st.integers(1, 2**31),
+    version=st.integers(1, 2**53),
     status=STATUSES,
     attempt=st.integers(0, 100),
     tried_before=st.integers(0, 100),

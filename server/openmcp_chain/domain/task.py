@@ -120,7 +120,8 @@ class Task:
     """A unit of work, as it is stored: state and history in one value, so that they cannot disagree.
 
     Times are UTC, to the millisecond. Each stored change raises `version` by one; a write names the version that it was
-    decided on, and loses if another came first.
+    decided on, and loses if another came first. The first version is the time of the submit, in milliseconds: a key may
+    be used again once retention is over, and a write that was decided on the old task must not meet the new one.
     """
 
     workspace: str
@@ -136,7 +137,7 @@ class Task:
     dedupe_key: str
     """While it has not ended, no other task of its workspace has the same; empty: none."""
     fingerprint: bytes
-    """Digest of the submitted request if it had a request_id, else empty."""
+    """Digest of the submitted request if it had a request_id; random if it had a dedupe_key only; else empty."""
     traceparent: str
     """The W3C trace context of the submit, or empty."""
     submitted_at: datetime

@@ -21,7 +21,7 @@ import enum
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 from openmcp_chain.domain import errors
@@ -64,6 +64,8 @@ TABLE: Mapping[Action, AbstractSet[tuple[Status | None, Status]]] = {
     Action.SUPERSEDE: {(status, status) for status in Status if status.terminal},
 }
 """For each action: the steps that it may be, from which status (None: there is no task yet) to which."""
+
+_EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
 NOTES = 200
 """How many events of a task may be progress or log lines."""
@@ -123,7 +125,7 @@ def submit(
         fingerprint=fingerprint,
         traceparent=traceparent,
         submitted_at=now,
-        version=1,
+        version=(now - _EPOCH) // _MILLISECOND,
         status=Status.PENDING,
         attempt=0,
         tried_before=0,
