@@ -114,4 +114,4 @@ async def test_followers_hear_of_every_change_in_order_whoever_gave_up_waiting()
     await asyncio.sleep(0)
     call.cancel()
     await engine.app.ledger.settle()
-    assert heard == [(task.key, 0, 1), (task.key, 1, 2)]
+    assert heard == [(task.key, 0, task.version), (task.key, task.version, task.version + 1)]

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -135,10 +136,13 @@ class Submission:
         before its place is taken, by a guarded write, so that it can't be tried again beside its successor.
         """
         workspace, key = task.workspace, task.dedupe_key
+        if not task.fingerprint:
+            # Else the same submit of somebody else in the same millisecond could be taken for this one.
+            task = replace(task, fingerprint=secrets.token_bytes(16))
         for _ in range(AGAIN):
             generation = await self._store.get_generation(workspace, key)
             stored, new = await self._store_task(replace(task, id=ids.from_dedupe_key(workspace, key, generation)))
-            if new or (task.fingerprint and stored.fingerprint == task.fingerprint):
+            if new or stored.fingerprint == task.fingerprint:
                 return stored
             if not stored.status.terminal:
                 if use_existing:

@@ -1,0 +1,147 @@
+"""Retries by hand: of one task, and of all that a filter selects."""
+
+import asyncio
+
+import pytest
+from support.engine import Engine, Worker, tenant
+
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.filters import Filter
+from openmcp_chain.domain.task import Status, Task
+from openmcp_chain.engine import tasks
+from openmcp_chain.store.base import Page, Place
+from openmcp_chain.store.memory import MemoryStore
+
+
+async def failed(engine: Engine, worker: Worker, **fields: object) -> Task:
+    """A task that has just failed for good."""
+    await engine.submit(**fields)  # type: ignore[arg-type]
+    task = await worker.next()
+    return await worker.fail(task, retryable=False)
+
+
+async def test_a_failed_task_is_tried_again_with_all_its_attempts() -> None:
+    """At once, by whoever is idle; its history is kept, and goes on."""
+    engine = Engine()
+    engine.app.leases._chance = lambda: 0.0
+    worker = engine.worker()
+    task = await failed(engine, worker)
+    for _ in range(2):
+        waiting = await engine.app.tasks.retry(tenant(), task.id)
+        assert (waiting.status, waiting.failure) == (Status.PENDING, None)
+        for _ in range(5):
+            await worker.fail(await worker.next())
+        task = engine.task(task.key)
+        assert task.status is Status.FAILED
+    assert task.attempt == 11
+    assert [event.seq for event in task.events] == list(range(1, 26))
+    assert [event.seq for event in task.events if event.context == {"retried": True}] == [4, 15]
+
+
+async def test_a_cancelled_task_is_tried_again_and_not_to_stop() -> None:
+    """What it was cancelled for is over."""
+    engine = Engine()
+    worker = engine.worker()
+    await engine.submit()
+    task = await worker.next()
+    await engine.app.tasks.cancel(tenant(), task.id, "enough")
+    await worker.told_to_stop()
+    await worker.stop(task)
+    await engine.app.tasks.retry(tenant(), task.id)
+    again = await worker.next()
+    assert (again.attempt, again.cancel) == (2, None)
+    await worker.complete(again)
+
+
+async def test_what_has_not_failed_is_not_tried_again() -> None:
+    """Neither one that waits or runs, nor one that has succeeded, nor another workspace's."""
+    engine = Engine()
+    waiting = await engine.submit()
+    worker = engine.worker("other", room=2)
+    running, succeeded = [await engine.submit(task_type="other") for _ in range(2)]
+    await worker.next()
+    await worker.complete(await worker.next())
+    for task in (waiting, running, succeeded):
+        with pytest.raises(errors.TaskNotRetryable):
+            await engine.app.tasks.retry(tenant(), task.id)
+        with pytest.raises(errors.TaskNotFound):
+            await engine.app.tasks.retry(tenant("ws-2"), task.id)
+
+
+async def test_two_who_retry_at_once_retry_once() -> None:
+    """The second is told that the task waits already."""
+    engine = Engine()
+    task = await failed(engine, engine.worker())
+    results = await asyncio.gather(
+        *(engine.app.tasks.retry(tenant(), task.id) for _ in range(2)), return_exceptions=True
+    )
+    assert sorted(type(result).__name__ for result in results) == ["Task", "TaskNotRetryable"]
+
+
+async def test_bulk_retry_takes_what_the_filter_selects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failed and cancelled ones of it, in parts, up to the limit, the newest first; and says if there are more."""
+    monkeypatch.setattr(tasks, "PART", 4)
+    engine = Engine()
+    worker = engine.worker(workspace="ws-1")
+    chosen = []
+    for number in range(12):
+        await asyncio.sleep(0.001)
+        chosen.append(await failed(engine, worker, labels={"team": "search"}))
+        await failed(engine, worker, labels={"team": "ads"})
+        await engine.submit(labels={"team": "search"})
+        await worker.complete(await worker.next())
+        if number == 0:
+            await failed(engine, engine.worker(workspace="ws-2"), principal=tenant("ws-2"), labels={"team": "search"})
+    worker.leave()
+    first, more = await engine.app.tasks.retry_many(tenant(), 'labels.team = "search"', 10)
+    assert first == [task.id for task in reversed(chosen[2:])]
+    assert more
+    rest, more = await engine.app.tasks.retry_many(tenant(), 'labels.team = "search"', 10)
+    assert rest == [task.id for task in reversed(chosen[:2])]
+    assert not more
+    assert await engine.app.tasks.retry_many(tenant(), 'labels.team = "search"', 10) == ([], False)
+    waiting = [task for task in engine.store._tasks.values() if task.status is Status.PENDING]
+    assert {task.key for task in waiting} == {task.key for task in chosen}
+    with pytest.raises(errors.InvalidArgument):
+        await engine.app.tasks.retry_many(tenant(), "team ~ search", 10)
+
+
+async def test_bulk_retry_passes_over_what_can_not_be_retried() -> None:
+    """A task whose dedupe_key has gone to another does not count, and does not end it."""
+    engine = Engine()
+    worker = engine.worker()
+    old = await failed(engine, worker)
+    for _ in range(2):
+        await failed(engine, worker, dedupe_key="nightly")
+    worker.leave()
+    retried, more = await engine.app.tasks.retry_many(tenant(), "", 2)
+    assert not more
+    assert len(retried) == 2
+    assert old.id in retried
+
+
+async def test_bulk_retry_goes_on_past_pages_that_are_empty() -> None:
+    """A page without tasks is not the end of the list: what is behind it is still counted as more."""
+
+    class Gaps(MemoryStore):
+        """Has an empty page behind each task's."""
+
+        async def list_tasks(
+            self, workspace: str, chosen: Filter, after: Place | None, limit: int, *, bodies: bool
+        ) -> Page:
+            if after is not None and not after.task_id.endswith("-gap"):
+                return Page([], Place(after.submitted_at, after.task_id + "-gap"))
+            if after is not None:
+                after = Place(after.submitted_at, after.task_id.removesuffix("-gap"))
+            return await super().list_tasks(workspace, chosen, after, min(limit, 1), bodies=bodies)
+
+    engine = Engine(Gaps())
+    worker = engine.worker()
+    for _ in range(3):
+        await asyncio.sleep(0.001)
+        await failed(engine, worker)
+    worker.leave()
+    retried, more = await engine.app.tasks.retry_many(tenant(), "", 2)
+    assert (len(retried), more) == (2, True)
+    retried, more = await engine.app.tasks.retry_many(tenant(), "", 2)
+    assert (len(retried), more) == (1, False)
