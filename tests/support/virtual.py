@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-_BEGIN_SECONDS = 1000.0
+BEGIN_SECONDS = 1000.0
 """Some while after the machine was started, as a monotonic clock has it."""
 _LONGEST_SECONDS = 7200.0
 """A test that is not over by then waits for what never comes, while something else goes on."""
@@ -24,8 +24,8 @@ class _Leaping(selectors.DefaultSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = _BEGIN_SECONDS
-        self._end = _BEGIN_SECONDS + _LONGEST_SECONDS
+        self.now = BEGIN_SECONDS
+        self._end = BEGIN_SECONDS + _LONGEST_SECONDS
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
@@ -50,7 +50,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def clock() -> datetime:
     """The time of day that goes with the running loop's time."""
-    return _BEGIN + timedelta(milliseconds=round((asyncio.get_running_loop().time() - _BEGIN_SECONDS) * 1000))
+    return _BEGIN + timedelta(milliseconds=round((asyncio.get_running_loop().time() - BEGIN_SECONDS) * 1000))
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
