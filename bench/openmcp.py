@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench import task
 from bench.lab import Lab
-from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2_grpc
+from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 from openmcp_chain import config
 from openmcp_chain.engine.sealing import MasterKey
 from openmcp_chain.stack import administration, database, ports
@@ -18,6 +18,10 @@ WORKSPACE = "bench"
 BATCH = 250
 """Submits under way at a time while tasks are queued."""
 
+
+LARGEST = 1000
+"""Tasks in a batch."""
+LARGE = (("grpc.max_receive_message_length", 16 * 1024 * 1024),)
 
 RECONNECT = (("grpc.max_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100))
 """The channel is there before the server is; gRPC's own patience would be most of a run."""
@@ -66,6 +70,19 @@ async def submit(served: Served, tasks: int) -> list[str]:
             batch = (stub.SubmitTask(request, metadata=metadata) for _ in range(min(BATCH, tasks - len(ids))))
             ids += [summary.task_id for summary in await asyncio.gather(*batch)]
     return ids
+
+
+async def fill(served: Served, tasks: int) -> None:
+    """Queues tasks that nobody asks for by id, in the largest batches."""
+    one = task.as_message(served.workspace)
+    metadata = (("authorization", f"Bearer {served.token}"),)
+    async with grpc.aio.insecure_channel(served.target, options=LARGE) as channel:
+        stub: tasks_pb2_grpc.TaskServiceAsyncStub = tasks_pb2_grpc.TaskServiceStub(channel)
+        for begin in range(0, tasks, LARGEST):
+            batch = tasks_pb2.BatchSubmitTasksRequest(requests=[one] * min(LARGEST, tasks - begin))
+            answer = await stub.BatchSubmitTasks(batch, metadata=metadata)
+            if refused := [result.error.code for result in answer.results if result.HasField("error")]:
+                raise RuntimeError(f"not queued: {refused[0]}")
 
 
 async def _serves(channel: grpc.aio.Channel) -> bool:

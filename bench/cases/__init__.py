@@ -15,6 +15,11 @@ def server(sample: Sample) -> float:
     return sample.cpu_ms("server")
 
 
+def database(sample: Sample) -> float:
+    """The database's CPU time an operation."""
+    return sample.cpu_ms("database")
+
+
 def behind(sample: Sample) -> float:
     """The CPU time of server and database an operation."""
     return sample.cpu_ms("server", "database")
@@ -22,6 +27,7 @@ def behind(sample: Sample) -> float:
 
 ECHO, FASTAPI, BARE, SUBMIT = echo_submit.CASE, fastapi_submit.CASE, fastapi_submit.BARE, openmcp_submit.CASE
 GET, DRAIN = openmcp_get.CASE, openmcp_drain.CASE
+SUBMIT_BEHIND, DRAIN_BEHIND = openmcp_submit.BEHIND, openmcp_drain.BEHIND
 
 TABLES = (
     Table(
@@ -42,6 +48,17 @@ TABLES = (
         "GetTask",
         (ECHO, GET),
         (Ratio("server CPU a call, beside the echo", GET, ECHO, server, at_most=2.0),),
+    ),
+    Table(
+        "backlog",
+        "SubmitTask and a drain, with 100,000 tasks waiting and with none",
+        (SUBMIT, SUBMIT_BEHIND, DRAIN, DRAIN_BEHIND),
+        (
+            Ratio("server CPU a submit, with a backlog", SUBMIT_BEHIND, SUBMIT, server, at_most=1.15),
+            Ratio("server CPU a task drained, with a backlog", DRAIN_BEHIND, DRAIN, server, at_most=1.15),
+            Ratio("database CPU a submit, with a backlog", SUBMIT_BEHIND, SUBMIT, database),
+            Ratio("database CPU a task drained, with a backlog", DRAIN_BEHIND, DRAIN, database),
+        ),
     ),
     Table("drain", "Queued tasks that do nothing, done by one Python worker", (DRAIN,)),
 )

@@ -1,15 +1,19 @@
-"""Our own submit: authenticated, checked, durable. No worker takes the tasks."""
+"""Our own submit: authenticated, checked, durable. No worker takes the tasks; others wait already, or none."""
 
 import base64
+from functools import partial
 
 from bench import openmcp, task
 from bench.case import Case, Size
 from bench.lab import Lab
 from bench.sample import Sample
 
+BACKLOG = 100_000
 
-async def run(lab: Lab, size: Size) -> Sample:
+
+async def run(backlog: int, lab: Lab, size: Size) -> Sample:
     served = await openmcp.serve(lab)
+    await openmcp.fill(served, backlog)
     return await lab.measure(
         "bench.load.grpc_calls",
         {
@@ -24,4 +28,5 @@ async def run(lab: Lab, size: Size) -> Sample:
     )
 
 
-CASE = Case("submit", "OpenMCP Chain, SubmitTask", run)
+CASE = Case("submit", "OpenMCP Chain, SubmitTask", partial(run, 0))
+BEHIND = Case("submit-behind", f"SubmitTask, {BACKLOG:,} tasks waiting", partial(run, BACKLOG))
