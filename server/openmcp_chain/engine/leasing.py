@@ -77,9 +77,14 @@ class Leasing:
             if not tasks:
                 return tasks
             granted = [Granted(task.key, task.lease.token if task.lease else "") for task in tasks]
-            recorded = await self._store.record_leases(
-                workspace, ask.request_id, granted, max(task.due_at for task in tasks)
-            )
+            try:
+                recorded = await self._store.record_leases(
+                    workspace, ask.request_id, granted, max(task.due_at for task in tasks)
+                )
+            except BaseException:
+                for task in tasks:
+                    self._spawn(task)
+                raise
             if list(recorded) == granted:
                 return tasks
             # The same call went to another process, which was first.

@@ -1,0 +1,278 @@
+"""Leases by call: what a call gets and when, what it may be repeated for, and what becomes of what it does not take."""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import uuid4
+
+import pytest
+from support.engine import DistantStore, Engine, ref, tenant
+
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Key, Queue, Status, Task
+from openmcp_chain.engine.dispatch import Demand
+from openmcp_chain.engine.leasing import LOOK_SECONDS, Ask
+from openmcp_chain.store.memory import MemoryStore
+
+
+async def lease(
+    engine: Engine,
+    most: int = 1,
+    *,
+    wait: float = 0.0,
+    request_id: str = "",
+    most_bytes: int = 1000,
+    workspace: str | None = "ws-1",
+) -> Sequence[Task]:
+    """Makes the call."""
+    demand = Demand(frozenset({"echo"}), workspace)
+    ask = Ask(
+        worker="curl", version="", demand=demand, most=most, wait=wait, request_id=request_id, most_bytes=most_bytes
+    )
+    return await engine.app.leasing.lease("ws-1", ask)
+
+
+def keys(tasks: Sequence[Task]) -> set[Key]:
+    return {task.key for task in tasks}
+
+
+def statuses(engine: Engine) -> list[Status]:
+    return sorted(task.status for task in engine.store._tasks.values())
+
+
+async def test_a_call_gets_what_waits_up_to_what_it_takes() -> None:
+    """All at once, under leases of its own; the rest stays for others."""
+    engine = Engine().start()
+    submitted = [await engine.submit() for _ in range(5)]
+    tasks = await lease(engine, 3)
+    assert len(tasks) == len(keys(tasks)) == 3
+    assert keys(tasks) <= keys(submitted)
+    assert {task.lease.worker for task in tasks if task.lease} == {"curl"}
+    assert statuses(engine) == [Status.PENDING] * 2 + [Status.RUNNING] * 3
+    assert not engine.app.dispatcher.demands()
+    for task in tasks:
+        await engine.app.leases.complete(tenant(), ref(task), b"")
+
+
+async def test_a_call_is_answered_when_all_has_come_that_is_claimed_for_it() -> None:
+    """Though that takes several writes; nothing is claimed in vain."""
+    store = DistantStore()
+    engine = Engine(store).start()
+    for _ in range(250):
+        await engine.submit()
+    store.delay = 0.1
+    tasks = await lease(engine, 250)
+    assert len(keys(tasks)) == 250
+    assert {len(task.events) for task in store._tasks.values()} == {2}
+
+
+async def test_a_call_gets_its_own_workspaces_tasks_only() -> None:
+    """Another's are no answer."""
+    engine = Engine().start()
+    await engine.submit(tenant("ws-2"))
+    assert not await lease(engine)
+    own = await engine.submit()
+    assert keys(await lease(engine)) == {own.key}
+
+
+async def test_a_call_that_finds_nothing_waits_for_as_long_as_it_wants() -> None:
+    """It is answered with the first task that comes, at once; or with none when its time is over."""
+    engine = Engine().start()
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    waiting = asyncio.create_task(lease(engine, 5, wait=20))
+    await asyncio.sleep(10)
+    task = await engine.submit()
+    (given,) = await waiting
+    assert given.key == task.key
+    assert loop.time() - begin == pytest.approx(10)
+    await engine.app.leases.complete(tenant(), ref(given), b"")
+    assert not await lease(engine, wait=20)
+    assert loop.time() - begin == pytest.approx(30)
+    assert not await lease(engine)
+    assert loop.time() - begin == pytest.approx(30 + LOOK_SECONDS)
+
+
+async def test_what_comes_while_a_call_is_being_answered_goes_to_another() -> None:
+    """It is told of no task that it does not get."""
+    engine = Engine()
+    waiting = asyncio.create_task(lease(engine, 5, wait=20))
+    await asyncio.sleep(1)
+    submitted = [await engine.submit() for _ in range(3)]
+    tasks = await waiting
+    worker = engine.worker(room=5)
+    await engine.app.sweep.run_once()
+    await engine.app.dispatcher.settle()
+    others = [worker.inbox.get_nowait() for _ in range(worker.inbox.qsize())]
+    assert keys(tasks) | keys(others) == keys(submitted)
+    assert len(tasks) + len(others) == 3
+
+
+async def test_payloads_are_bounded_but_for_the_first() -> None:
+    """What is over is given back, and has lost no attempt; one that is too large by itself comes alone."""
+    engine = Engine().start()
+    for size in (400, 400, 400, 5000):
+        await asyncio.sleep(0.001)
+        await engine.submit(payload=b"x" * size)
+    assert [len(task.payload) for task in await lease(engine, 10)] == [400, 400]
+    await asyncio.sleep(1)
+    assert [len(task.payload) for task in await lease(engine, 10)] == [400]
+    await asyncio.sleep(1)
+    (last,) = await lease(engine, 10)
+    assert len(last.payload) == 5000
+    assert {task.attempt for task in engine.store._tasks.values()} == {1}
+
+
+async def test_a_caller_that_gives_up_keeps_nothing() -> None:
+    """What was claimed for it, or is about to be, waits again at once."""
+    store = DistantStore()
+    engine = Engine(store).start()
+    for _ in range(4):
+        await engine.submit()
+    for gate in (store.gates, store.late):
+        gate["update_tasks"] = asyncio.Event()
+        waiting = asyncio.create_task(lease(engine, 2, wait=20))
+        await asyncio.sleep(2)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        gate.pop("update_tasks").set()
+        await asyncio.sleep(1)
+        assert statuses(engine) == [Status.PENDING] * 4
+        assert not engine.app.dispatcher.demands()
+    assert {task.attempt for task in store._tasks.values()} == {0}
+
+
+async def test_a_repeated_call_is_answered_as_the_first() -> None:
+    """By any process, with the same tasks under the same leases; a call with another id gets others."""
+    store = MemoryStore()
+    here, there = Engine(store).start(), Engine(store).start()
+    for _ in range(6):
+        await here.submit()
+    request_id = str(uuid4())
+    first = await lease(here, 2, request_id=request_id)
+    assert len(first) == 2
+    assert await lease(here, 2, request_id=request_id) == first
+    assert await lease(there, 2, request_id=request_id) == first
+    other = await lease(there, 2, request_id=str(uuid4()))
+    assert not keys(first) & keys(other)
+    assert statuses(here) == [Status.PENDING] * 2 + [Status.RUNNING] * 4
+
+
+async def test_a_repeated_call_joins_the_one_under_way() -> None:
+    """One whose caller has given up goes on, and the next caller gets what it gets."""
+    engine = Engine().start()
+    request_id = str(uuid4())
+    first = asyncio.create_task(lease(engine, 5, wait=20, request_id=request_id))
+    await asyncio.sleep(1)
+    second, third = (asyncio.create_task(lease(engine, 5, wait=20, request_id=request_id)) for _ in range(2))
+    await asyncio.sleep(1)
+    assert len(engine.app.dispatcher.demands()) == 1
+    first.cancel()
+    await asyncio.sleep(1)
+    task = await engine.submit()
+    assert keys(await second) == keys(await third) == {task.key}
+    assert engine.task(task.key).attempt == 1
+
+
+async def test_the_answer_that_nobody_took_is_still_there() -> None:
+    """The caller gave up before the task came; it repeats the call after that."""
+    engine = Engine().start()
+    request_id = str(uuid4())
+    call = asyncio.create_task(lease(engine, wait=20, request_id=request_id))
+    await asyncio.sleep(1)
+    call.cancel()
+    task = await engine.submit()
+    await asyncio.sleep(1)
+    assert engine.task(task.key).status is Status.RUNNING
+    assert keys(await lease(engine, wait=20, request_id=request_id)) == {task.key}
+
+
+async def test_the_same_call_to_two_processes_at_once_has_one_answer() -> None:
+    """Both say the same; what the other one had claimed waits again, and has lost no attempt."""
+    store = DistantStore()
+    store.delay = 0.1
+    engines = [Engine(store).start(), Engine(store).start()]
+    for _ in range(4):
+        await engines[0].submit()
+    await engines[1].app.queues.refresh()
+    request_id = str(uuid4())
+    answers = await asyncio.gather(*(lease(engine, 2, wait=5, request_id=request_id) for engine in engines))
+    assert keys(answers[0]) == keys(answers[1])
+    assert 1 <= len(answers[0]) <= 2
+    await engines[0].app.leasing.settle()
+    await engines[1].app.leasing.settle()
+    held = [task for task in store._tasks.values() if task.status is Status.RUNNING]
+    assert keys(held) == keys(answers[0])
+    assert {task.attempt for task in store._tasks.values() if task.status is Status.PENDING} == {0}
+
+
+async def test_a_repeated_call_gets_what_it_still_holds() -> None:
+    """A task that has ended, or whose lease was lost, is not in the answer; when all are over, there is none."""
+    engine = Engine().start()
+    engine.app.leases._chance = lambda: 0.0
+    for _ in range(3):
+        await engine.submit()
+    request_id = str(uuid4())
+    done, lost, kept = await lease(engine, 3, request_id=request_id)
+    await engine.app.leases.complete(tenant(), ref(done), b"")
+    await engine.app.leases.give_back(lost)
+    assert (await engine.worker().next()).key == lost.key
+    assert keys(await lease(engine, 3, request_id=request_id)) == {kept.key}
+    await engine.app.leases.complete(tenant(), ref(kept), b"")
+    assert not await lease(engine, 3, request_id=request_id)
+
+
+async def test_a_call_that_found_nothing_is_no_answer_to_keep() -> None:
+    """The same call later gets what there is then."""
+    engine = Engine().start()
+    request_id = str(uuid4())
+    assert not await lease(engine, request_id=request_id)
+    task = await engine.submit()
+    assert keys(await lease(engine, request_id=request_id)) == {task.key}
+
+
+async def test_a_call_that_fails_is_no_answer_either() -> None:
+    """Its callers hear why; the next one is made anew."""
+    store = DistantStore()
+    engine = Engine(store).start()
+    task = await engine.submit()
+    request_id = str(uuid4())
+    store.cut = "recorded_leases"
+    with pytest.raises(errors.Unavailable):
+        await lease(engine, request_id=request_id)
+    store.cut = ""
+    assert keys(await lease(engine, request_id=request_id)) == {task.key}
+
+
+async def test_an_answer_that_could_not_be_kept_hides_no_task() -> None:
+    """If what a call was granted can't be recorded, it is given back rather than left to the leases' end."""
+    store = DistantStore()
+    engine = Engine(store).start()
+    task = await engine.submit()
+    request_id = str(uuid4())
+    store.cut = "record_leases"
+    with pytest.raises(errors.Unavailable):
+        await lease(engine, request_id=request_id)
+    store.cut = ""
+    await engine.app.leasing.settle()
+    assert keys(await lease(engine, request_id=request_id)) == {task.key}
+
+
+async def test_draining_ends_the_waits() -> None:
+    """Those under way are answered with nothing; a new one is not kept waiting."""
+    engine = Engine().start()
+    waiting = [asyncio.create_task(lease(engine, wait=20, request_id=request_id)) for request_id in ("", str(uuid4()))]
+    await asyncio.sleep(1)
+    engine.app.leasing.drain()
+    async with asyncio.timeout(0.1):
+        assert await asyncio.gather(*waiting) == [[], []]
+        assert not await lease(engine, wait=20)
+
+
+async def test_a_call_gets_nothing_of_a_paused_type() -> None:
+    """It waits as if there were nothing."""
+    engine = Engine().start()
+    await engine.app.queues.pause(Queue("ws-1", "echo"), "")
+    await engine.submit()
+    assert not await lease(engine, wait=10)
+    assert statuses(engine) == [Status.PENDING]
