@@ -6,7 +6,7 @@ from typing import Any
 import bson
 import pytest
 from bson.codec_options import CodecOptions
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.database import Database
 from support.samples import NOW, SECOND, make_task
@@ -18,6 +18,8 @@ from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.client import Driver
 from openmcp_chain.store.mongo.store import MongoStore, connect
 
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
+"""A task has many fields, and the machine may be busy."""
 OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
 TIMES = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9999, 1, 1)).map(  # noqa: DTZ001 - made aware next
@@ -63,6 +65,7 @@ TASKS = st.builds(
 )
 
 
+@BUSY
 @given(TASKS)
 def test_a_task_comes_back_from_its_document(task: Task) -> None:
     """Through BSON, field by field."""
@@ -70,6 +73,7 @@ def test_a_task_comes_back_from_its_document(task: Task) -> None:
     assert documents.to_task(stored) == task
 
 
+@BUSY
 @given(TASKS, TASKS)
 def test_an_update_makes_one_state_of_the_other(before: Task, after: Task) -> None:
     """It sets what differs, unsets what is gone and appends the new events, and touches nothing twice."""
@@ -84,6 +88,7 @@ def test_an_update_makes_one_state_of_the_other(before: Task, after: Task) -> No
     assert all(update.values())
 
 
+@BUSY
 @given(TASKS)
 def test_the_state_is_what_can_change(task: Task) -> None:
     """So that what a lost change is compared with is all of it."""
