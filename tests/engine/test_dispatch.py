@@ -10,6 +10,7 @@ from support.engine import DistantStore, Engine, operator, tenant
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Status
+from openmcp_chain.engine.dispatch import KEPT_SECONDS
 from openmcp_chain.store.memory import MemoryStore
 
 
@@ -240,8 +241,9 @@ async def test_leaving_is_final_and_may_be_said_twice() -> None:
     task = await engine.submit()
     assert worker.inbox.empty()
     assert engine.task(task.key).status is Status.PENDING
-    assert not engine.app.dispatcher.backlogs
     assert not engine.app.dispatcher.demands()
+    await asyncio.sleep(KEPT_SECONDS)
+    assert not engine.app.dispatcher.backlogs
     assert not engine.app.dispatcher._idle
 
 

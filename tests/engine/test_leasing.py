@@ -60,7 +60,7 @@ async def test_a_call_is_answered_when_all_has_come_that_is_claimed_for_it() -> 
     for _ in range(250):
         await engine.submit()
     store.delay = 0.1
-    tasks = await lease(engine, 250)
+    tasks = await lease(engine, 250, wait=10)
     assert len(keys(tasks)) == 250
     assert {len(task.events) for task in store._tasks.values()} == {2}
 
@@ -105,6 +105,20 @@ async def test_what_comes_while_a_call_is_being_answered_goes_to_another() -> No
     others = [worker.inbox.get_nowait() for _ in range(worker.inbox.qsize())]
     assert keys(tasks) | keys(others) == keys(submitted)
     assert len(tasks) + len(others) == 3
+
+
+async def test_a_worker_that_calls_again_and_again_costs_no_look_each_time() -> None:
+    """What is known of a backlog is kept between its calls; a slow database delays the first answer only."""
+    store = DistantStore()
+    engine = Engine(store).start()
+    submitted = [await engine.submit() for _ in range(20)]
+    store.delay = 0.2
+    assert not await lease(engine)
+    await asyncio.sleep(5)
+    store.calls.clear()
+    tasks = [task for _ in range(20) for task in await lease(engine)]
+    assert keys(tasks) == keys(submitted)
+    assert store.calls["ready_tasks"] < 20
 
 
 async def test_payloads_are_bounded_but_for_the_first() -> None:

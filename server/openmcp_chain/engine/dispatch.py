@@ -34,6 +34,8 @@ STORED = 1.5
 """A lease is stored for so many times the time that its worker may be silent; see `leases`."""
 LOW = 500
 """A workspace with fewer tasks of a type in memory gets more from the database."""
+KEPT_SECONDS = 60.0
+"""A type's backlog outlives its last worker by so much at most: one that calls is soon back."""
 PAUSED = Failure("TYPE_PAUSED", "the type was paused before the worker got the task")
 
 
@@ -129,8 +131,9 @@ class Dispatcher:
         self.look = look
         self.holder: Holder
         self._backlogs: dict[str, Backlog] = {}
-        """One for each type that a worker here takes; what nobody here takes is not kept in memory."""
+        """One for each type that a worker here takes, or took lately; what nobody takes is not kept in memory."""
         self._takers = Counter[str]()
+        self._leaving: set[str] = set()
         self._demands = Counter[Demand]()
         self._idle: defaultdict[str, deque[Session]] = defaultdict(deque)
         self._claiming: set[Key] = set()
@@ -163,8 +166,9 @@ class Dispatcher:
             del self._demands[session.demand]
         for task_type in session.demand.types:
             self._takers[task_type] -= 1
-            if not self._takers[task_type]:
-                del self._takers[task_type], self._backlogs[task_type]
+            if not self._takers[task_type] and task_type not in self._leaving:
+                self._leaving.add(task_type)
+                asyncio.get_running_loop().call_later(KEPT_SECONDS, self._forget, task_type)
             idle = self._idle[task_type]
             if session in idle:
                 idle.remove(session)
@@ -312,6 +316,11 @@ class Dispatcher:
             else:
                 in_vain = 0
                 yield task
+
+    def _forget(self, task_type: str) -> None:
+        self._leaving.discard(task_type)
+        if not self._takers[task_type]:
+            del self._takers[task_type], self._backlogs[task_type]
 
     def _start_claim(self, task: Waiting, session: Session) -> None:
         session.expect()
