@@ -23,3 +23,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of single rooms; pytest takes none from further down."""
     parser.addoption("--seeds", type=int, default=1, help="tests/faults: how many rounds of each kind (default: 1)")
+    parser.addoption("--examples", type=int, default=0, help="tests/model: how many, at random (default: a fixed few)")

@@ -1,0 +1,91 @@
+"""The model of tasks' lives, run: on the domain alone, and through every store.
+
+The examples are the same each time. `make test ARGS="tests/model --examples 500"` tries others.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import hypothesis
+import pymongo
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+from model.machine import Model
+from model.shelf import SERVERS, Plain, Shelf, Stored
+from support.database import Database
+
+from openmcp_chain.domain import transitions
+from openmcp_chain.store.memory import MemoryStore
+from openmcp_chain.store.mongo.client import Driver
+from openmcp_chain.store.mongo.store import connect
+
+pytestmark = pytest.mark.timeout(1800)  # for hypothesis to find a short example, should one ever fail
+
+Live = Callable[[Callable[[], Shelf], int, int], None]
+
+
+@pytest.fixture
+def live(request: pytest.FixtureRequest) -> Iterator[Live]:
+    """Runs the model on shelves: so many examples, of so many steps; or as many as --examples says, at random."""
+    wanted = request.config.getoption("--examples")
+
+    def run(open_shelf: Callable[[], Shelf], examples: int, steps: int) -> None:
+        machine = type("Machine", (Model,), {"open_shelf": staticmethod(open_shelf)})
+        if wanted:
+            chosen = request.config.getoption("--hypothesis-seed") or random.getrandbits(64)
+            request.node.add_report_section("call", "model", f"again: --examples {wanted} --hypothesis-seed {chosen}")
+            machine = hypothesis.seed(int(chosen))(machine)
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=wanted or examples,
+                stateful_step_count=steps,
+                deadline=None,
+                derandomize=not wanted,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+
+    # Few enough that lives come to them.
+    with mock.patch.object(transitions, "NOTES", 2), mock.patch.object(transitions, "EVENTS", 10):
+        yield run
+
+
+def test_the_domain(live: Live) -> None:
+    """Whatever happens, each task is whole, its history contiguous, and its lease held once."""
+    live(Plain, 80, 20)
+
+
+def test_in_memory(live: Live) -> None:
+    """The memory store keeps what the domain decides, and finds what is due."""
+    with asyncio.Runner() as runner:
+
+        def open_shelf() -> Shelf:
+            store = MemoryStore()
+            return Stored(runner, [store for _ in SERVERS])
+
+        live(open_shelf, 15, 20)
+
+
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+def test_on_a_database(live: Live, database: Database, driver: Driver) -> None:
+    """So do two processes' worth of stores on one database, whose writes race."""
+    name = f"model-{uuid.uuid4().hex}"
+    with pymongo.MongoClient[dict[str, object]](database.uri) as client, asyncio.Runner() as runner:
+        stores = [runner.run(connect(database.uri, name, driver)) for _ in SERVERS]
+
+        def open_shelf() -> Shelf:
+            for collection in client[name].list_collection_names():
+                client[name][collection].delete_many({})
+            return Stored(runner, stores)
+
+        try:
+            live(open_shelf, 5, 8)
+        finally:
+            for store in stores:
+                runner.run(store.close())
