@@ -10,6 +10,8 @@ from typing import TypeAlias
 from openmcp_chain.domain import errors, retry, transitions
 from openmcp_chain.domain.task import Failure, Status
 from openmcp_chain.domain.transitions import Action
+from openmcp_chain.engine.dispatch import PAUSED
+from openmcp_chain.engine.leases import WORKER_GONE
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -122,7 +124,10 @@ FAILURES = (
     (transitions.START_TO_CLOSE, "yes"),
     (transitions.SCHEDULE_TO_START, "no"),
     (transitions.SCHEDULE_TO_CLOSE, "no"),
+    (Failure("RESULT_INVALID", "the worker's result breaks a payload's rules; the message says which"), "no"),
     (Failure("CANCELLED", "the workspace cancelled the task; the message is its reason"), "no"),
+    (WORKER_GONE, "yes, and the attempt does not count"),
+    (PAUSED, "yes, and the attempt does not count"),
 )
 """What the server itself fails a task for, and whether it is tried again."""
 
