@@ -64,7 +64,7 @@ class App:
             self.queues,
             clock=now,
             lease_duration=settings.lease_duration,
-            weight=lambda _: 1,
+            weight=self.identity.weight,
         )
         self.leases = Leases(self.ledger, self.dispatcher, clock=now, retention=settings.retention)
         self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, now)
