@@ -17,6 +17,8 @@ from openmcp_chain.domain.task import Key
 
 TASKS = 10_000
 """The bound of one type's backlog."""
+ENOUGH = 500
+"""A workspace with so many tasks of a type in memory needs no more from the database."""
 SMALL_BYTES = 4096
 """A task with more to it is not kept in memory; it is read again when it is claimed."""
 PRIORITIES = range(1, 6)
@@ -56,6 +58,15 @@ class Backlog:
     def waiting(self, workspace: str) -> int:
         """How many of a workspace's tasks are here."""
         return len(self._heaps.get(workspace, ()))
+
+    def share(self, workspace: str) -> int:
+        """How many of a workspace's tasks to have here: what it needs, or an even share if there is less room."""
+        workspaces = len(self._heaps) + (workspace not in self._heaps)
+        return max(1, min(ENOUGH, TASKS // workspaces))
+
+    def short_of(self, workspace: str) -> bool:
+        """Whether a workspace has so few of them that a look for more is worth its cost."""
+        return self.waiting(workspace) <= self.share(workspace) // 2
 
     def cursors(self, workspace: str) -> dict[int, Cursor]:
         """The workspace's cursors, by priority."""

@@ -32,8 +32,6 @@ LATER_SECONDS = 3600.0
 """How far ahead."""
 STORED = 1.5
 """A lease is stored for so many times the time that its worker may be silent; see `leases`."""
-LOW = 500
-"""A workspace with fewer tasks of a type in memory gets more from the database."""
 KEPT_SECONDS = 60.0
 """A type's backlog outlives its last worker by so much at most: one that calls is soon back."""
 PAUSED = Failure("TYPE_PAUSED", "the type was paused before the worker got the task")
@@ -309,7 +307,7 @@ class Dispatcher:
             backlog = self._backlogs[session.turns[0]]
             session.turns.rotate(-1)
             task = backlog.take(session.demand.workspace)
-            if backlog.behind and (task is None or backlog.waiting(task.key.workspace) < LOW):
+            if backlog.behind and (task is None or backlog.short_of(task.key.workspace)):
                 self.look()
             if task is None:
                 in_vain += 1

@@ -14,7 +14,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Key, Queue
 from openmcp_chain.engine.backlog import Backlog, Cursor
 from openmcp_chain.engine.clock import Clock
-from openmcp_chain.engine.dispatch import LOW, Dispatcher
+from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.queues import SKEW, Queues
 from openmcp_chain.store.base import Store
@@ -25,7 +25,7 @@ INTERVAL_SECONDS = 0.5
 OVERDUE = 1000
 """How many tasks that have run out of time are seen to at once."""
 HINTS = 1000
-"""How many ready tasks are read at once."""
+"""How many ready tasks are read at once, at most: twice as many as are needed."""
 STEPS = 8
 """How many times in a row one queue is looked at, before the others have their turn."""
 QUEUES = 100
@@ -128,7 +128,7 @@ class Sweep:
         return any(demand.covers(queue) for demand in self._dispatcher.demands())
 
     def _wants(self, queue: Queue, backlog: Backlog, now: float) -> bool:
-        if self._queues.paused(queue) or backlog.waiting(queue.workspace) >= LOW or not self._takes(queue):
+        if self._queues.paused(queue) or not backlog.short_of(queue.workspace) or not self._takes(queue):
             return False
         behind = any(cursor.behind for cursor in backlog.cursors(queue.workspace).values())
         return behind or now - self._looked.get(queue, 0.0) >= AGAIN_SECONDS
@@ -137,23 +137,25 @@ class Sweep:
         """Goes on from where the last look ended, the tasks due first first, until there are enough."""
         found = 0
         for _ in range(STEPS):
-            if backlog.waiting(queue.workspace) >= LOW:
+            share = backlog.share(queue.workspace)
+            if backlog.waiting(queue.workspace) >= share:
                 cursor.behind = True
                 break
+            limit = min(HINTS, 2 * share)
             now = self._clock()
             since = cursor.since
             until = now if since is None or cursor.width is None else min(now, since + cursor.width)
             # A task that is turned away from here on moves the cursor back: that wins over what is set below.
             cursor.since, cursor.behind = until, False
             try:
-                ready = await self._store.ready_tasks(queue, priority, since, until, HINTS)
+                ready = await self._store.ready_tasks(queue, priority, since, until, limit)
             except BaseException:
                 cursor.since, cursor.behind = None if since is None else min(since, cursor.since), True
                 raise
             for task in ready:
                 self._dispatcher.offer_waiting(task)
             found += len(ready)
-            if len(ready) == HINTS:
+            if len(ready) == limit:
                 first, last = ready[0].due_at, ready[-1].due_at
                 _advance(cursor, last, 2 * (last - first) + timedelta(milliseconds=1), behind=True)
             elif until < now:
