@@ -1,0 +1,178 @@
+"""Signals: what one process changes, the others on its database hear of at once, and what a lost one costs."""
+
+import asyncio
+
+import pytest
+from support.engine import DistantStore, Engine, tenant
+from support.service import PATIENCE
+
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Queue, Status
+from openmcp_chain.engine import signals
+from openmcp_chain.engine.events import POLL_SECONDS
+from openmcp_chain.store.base import Signal
+from openmcp_chain.store.memory import MemoryStore
+
+QUICKLY = 0.05
+"""Virtual seconds: less than any poll, look or refresh takes."""
+
+
+class Recorded(DistantStore):
+    """Keeps the signals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.published: list[Signal] = []
+
+    async def publish(self, signal: Signal) -> None:
+        self.published.append(signal)
+        await super().publish(signal)
+
+
+async def pair(store: MemoryStore) -> list[Engine]:
+    """Two processes that know of each other and of the queue."""
+    engines = [Engine(store).start(), Engine(store).start()]
+    await engines[0].app.queues.ensure(Queue("ws-1", "echo"))
+    await asyncio.sleep(2 * signals.BEAT_SECONDS)
+    return engines
+
+
+async def test_a_subscriber_sees_the_other_process_events_at_once() -> None:
+    """Each of them, in order, without waiting for the next poll."""
+    here, there = await pair(MemoryStore())
+    worker = there.worker()
+    task = await there.submit()
+    given = await worker.next()
+
+    async def allowed() -> None:
+        """Nothing was taken back."""
+
+    async with here.app.events.subscribe(task.key, 0, 10, allowed) as events:
+        assert [event.seq for event in await events.next(PATIENCE)] == [1, 2]
+        for number in (3, 4):
+            await worker.heartbeat(given, line=str(number))
+            async with asyncio.timeout(QUICKLY):
+                assert [event.seq for event in await events.next(PATIENCE)] == [number]
+        await worker.complete(given)
+        async with asyncio.timeout(QUICKLY):
+            assert (await events.end(PATIENCE)).status is Status.SUCCEEDED
+    assert QUICKLY < POLL_SECONDS
+
+
+async def test_an_idle_worker_gets_the_other_process_task_at_once() -> None:
+    """One that is new, one that is given back, one that is tried again: if nobody is idle where it is."""
+    here, there = await pair(MemoryStore())
+    worker = here.worker()
+    await asyncio.sleep(2)
+    submitted = await there.submit()
+    async with asyncio.timeout(QUICKLY):
+        task = await worker.next()
+    assert task.key == submitted.key
+    await there.app.leases.give_back(task)
+    async with asyncio.timeout(QUICKLY):
+        again = await worker.next()
+    await worker.fail(again, retryable=False)
+    await there.app.tasks.retry(tenant(), task.id)
+    async with asyncio.timeout(QUICKLY):
+        assert (await worker.next()).attempt == 2
+
+
+async def test_a_busy_process_leaves_the_task_to_the_other_and_takes_it_later() -> None:
+    """A hint for which nobody is idle is no claim, but is not forgotten: the worker that is free first gets the task."""
+    store = Recorded()
+    here, there = await pair(store)
+    busy, other = here.worker(), there.worker()
+    blockers = [await here.submit(), await there.submit()]
+    held = [await busy.next(), await other.next()]
+    assert {task.key for task in held} == {task.key for task in blockers}
+    await asyncio.sleep(2)
+    store.calls.clear()
+    waiting = await there.submit()
+    await asyncio.sleep(0.1)
+    assert store.calls["update_tasks"] == 0
+    await busy.complete(held[0])
+    assert (await busy.next()).key == waiting.key
+
+
+async def test_a_process_that_is_alone_says_nothing() -> None:
+    """Nor does one whose neighbour has been silent for a while."""
+    store = Recorded()
+    alone = Engine(store).start()
+    for _ in range(5):
+        await alone.submit()
+        await asyncio.sleep(1)
+    assert not store.published
+    neighbour = Engine(store).start()
+    await asyncio.sleep(2)
+    await alone.submit()
+    await asyncio.sleep(QUICKLY)
+    assert len(store.published) == 1
+    await neighbour.die()
+    await asyncio.sleep(signals.ALIVE.total_seconds() + 2)
+    await alone.submit()
+    await asyncio.sleep(QUICKLY)
+    assert len(store.published) == 1
+    assert len(store._watchers) <= 1
+
+
+async def test_what_changes_while_a_signal_is_written_goes_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood costs a signal for a batch, each task once with its newest state, the oldest first."""
+    monkeypatch.setattr(signals, "KEYS", 40)
+    store = Recorded()
+    here, _ = await pair(store)
+    store.gates["publish"] = asyncio.Event()
+    tasks = [await here.submit() for _ in range(100)]
+    await here.app.tasks.cancel(tenant(), tasks[50].id, "")
+    store.gates.pop("publish").set()
+    await asyncio.sleep(QUICKLY)
+    told = [key for signal in store.published for key in signal.changed]
+    assert told == [task.key for task in tasks]
+    assert [len(signal.changed) for signal in store.published] == [1, 40, 40, 19]
+    waiting = [hint.key for signal in store.published for hint in signal.waiting]
+    assert waiting == [task.key for task in tasks if task is not tasks[50]]
+
+
+async def test_lost_signals_cost_time_and_nothing_else() -> None:
+    """A database that takes no signals: the other process' workers find the tasks, its subscribers the events."""
+    store = DistantStore()
+    here, there = await pair(store)
+    store.cut = "publish"
+    worker = here.worker()
+    task = await there.submit()
+
+    async def allowed() -> None:
+        """Nothing was taken back."""
+
+    async with there.app.events.subscribe(task.key, 0, 10, allowed) as events:
+        await worker.complete(await worker.next())
+        async with asyncio.timeout(PATIENCE):
+            assert (await events.end(PATIENCE)).status is Status.SUCCEEDED
+    store.cut = ""
+    await there.submit()
+    async with asyncio.timeout(QUICKLY):
+        await worker.next()
+
+
+async def test_listening_begins_again_when_it_was_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever ended it, soon after: an outage, or a fault in what hears."""
+    store = MemoryStore()
+    here, there = await pair(store)
+    heard = here.app.signals.heard
+    worker = here.worker()
+
+    for number, fault in enumerate((errors.Unavailable, ValueError)):
+
+        def fail(_: Signal, fault: type[Exception] = fault) -> None:
+            raise fault
+
+        here.app.signals.heard = fail
+        task = await there.submit()
+        await worker.complete(await worker.next())  # by a look
+        here.app.signals.heard = heard
+        await asyncio.sleep(2 * signals.BEAT_SECONDS)
+        task = await there.submit()
+        async with asyncio.timeout(QUICKLY):
+            given = await worker.next()
+        assert given.key == task.key
+        await worker.complete(given)
+        assert len(caplog.records) == number + 1
