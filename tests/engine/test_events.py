@@ -1,14 +1,15 @@
 """Event subscriptions: order, no gap, resuming at every place, other processes' changes, limits and ends."""
 
 import asyncio
+import random
 
 import pytest
-from support.engine import Engine, tenant
+from support.engine import DistantStore, Engine, tenant
 from support.service import PATIENCE, until
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Event, Key
-from openmcp_chain.engine.events import Subscription
+from openmcp_chain.engine.events import POLL_SECONDS, Subscription
 from openmcp_chain.store.memory import MemoryStore
 
 
@@ -104,17 +105,17 @@ async def test_subscribers_cut_everywhere_while_writers_race() -> None:
 
 
 async def test_sees_what_another_process_writes() -> None:
-    """A change made elsewhere is seen by the next poll."""
+    """A change made elsewhere is seen by the next poll, though no signal tells of it."""
     store = MemoryStore()
     here, there = Engine(store), Engine(store)
-    here.app.events.poll = 0.01
     task = await there.submit()
     following = asyncio.create_task(follow(here, task.key))
     await until(lambda: here.app.events.open == 1)
     worker = there.worker()
     await there.app.sweep.run_once()
     await worker.complete(await worker.next())
-    assert [event.seq for event in await following] == [1, 2, 3]
+    async with asyncio.timeout(POLL_SECONDS + 0.001):
+        assert [event.seq for event in await following] == [1, 2, 3]
 
 
 async def test_next_returns_nothing_when_nothing_happens() -> None:
@@ -193,7 +194,6 @@ async def test_draining_wakes_who_waits() -> None:
 async def test_ends_when_it_is_no_longer_allowed() -> None:
     """What `allowed` raises at a poll ends the subscription."""
     engine = Engine()
-    engine.app.events.poll = 0.01
     task = await engine.submit()
 
     async def refuse() -> None:
@@ -202,3 +202,102 @@ async def test_ends_when_it_is_no_longer_allowed() -> None:
     async with engine.app.events.subscribe(task.key, 1, 100, refuse) as events, asyncio.timeout(PATIENCE):
         with pytest.raises(errors.TokenInvalid):
             await events.next(PATIENCE)
+
+
+async def test_follows_a_task_through_all_its_lives() -> None:
+    """One that was tried again by hand is followed from its first event to its last end, past the earlier ones."""
+    engine = Engine()
+    worker = engine.worker()
+    await engine.submit()
+    task = await worker.fail(await worker.next(), retryable=False)
+    assert [event.seq for event in await follow(engine, task.key)] == [1, 2, 3]
+    await engine.app.tasks.retry(tenant(), task.id)
+    following = asyncio.create_task(follow(engine, task.key, after=2))
+    await until(lambda: engine.app.events.open == 1)
+    await worker.complete(await worker.next())
+    assert [(event.seq, event.status.value) for event in await following] == [
+        (3, "FAILED"),
+        (4, "PENDING"),
+        (5, "RUNNING"),
+        (6, "SUCCEEDED"),
+    ]
+
+
+async def test_ten_subscribers_over_two_processes_see_the_same() -> None:
+    """Contiguous and whole, with notes and cuts among them, whatever signals are lost."""
+    chance = random.Random(0)  # noqa: S311 - interleavings, not secrets
+    store = DistantStore(chance)
+    engines = [Engine(store).start(), Engine(store).start()]
+    await asyncio.sleep(2)
+    store.delay = 0.1
+    task = await engines[0].submit()
+
+    async def reader(engine: Engine, step: int) -> list[int]:
+        seen: list[int] = []
+        while True:
+            async with subscribe(engine, task.key, len(seen)) as events:
+                for _ in range(step):
+                    seen += [event.seq for event in await events.next(PATIENCE)]
+                    if events.ended:
+                        return seen
+
+    readers = [asyncio.create_task(reader(engines[number % 2], 1 + number % 4)) for number in range(10)]
+    worker = engines[0].worker()
+    given = await worker.next()
+    for number in range(50):
+        store.cut = chance.choice(("", "publish"))
+        await worker.heartbeat(given, line=str(number))
+    await worker.complete(given)
+    store.cut = ""
+    assert await asyncio.gather(*readers) == [list(range(1, 54))] * 10
+
+
+# --- the end alone
+
+
+async def test_waiting_for_the_end_returns_with_it() -> None:
+    """As soon as the task has ended, with its result; of one that has already, at once."""
+    engine = Engine()
+    worker = engine.worker()
+    await engine.submit()
+    task = await worker.next()
+    async with subscribe(engine, task.key) as events:
+        waiting = asyncio.create_task(events.end(PATIENCE))
+        await worker.heartbeat(task, line="still at it")
+        await asyncio.sleep(POLL_SECONDS / 2)
+        await worker.complete(task, b"done")
+        async with asyncio.timeout(0.001):
+            assert (await waiting).result == b"done"
+    async with subscribe(engine, task.key) as events:
+        assert (await events.end(0)).result == b"done"
+
+
+async def test_waiting_for_the_end_is_bounded() -> None:
+    """When its time is over it returns the task as it is then, whatever happened meanwhile."""
+    engine = Engine()
+    worker = engine.worker()
+    await engine.submit()
+    task = await worker.next()
+    begin = asyncio.get_running_loop().time()
+    async with subscribe(engine, task.key) as events:
+        waiting = asyncio.create_task(events.end(10))
+        for number in range(9):
+            await asyncio.sleep(1)
+            await worker.heartbeat(task, line=str(number))
+        known = await waiting
+    assert asyncio.get_running_loop().time() - begin == pytest.approx(10)
+    assert (known.status.value, known.notes) == ("RUNNING", 9)
+    async with subscribe(engine, task.key) as events:
+        assert (await events.end(0)).notes == 9
+
+
+async def test_waiting_for_the_end_ends_with_the_server() -> None:
+    """ServerDraining, so that the caller goes to another."""
+    engine = Engine()
+    task = await engine.submit()
+    async with subscribe(engine, task.key) as events:
+        waiting = asyncio.create_task(events.end(PATIENCE))
+        await asyncio.sleep(1)
+        engine.app.events.drain()
+        with pytest.raises(errors.ServerDraining):
+            await waiting
