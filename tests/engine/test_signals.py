@@ -77,8 +77,8 @@ async def test_an_idle_worker_gets_the_other_process_task_at_once() -> None:
         assert (await worker.next()).attempt == 2
 
 
-async def test_a_busy_process_leaves_the_task_to_the_other_and_takes_it_later() -> None:
-    """A hint for which nobody is idle is no claim, but is not forgotten: the worker that is free first gets it."""
+async def test_a_busy_process_keeps_the_hint_and_takes_the_task_later() -> None:
+    """A hint for which nobody is idle is no claim, but waits its turn: the worker that is free first gets the task."""
     store = Recorded()
     here, there = await pair(store)
     busy, other = here.worker(), there.worker()
@@ -90,7 +90,7 @@ async def test_a_busy_process_leaves_the_task_to_the_other_and_takes_it_later() 
     waiting = await there.submit()
     await asyncio.sleep(0.1)
     assert store.calls["update_tasks"] == 0
-    assert len(here.app.dispatcher.backlogs["echo"]) == 0
+    assert len(here.app.dispatcher.backlogs["echo"]) == 1
     await busy.complete(held[0])
     assert (await busy.next()).key == waiting.key
 

@@ -17,17 +17,20 @@ from support.fleet import Fleet, ServerProcess, running_fleet
 from openmcp.chain.v1 import tasks_pb2
 
 SERVERS, WORKERS = 3, 6
-TASKS = 1200
-TASK_SECONDS = 0.3
 SECONDS = 60.0
+"""With ten seeds or more; a tenth of that with fewer."""
+TASKS_PER_SECOND = 20
+TASK_SECONDS = 0.3
 LIVES = (0.5, 2.5)
 """Between two kills."""
 
 
 @pytest.mark.timeout(240)
-def test_fleet(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_fleet(tmp_path: Path, pytestconfig: pytest.Config, record_property: Callable[[str, object], None]) -> None:
     """Every acknowledged task ends exactly once; each attempt beyond the first follows an event that says why."""
     chance = random.Random("fleet")  # noqa: S311 - a seed to repeat it by
+    seconds = SECONDS * min(1.0, pytestconfig.getoption("seeds") / 10)
+    tasks = round(seconds * TASKS_PER_SECOND)
     with running_fleet(tmp_path, SERVERS) as fleet, ExitStack() as ends:
         credentials = fleet.workspace()
         workers = [
@@ -37,19 +40,19 @@ def test_fleet(tmp_path: Path, record_property: Callable[[str, object], None]) -
         for worker in workers:
             worker.start()
             ends.callback(worker.kill)
-        load = Load(fleet.target(), credentials, _requests(chance))
-        killed = asyncio.run(_run(load, chance, fleet, workers))
+        load = Load(fleet.target(), credentials, _requests(chance, tasks))
+        killed = asyncio.run(_run(load, chance, fleet, workers, seconds))
     for story in load.stories:
         whole(story)
         assert story.detail.result == story.request.payload
-    assert len({story.task_id for story in load.stories}) == TASKS
+    assert len({story.task_id for story in load.stories}) == tasks
     reasons = Counter(reason for story in load.stories for reason in _reasons(story))
-    record_property(FIGURES, f"fleet: {TASKS} tasks, killed {killed}; attempts beyond the first: {dict(reasons)}")
+    record_property(FIGURES, f"fleet: {tasks} tasks, killed {killed}; attempts beyond the first: {dict(reasons)}")
 
 
-def _requests(chance: random.Random) -> list[tasks_pb2.SubmitTaskRequest]:
+def _requests(chance: random.Random, tasks: int) -> list[tasks_pb2.SubmitTaskRequest]:
     requests = []
-    for number in range(TASKS):
+    for number in range(tasks):
         requests.append(tasks_pb2.SubmitTaskRequest(type="echo", request_id=request_id(chance)))
         requests[-1].payload.update({"number": number, "seconds": chance.random() * 2 * TASK_SECONDS})
         # Enough attempts to outlive a minute of kills.
@@ -57,11 +60,11 @@ def _requests(chance: random.Random) -> list[tasks_pb2.SubmitTaskRequest]:
     return requests
 
 
-async def _run(load: Load, chance: random.Random, fleet: Fleet, workers: list[EchoWorker]) -> str:
+async def _run(load: Load, chance: random.Random, fleet: Fleet, workers: list[EchoWorker], seconds: float) -> str:
     killed = Counter[str]()
 
     async def kill() -> None:
-        end = asyncio.get_running_loop().time() + SECONDS
+        end = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < end:
             kinds: list[Sequence[ServerProcess | EchoWorker]] = [fleet.servers, workers]
             victim = chance.choice(chance.choice(kinds))

@@ -34,6 +34,8 @@ STORED = 1.5
 """A lease is stored for so many times the time that its worker may be silent; see `leases`."""
 KEPT_SECONDS = 60.0
 """A type's backlog outlives its last worker by so much at most: one that calls is soon back."""
+HINTED = 8
+"""A workspace with fewer tasks of a type in memory gets those that other processes tell of."""
 PAUSED = Failure("TYPE_PAUSED", "the type was paused before the worker got the task")
 
 
@@ -220,11 +222,16 @@ class Dispatcher:
             self._start_claim(task, session)
 
     def hint(self, task: Waiting) -> None:
-        """Another process has a PENDING task: it goes to an idle worker here, else is left to that process."""
+        """Another process has a PENDING task: it goes to an idle worker here, or waits here for its workspace's turn.
+
+        Of a workspace that has some here already, it is left to that process: of two that try for the same tasks, one
+        claims in vain.
+        """
         backlog = self._backlogs.get(task.type)
         if backlog is None:
             return
-        if task.due_at <= self._clock() and self._idle_for(task.queue) is not None:
+        idle = self._idle_for(task.queue) is not None
+        if task.due_at <= self._clock() and (idle or backlog.waiting(task.key.workspace) < HINTED):
             self.offer_waiting(task)
         else:
             backlog.missing(task.key.workspace, task.priority, task.due_at)
