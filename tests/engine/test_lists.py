@@ -192,7 +192,6 @@ async def test_a_count_that_fails_is_not_kept() -> None:
 
 async def test_counts_that_are_kept_are_bounded() -> None:
     """Whatever filters a workspace thinks of; those that were counted last are kept."""
-
     store = DistantStore()
     engine = Engine(store)
     for number in range(COUNTS + 1):
