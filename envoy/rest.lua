@@ -1,7 +1,7 @@
 -- Gives REST responses the contract's shape, and Envoy's own replies the contract's errors.
 --
 -- The first filter in the list, so the last to see a response: the transcoder has already made it JSON.
--- REPLIES, the table of Envoy's own replies, and json.lua are put before this source when the configuration is rendered.
+-- REPLIES, the table of Envoy's own replies, and text.lua are put before this source when the configuration is rendered.
 
 -- Set by local_reply_config on replies of Envoy's own: "<HTTP status> <HTTP method> <response code details>". There is no
 -- method in a request that could not even be parsed.
@@ -42,8 +42,7 @@ local BY_HTTP_STATUS = {
 local NAMES_FIELD = {
   early_grpc_json_transcode_failure = true, -- path and query
   grpc_json_transcode_failure = true, -- body
-  direct_response = true,
-  lua_response = true, -- body, by keep_body.lua
+  lua_response = true, -- both, by request.lua
 }
 
 -- A gRPC status that came without our details was made by gRPC itself, whose words are not for clients.
@@ -116,21 +115,17 @@ local function server_error(json)
   return code, '{"error":{"code":"' .. code .. '","message":' .. message .. details .. "}}"
 end
 
--- The refusal of a body, path or query that does not fit the contract. The transcoder's words begin with `field: what
--- is wrong`, or have no field where it knows none.
-local function refused_field(words, request)
+-- The refusal of a body, path or query that does not fit the contract: as request.lua has found it, or by the words of the
+-- transcoder, which begin with `field: what is wrong`, or have no field where it knows none.
+local function refused_field(words, found)
   local field, wrong
-  if request then
-    field, wrong = fault(request.json, FIELDS[request.message])
-  end
-  if not field then
+  if found then
+    field, wrong = found.field, found.wrong
+  else
     local said = words:match("[^\r\n]*"):gsub("^INVALID_ARGUMENT:", ""):gsub("^[%s:]+", ""):sub(1, 300)
+    said = said:gsub(" for type type%.googleapis%.com/.*", ""):gsub("invalid value Field '[^']*', ", "")
     said = said:gsub("TYPE_(%u+)", string.lower)
     field, wrong = said:match('^([%w_][%w_%.%[%]"]*): (.+)$')
-    local unknown = said:match('^Could not find field "([^"]*)"')
-    if unknown then
-      field, wrong = unknown, "this call has no such field"
-    end
     field, wrong = field or "request", wrong or said
   end
   local known = { FIELD = escape(field), DESCRIPTION = escape(wrong) }
@@ -200,11 +195,11 @@ local function named_reply(handle, name)
   return REPLIES[name == "REQUEST_TOO_LARGE" and handle:metadata():get("too_large") or name]
 end
 
--- An error that Envoy made. `named` is the reply that a filter of ours asked for.
-local function rest_refusal(handle, mark, named)
+-- An error that Envoy made. `kept` is what a filter of ours left: the reply that it asks for, or the fault that it found.
+local function rest_refusal(handle, mark, kept)
   local status, method, details = mark:match(MARK)
   local headers = handle:headers()
-  local reply = named_reply(handle, named or local_reply(status, method, details))
+  local reply = named_reply(handle, kept.reply or local_reply(status, method, details))
   add_headers(headers, reply)
   -- Envoy would name the URL that was asked for.
   local challenge = headers:get("www-authenticate")
@@ -214,10 +209,9 @@ local function rest_refusal(handle, mark, named)
   if method == "HEAD" then -- must not have a body
     headers:replace("content-type", "application/json")
     headers:remove("content-length")
-  elseif not named and NAMES_FIELD[details:match("^[%w_]*")] and status == "400" then
+  elseif not kept.reply and NAMES_FIELD[details:match("^[%w_]*")] and status == "400" then
     local body = handle:body(true)
-    local kept = handle:streamInfo():dynamicMetadata():get("openmcp")
-    respond(handle, status, refused_field(body:getBytes(0, body:length()), kept and kept.request))
+    respond(handle, status, refused_field(body:getBytes(0, body:length()), kept.fault))
   else
     respond(handle, reply.http, reply.body)
   end
@@ -274,7 +268,7 @@ function envoy_on_response(handle)
   end
   local status = headers:get(":status")
   if mark then
-    rest_refusal(handle, mark, kept.reply)
+    rest_refusal(handle, mark, kept)
   elseif headers:get(END_OF_STREAM) then
     headers:remove(END_OF_STREAM)
     headers:remove("content-type")

@@ -199,7 +199,7 @@ def test_the_field_is_named(stack: StackInfo, bearer: Headers, name: str, before
     """A fault names its field, however long the body is and whether it says its length or not."""
     target, template, field = NAMED[name]
     if target == "/v1/auth/token":  # takes 64 KiB
-        before = before.replace(b"x" * 2_950_000, b"")
+        before = before and b" " * 60_000
     body = template.replace(b"%s", before)
     chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     in_chunks = [*bearer, *JSON, ("transfer-encoding", "chunked")]

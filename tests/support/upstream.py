@@ -9,27 +9,22 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.api.httpbody_pb2 import HttpBody
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from jwt.algorithms import ECAlgorithm
 
-from openmcp.chain.v1 import (
-    auth_pb2,
-    auth_pb2_grpc,
-    rest_pb2,
-    rest_pb2_grpc,
-    tasks_pb2,
-    tasks_pb2_grpc,
-    workers_pb2,
-    workers_pb2_grpc,
-)
+from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
+from openmcp_chain.stack.envoy import view
 from openmcp_chain.transport import status
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -66,7 +61,7 @@ class Key:
         return jwt.encode(kept, self.private, "ES256", headers={"kid": self.kid})
 
 
-class Tasks(tasks_pb2_grpc.TaskServiceServicer):
+class Tasks:
     """Tasks by id: what each does is told in `GetTask`."""
 
     def __init__(self) -> None:
@@ -133,7 +128,7 @@ TRICKY: dict[str, Any] = {
 """A result that holds everything that the JSON around it is recognised by."""
 
 
-class Rest(rest_pb2_grpc.RestServiceServicer):
+class Rest:
     """Event streams by task id, and the key set."""
 
     def __init__(self) -> None:
@@ -164,7 +159,7 @@ class Rest(rest_pb2_grpc.RestServiceServicer):
         return HttpBody(content_type="application/json", data=json.dumps(key_set).encode())
 
 
-class Auth(auth_pb2_grpc.AuthServiceServicer):
+class Auth:
     """Gives anyone a token."""
 
     def __init__(self, rest: Rest) -> None:
@@ -183,7 +178,7 @@ def _text(context: Context) -> dict[str, str]:
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
-class Workers(workers_pb2_grpc.WorkerServiceServicer):
+class Workers:
     """Answers each heartbeat."""
 
     async def Work(
@@ -198,7 +193,11 @@ class Upstream:
 
     def __init__(self) -> None:
         self.port = 0
-        self.tasks = Tasks()  # type: ignore[abstract]  # of the methods, those that Envoy's own tests call
+        self.requests: dict[str, Message] = {}
+        """The last request of each method for which there is no function here."""
+        self.answers: dict[str, Message] = {}
+        """What these methods answer, where it is not to be an empty message."""
+        self.tasks = Tasks()
         self.rest = Rest()
         self.auth = Auth(self.rest)
         self.health = health.aio.HealthServicer()
@@ -210,20 +209,56 @@ class Upstream:
 
     async def start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        tasks_pb2_grpc.add_TaskServiceServicer_to_server(self.tasks, self._server)
-        rest_pb2_grpc.add_RestServiceServicer_to_server(self.rest, self._server)
-        auth_pb2_grpc.add_AuthServiceServicer_to_server(self.auth, self._server)
-        workers_pb2_grpc.add_WorkerServiceServicer_to_server(
-            Workers(),  # type: ignore[abstract]  # as above
-            self._server,
-        )
+        self._server.add_generic_rpc_handlers((self._handler(),))
         self.health = health.aio.HealthServicer()
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
 
+    def _handler(self) -> grpc.GenericRpcHandler:
+        served = {
+            "AuthService": self.auth,
+            "TaskService": self.tasks,
+            "RestService": self.rest,
+            "WorkerService": Workers(),
+        }
+        handlers = {}
+        for file in view.CONTRACT:
+            for service in file.services_by_name.values():
+                for method in service.methods:
+                    path = f"/{service.full_name}/{method.name}"
+                    behaviour = getattr(served[service.name], method.name, None)
+                    handlers[path] = _handler_of(method, behaviour or self._other(method))
+        return _Handlers(handlers)
+
+    def _other(self, method: MethodDescriptor) -> Any:
+        async def answer(request: Message, _: Context) -> Message:
+            self.requests[method.name] = request
+            return self.answers.get(method.name) or GetMessageClass(method.output_type)()
+
+        return answer
+
     async def stop(self) -> None:
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    def __init__(self, handlers: Mapping[str, Any]) -> None:
+        self._handlers = handlers
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return self._handlers.get(details.method)
+
+
+def _handler_of(method: MethodDescriptor, behaviour: Any) -> Any:
+    kinds = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }
+    make: Any = kinds[method.client_streaming, method.server_streaming]
+    request, answer = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    return make(behaviour, request_deserializer=request.FromString, response_serializer=answer.SerializeToString)

@@ -123,7 +123,6 @@ def render(settings: Settings) -> str:
         "INTERNAL": replies.body(errors.Internal()).replace("%", "%%"),
         "ISSUER": settings.issuer,
         "JWKS_REFRESH": f"{settings.jwks_seconds}s",
-        "KEEP_BODY": _json_lua() + _source("keep_body.lua"),
         "LISTEN_HOST": settings.listen.host,
         "LISTEN_PORT": settings.listen.port,
         "LUA": lua(settings),
@@ -131,6 +130,7 @@ def render(settings: Settings) -> str:
         "MAX_WORKSPACES": settings.max_workspaces,
         "OTLP": _endpoints("otlp", settings.otlp),
         "RATE_LIMITS": _rate_limits(settings.plans),
+        "REQUEST": request_lua(),
         "RESPONSE_LIMIT": settings.response_limit,
         "ROUTES": routes.table(methods, settings.limits),
         "SELF": _endpoints("self", _reachable(settings.listen)),
@@ -143,18 +143,20 @@ def render(settings: Settings) -> str:
 
 
 def lua(settings: Settings) -> str:
-    """The first Lua filter: its table of replies, what it knows of JSON, then its source."""
+    """The first Lua filter: its table of replies, what it knows of text, then its source."""
     sizes = {routes.too_large(method, settings.limits) for method in (*view.methods(), *routes.FOREIGN)}
-    return replies.lua_table(replies.replies(sizes, HEADER_BYTES)) + _json_lua() + _source("rest.lua")
+    return replies.lua_table(replies.replies(sizes, HEADER_BYTES)) + _source("text.lua") + _source("rest.lua")
 
 
-def _json_lua() -> str:
-    """The part that both Lua filters have, with what it knows of the contract."""
-    fields = "".join(
-        f'  ["{message}"] = {{ {", ".join(f"{name} = {kind!r}" for name, kind in kinds.items())} }},\n'
-        for message, kinds in view.fields().items()
-    )
-    return f"local FIELDS = {{\n{fields}}}\nlocal LEVELS = {structs.LEVELS}\n" + _source("json.lua")
+def request_lua() -> str:
+    """The Lua filter before the transcoder: what it knows of the contract and of JSON, then its source."""
+    fields = {
+        message: ", ".join(f'["{name}"] = "{kind}"' for name, kind in kinds.items())
+        for message, kinds in view.messages().items()
+    }
+    messages = "".join(f'  ["{message}"] = {{ {kinds} }},\n' for message, kinds in fields.items())
+    tables = f"local MESSAGES = {{\n{messages}}}\nlocal LEVELS = {structs.LEVELS}\n"
+    return tables + "".join(_source(name) for name in ("text.lua", "json.lua", "request.lua"))
 
 
 def _source(name: str) -> str:

@@ -125,15 +125,13 @@ def _rest(methods: Iterable[Method], limits: Limits) -> list[Json]:
                 for header in (encoded, not_json):
                     match = regex | {"headers": [of_verb, header | {"invert_match": True}]}
                     routes.append(_refusal(f"rest:{verb} {template} (no JSON)", match, 415))
-            for field in re.findall(r"\{(\w+)", template):
-                # The transcoder would let the query's value win over the path's.
-                match = regex | {"query_parameters": [{"name": field, "present_match": True}]}
-                why = f"{field}: is named by the path, and cannot be in the query too"
-                routes.append(_refusal(f"rest:{verb} {template} ({field} twice)", match, 400, why))
             match = regex | {"headers": [of_verb]}
             call = _call(method, limits)
-            if method.body:
-                call["metadata"]["filter_metadata"]["keep_body"] = {"message": method.input}
+            call["metadata"]["filter_metadata"]["request"] = {
+                "message": method.input,
+                "has_body": method.body,
+                "in_path": dict.fromkeys(re.findall(r"\{(\w+)", template), True),
+            }
             routes.append({"name": f"rest:{verb} {template}", "match": match, **call})
         allow = {"header": {"key": "allow", "value": ", ".join(sorted(paths[template]))}}
         routes.append(_refusal(f"rest:{template}", regex, 405) | {"response_headers_to_add": [allow]})
@@ -186,12 +184,12 @@ _TASKS = {
 """The answers that hold TaskDetails, and how deep in their JSON: there, what is not set is shown as null."""
 
 
-def _refusal(name: str, match: Json, status: int, why: str = "refused") -> Json:
-    """Answers with the status. The words are for the Lua filter, which shows them with a 400 only."""
+def _refusal(name: str, match: Json, status: int) -> Json:
+    """Answers with the status, in the words that the first Lua filter has for it."""
     return {
         "name": name,
         "match": match,
-        "direct_response": {"status": status, "body": {"inline_string": why}},
+        "direct_response": {"status": status},
         "typed_per_filter_config": _without(_JWT, _RATE_LIMIT, _BUFFER, _TRANSCODER),
     }
 

@@ -94,27 +94,53 @@ def methods() -> list[Method]:
     ]
 
 
-def fields() -> Mapping[str, Mapping[str, str]]:
-    """The messages that REST sends as a JSON body: by full name, each field's kind, as `envoy/json.lua` knows them."""
-    bodies = {method.input for method in methods() if method.body}
-    inputs = [method.input_type for service in _services() for method in service.methods]
-    return {
-        message.full_name: {field.json_name: _kind(field) for field in message.fields}
-        for message in inputs
-        if message.full_name in bodies
-    }
+def messages() -> Mapping[str, Mapping[str, str]]:
+    """Every message that a REST request may hold: by full name, each field's kind, as `envoy/json.lua` knows them."""
+    found: dict[str, Mapping[str, str]] = {}
+
+    def visit(message: Descriptor) -> None:
+        if message.full_name not in found:
+            found[message.full_name] = {field.json_name: _kind(field) for field in message.fields}
+            for field in message.fields:
+                inner = field.message_type
+                if inner is not None and inner.file in CONTRACT and not inner.GetOptions().map_entry:
+                    visit(inner)
+
+    for service in _services():
+        for method in service.methods:
+            if any(_routes(method)):
+                visit(method.input_type)
+    return found
+
+
+_KINDS: Mapping[int, str] = {
+    FieldDescriptor.TYPE_STRING: "string",
+    FieldDescriptor.TYPE_BOOL: "bool",
+    FieldDescriptor.TYPE_INT32: "integer",
+    FieldDescriptor.TYPE_DOUBLE: "number",
+    FieldDescriptor.TYPE_ENUM: "enum",
+}
+_KNOWN_MESSAGES: Mapping[str, str] = {
+    _STRUCT: "struct",
+    "google.protobuf.Timestamp": "time",
+    "google.protobuf.Duration": "duration",
+}
 
 
 def _kind(field: FieldDescriptor) -> str:
-    """`any` for what `envoy/json.lua` leaves to the transcoder: numbers, enums, lists, other messages."""
+    """Raises ValueError for one that `envoy/json.lua` would have to learn first."""
     message = field.message_type
-    if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
-        return "string"
-    if message is not None and message.full_name == _STRUCT and not field.is_repeated:
-        return "struct"
-    if message is not None and message.GetOptions().map_entry and _kind(message.fields_by_name["value"]) == "string":
-        return "map"
-    return "any"
+    if message is None:
+        kind = _KINDS.get(field.type)
+    elif message.GetOptions().map_entry:
+        return "map" if _kind(message.fields_by_name["value"]) == "string" else _unknown(field)
+    else:
+        kind = message.full_name if message.file in CONTRACT else _KNOWN_MESSAGES.get(message.full_name)
+    return ("[]" if field.is_repeated else "") + (kind or _unknown(field))
+
+
+def _unknown(field: FieldDescriptor) -> str:
+    raise ValueError(f"{field.full_name}: a field of this kind is not supported in a REST request")
 
 
 def _bulky(message: Descriptor) -> str | None:
