@@ -183,6 +183,11 @@ local function add_headers(headers, reply)
   end
 end
 
+-- What every 401 has to carry (RFC 9110, 11.6.1); `invalid` if there was a token (RFC 6750, 3.1).
+local function challenge(headers, invalid)
+  headers:replace("www-authenticate", 'Bearer realm="openmcp-chain"' .. (invalid and ', error="invalid_token"' or ""))
+end
+
 local function respond(handle, http, body)
   set_body(handle, body)
   local headers = handle:headers()
@@ -201,10 +206,9 @@ local function rest_refusal(handle, mark, kept)
   local headers = handle:headers()
   local reply = named_reply(handle, kept.reply or local_reply(status, method, details))
   add_headers(headers, reply)
-  -- Envoy would name the URL that was asked for.
-  local challenge = headers:get("www-authenticate")
-  if challenge then
-    headers:replace("www-authenticate", (challenge:gsub('realm="[^"]*"', 'realm="openmcp-chain"')))
+  local told = headers:get("www-authenticate")
+  if told then -- Envoy would name the URL that was asked for
+    challenge(headers, told:find("invalid_token", 1, true))
   end
   if method == "HEAD" then -- must not have a body
     headers:replace("content-type", "application/json")
@@ -225,6 +229,9 @@ local function rest_error(handle, status)
   if code then
     local known = named_reply(handle, code)
     respond(handle, known and known.http or status, json)
+    if status == "401" then
+      challenge(handle:headers(), code == "TOKEN_INVALID" or code == "TOKEN_EXPIRED")
+    end
   else
     local reply = named_reply(handle, BY_GRPC_STATUS[text:match('^{"code":(%d+),') or ""] or "INTERNAL")
     respond(handle, reply.http, reply.body)

@@ -43,6 +43,21 @@ async def test_a_servers_error_is_shown(gateway: Gateway) -> None:
     assert error["details"][1]["resource_name"] == 'quote " brace } and \\'
 
 
+@pytest.mark.parametrize(
+    ("task", "code", "challenge"),
+    [
+        ("revoked", "TOKEN_INVALID", 'Bearer realm="openmcp-chain", error="invalid_token"'),
+        ("expired", "TOKEN_EXPIRED", 'Bearer realm="openmcp-chain", error="invalid_token"'),
+        ("credentials", "CREDENTIALS_INVALID", 'Bearer realm="openmcp-chain"'),
+    ],
+)
+async def test_a_servers_401_says_what_would_do(gateway: Gateway, task: str, code: str, challenge: str) -> None:
+    """A 401 of the server's own names the scheme, as one of Envoy's does."""
+    answer = await gateway.rest.get(f"/v1/tasks/{task}")
+    assert (answer.status_code, error_of(answer)["code"]) == (401, code)
+    assert answer.headers["www-authenticate"] == challenge
+
+
 async def test_retry_after_reaches_rest(gateway: Gateway) -> None:
     """What the server says about when to come back is a header, in whole seconds."""
     answer = await gateway.rest.get("/v1/tasks/busy")
@@ -108,6 +123,8 @@ async def test_head_has_no_body(gateway: Gateway) -> None:
         {"content-type": "text/plain"},
         {"content-type": "application/x-www-form-urlencoded"},
         {"content-type": "application/jsonp"},
+        {"content-type": "application/json; charset=utf-16"},
+        {"content-type": "application/json;charset=latin-1; charset=utf-8"},
         {"content-encoding": "gzip"},
     ],
 )
@@ -117,7 +134,16 @@ async def test_not_json(gateway: Gateway, headers: dict[str, str]) -> None:
     assert (answer.status_code, error_of(answer)["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", None])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "Application/JSON; charset=utf-8",
+        'application/json;Charset="UTF-8"',
+        "application/json;",
+        None,
+    ],
+)
 async def test_json_by_its_names(gateway: Gateway, content_type: str | None) -> None:
     """JSON may call itself what the standards let it, or nothing."""
     headers = {"content-type": content_type} if content_type else {}

@@ -252,6 +252,15 @@ def test_an_unknown_plan(tmp_path: Path, fresh_database: Database) -> None:
     assert not belonging(tmp_path)
 
 
+def test_a_mistaken_option_of_the_uri(tmp_path: Path) -> None:
+    """What the driver warns of is in the log; the terminal gets the one line that counts."""
+    arguments = ("--rest-port", "0", "--grpc-port", "0", "--data-dir", str(tmp_path / "data"))
+    refused = dev(*arguments, "--mongodb-uri", "mongodb://127.0.0.1:1/?nonsense=1&serverSelectionTimeoutMS=100")
+    assert refused.returncode == 1
+    assert refused.stderr == "openmcp dev: no MongoDB takes writes at 127.0.0.1:1\n"
+    assert "nonsense" in (tmp_path / "data" / "logs" / "dev.log").read_text()
+
+
 @pytest.mark.parametrize(
     ("present", "line"),
     [

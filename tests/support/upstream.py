@@ -87,6 +87,12 @@ class Tasks:
         match request.task_id.split("_"):
             case ["missing"]:
                 await status.refuse(context, status.refusal(errors.TaskNotFound('quote " brace } and \\')))
+            case ["revoked"]:
+                await status.refuse(context, status.refusal(errors.TokenInvalid()))
+            case ["expired"]:
+                await status.refuse(context, status.refusal(errors.TokenExpired()))
+            case ["credentials"]:
+                await status.refuse(context, status.refusal(errors.CredentialsInvalid()))
             case ["busy"]:
                 await status.refuse(context, status.refusal(errors.TooManyStreams(10)))
             case ["large"]:

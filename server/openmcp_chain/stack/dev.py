@@ -22,6 +22,7 @@ def run(options: Options) -> int:
         with DataFolder(options.data_dir) as folder:
             # What the driver or gRPC may have to say is no matter for the person at the terminal.
             logging.basicConfig(filename=folder.logs / "dev.log", filemode="w", level=logging.WARNING, force=True)
+            logging.captureWarnings(capture=True)
             return asyncio.run(_supervise(options, folder))
     except StackError as error:
         print_failure(error)

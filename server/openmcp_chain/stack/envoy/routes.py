@@ -36,7 +36,7 @@ SMALL_BYTES = 64 * 1024
 FRAME_BYTES = 5
 """What gRPC puts before a message (a flag and a length)."""
 
-_JSON = r"(?i)application/json\s*(;.*)?"
+_JSON = r'(?i)application/json\s*(;\s*(charset="?utf-8"?\s*)?)?'
 _GRPC_TYPE = r"application/grpc(-web(-text)?)?(\+proto)?"
 _POST: Json = {"name": ":method", "string_match": {"exact": "POST"}}
 _GRPC: list[Json] = [_POST, {"name": "content-type", "string_match": {"safe_regex": {"regex": _GRPC_TYPE}}}]
