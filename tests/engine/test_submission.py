@@ -1,6 +1,7 @@
 """Submits: one task for a request_id, one at a time for a dedupe_key, and none lost with its caller."""
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -112,6 +113,24 @@ async def test_caller_that_gives_up_does_not_lose_the_task() -> None:
     await worker.complete(task)
     await engine.app.submission.settle()
     assert not engine.app.submission._storing
+
+
+async def test_a_failure_that_nobody_waits_for_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    """A caller that gave up before the database did leaves no error in the log."""
+    store = DistantStore()
+    engine = Engine(store)
+    engine.worker()
+    for method in ("put_queue", "insert_tasks", "count_tasks"):
+        store.late[method] = asyncio.Event()
+        call = asyncio.create_task(engine.app.tasks.count(tenant(), "") if method == "count_tasks" else engine.submit())
+        await asyncio.sleep(1)
+        call.cancel()
+        store.cut = method
+        store.late.pop(method).set()
+        await asyncio.sleep(1)
+        store.cut = ""
+        gc.collect()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_submit_that_fails_gives_the_worker_back() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openmcp_chain.domain.task import Status, Task
+from openmcp_chain.engine import shared
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Demand, Dispatcher, Session
 from openmcp_chain.engine.leases import Leases
@@ -57,7 +58,7 @@ class Leasing:
         asked = self._asked.get(key)
         if asked is None:
             # A caller who gives up, and repeats the call, finds it still going on.
-            asked = self._asked[key] = asyncio.create_task(self._lease_once(workspace, ask))
+            asked = self._asked[key] = shared.begin(self._lease_once(workspace, ask))
             asked.add_done_callback(lambda _: self._asked.pop(key, None))
         return await asyncio.shield(asked)
 

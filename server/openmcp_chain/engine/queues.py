@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from openmcp_chain.domain import errors, queue
 from openmcp_chain.domain.queue import QueueState
 from openmcp_chain.domain.task import Queue
+from openmcp_chain.engine import shared
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.store.base import Store
 
@@ -54,7 +55,7 @@ class Queues:
             if self._types[wanted.workspace] >= queue.TYPES:
                 raise errors.TooManyTypes(queue.TYPES)
             self._types[wanted.workspace] += 1  # for as long as it is not known whether it is new
-            adding = self._adding[wanted] = asyncio.create_task(self._add(wanted))
+            adding = self._adding[wanted] = shared.begin(self._add(wanted))
         await asyncio.shield(adding)
 
     def of_type(self, task_type: str) -> Sequence[Queue]:
@@ -102,7 +103,7 @@ class Queues:
         if self._refreshing is not None:  # it may have begun before what the caller is to know of
             await asyncio.wait([self._refreshing])
         if self._refreshing is None:
-            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing = shared.begin(self._refresh())
         await asyncio.shield(self._refreshing)
 
     async def run(self) -> None:

@@ -13,7 +13,7 @@ import uuid_utils
 from openmcp_chain.domain import errors, ids, transitions
 from openmcp_chain.domain.task import STANDARD, Task, Terms
 from openmcp_chain.domain.workspace import Principal
-from openmcp_chain.engine import tracing
+from openmcp_chain.engine import shared, tracing
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher, Session
 from openmcp_chain.engine.ledger import Ledger
@@ -165,7 +165,7 @@ class Submission:
             stored = await self._ledger.insert(task)
             return stored, stored is task
         # A caller who gives up must not part the write from the delivery that follows it.
-        storing = asyncio.create_task(self._store_and_deliver(*reserved))
+        storing = shared.begin(self._store_and_deliver(*reserved))
         self._storing.add(storing)
         storing.add_done_callback(self._storing.discard)
         return await asyncio.shield(storing)

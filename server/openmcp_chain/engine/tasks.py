@@ -15,6 +15,7 @@ from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.task import Key, Status, Task
 from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine import shared
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.store.base import Place, Store
@@ -78,8 +79,8 @@ class Tasks:
         now, key = asyncio.get_running_loop().time(), (principal.workspace, text)
         known = self._counts.get(key)
         if known is None or (known[1].done() and now - known[0] > COUNT_SECONDS):
-            counting = asyncio.ensure_future(self._store.count_tasks(principal.workspace, chosen))
-            known = self._counts[key] = (now, asyncio.ensure_future(counting))
+            counting = shared.begin(self._store.count_tasks(principal.workspace, chosen))
+            known = self._counts[key] = (now, counting)
             self._counts.move_to_end(key)
             if len(self._counts) > COUNTS:
                 self._counts.popitem(last=False)
