@@ -69,7 +69,7 @@ def test_envoy_sends_spans_where_the_servers_send_theirs(tmp_path: Path) -> None
     [
         (["--server=server"], {}, "'server' is not host:port"),
         (["--server=server:0"], {}, "'server:0' is not host:port"),
-        (["--server=server:1"], {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c:4317"}, "must be http://host:port"),
+        (["--server=server:1"], {"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, "must be http://host:port"),
         (["--server=server:1"], {"OPENMCP_PLANS_FILE": "/none"}, "OPENMCP_PLANS_FILE: "),
         (["--server=server:1", "--output=/none/envoy.yaml"], {}, "No such file or directory"),
     ],

@@ -9,6 +9,7 @@ from support.gateway import PLANS
 
 from openmcp_chain.stack import envoy
 from openmcp_chain.stack.envoy import Address, Settings
+from openmcp_chain.stack.envoy.collector import Collector
 
 LOCAL = Settings(listen=Address("127.0.0.1", 8080), server=Address("127.0.0.1", 50051), plans=PLANS)
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - where a container listens
@@ -17,7 +18,7 @@ KUBERNETES = Settings(
     listen=Address("::", 8080),
     server=Address("openmcp-server.openmcp.svc.cluster.local", 50051),
     plans=PLANS,
-    otlp=Address("otel-collector.observability", 4317),
+    otlp=Collector.from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://otel-collector.observability"}),
     admin=Address("127.0.0.1", 9901),
     access_log=False,
 )

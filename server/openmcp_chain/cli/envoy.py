@@ -19,7 +19,8 @@ def envoy_config(
     otlp: Annotated[
         str,
         typer.Option(
-            envvar="OTEL_EXPORTER_OTLP_ENDPOINT", help="The collector of spans, as http://host:port. By default none."
+            help="The collector of spans, as http://host:port or https://host:port; "
+            "by default what OTEL_EXPORTER_OTLP_ENDPOINT says."
         ),
     ] = "",
     output: Annotated[Path | None, typer.Option(help="The file to write; by default standard output.")] = None,
@@ -27,6 +28,7 @@ def envoy_config(
     """Write Envoy's configuration, for the plans that OPENMCP_PLANS_FILE names or the shipped ones."""
     from openmcp_chain import config  # noqa: PLC0415 - see cli.main
     from openmcp_chain.stack import envoy  # noqa: PLC0415
+    from openmcp_chain.stack.envoy.collector import Collector  # noqa: PLC0415
 
     try:
         settings = envoy.Settings(
@@ -34,7 +36,9 @@ def envoy_config(
             server=envoy.Address.parse(server),
             plans=config.load_plans(os.environ),
             admin=envoy.Address.parse(admin) if admin else None,
-            otlp=envoy.Address.of_collector(otlp) if otlp else None,
+            otlp=Collector.from_environment(
+                {**os.environ, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": otlp} if otlp else os.environ
+            ),
         )
         text = envoy.render(settings)
         if output is None:

@@ -59,15 +59,15 @@ async def finish(options: Options, site: Site, parts: Parts) -> Info:
 
 def _envoy(site: Site, settings: Config) -> Program:
     """Renders its configuration, and returns how to run it."""
-    from openmcp_chain.stack import envoy  # noqa: PLC0415 - the worker starts while this is imported
+    from openmcp_chain.stack import envoy  # noqa: PLC0415 - the worker starts while these are imported
+    from openmcp_chain.stack.envoy.collector import Collector  # noqa: PLC0415 - as above
 
-    collector = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     try:
         wanted = envoy.Settings(
             listen=envoy.Address(ports.HOST, site.rest_port),
             server=envoy.Address(ports.HOST, site.grpc_port),
             plans=settings.plans,
-            otlp=envoy.Address.of_collector(collector) if collector else None,
+            otlp=Collector.from_environment(os.environ),
         )
     except ValueError as error:
         raise StackError(str(error)) from None

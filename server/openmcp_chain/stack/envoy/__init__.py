@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine import tokens
 from openmcp_chain.stack.envoy import replies, routes, view
+from openmcp_chain.stack.envoy.collector import Collector
 
 HEADER_BYTES = 8 * 1024
 """Of all request headers, names and values, Envoy's own among them; the server reads 16 KiB of metadata."""
@@ -44,14 +44,6 @@ class Address:
             raise ValueError(f"{text!r} is not host:port")
         return cls(host.strip("[]"), int(port))
 
-    @classmethod
-    def of_collector(cls, endpoint: str) -> "Address":
-        """Reads a value of OTEL_EXPORTER_OTLP_ENDPOINT. Raises ValueError."""
-        url = urlsplit(endpoint)
-        if url.scheme != "http" or not url.hostname:
-            raise ValueError(f"the OTLP endpoint must be http://host:port, not {endpoint!r}: Envoy sends in plain text")
-        return cls(url.hostname, url.port or 4317)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -64,8 +56,8 @@ class Settings:
     plans: Mapping[str, Plan]
     issuer: str = tokens.ISSUER
     audience: str = tokens.AUDIENCE
-    otlp: Address | None = None
-    """Where spans go, by OTLP over gRPC; None: Envoy makes none, and passes the client's trace context on."""
+    otlp: Collector | None = None
+    """Where spans go; None: Envoy makes none, and passes the client's trace context on."""
     admin: Address | None = None
     """Envoy's own admin interface; None: off. It can stop Envoy: give it a loopback address."""
     access_log: bool = True
@@ -110,7 +102,7 @@ def command(config: Path, *, concurrency: int = 1) -> list[str]:
 
 def render(settings: Settings) -> str:
     """The whole configuration in one file: descriptors and Lua are inside it."""
-    methods = view.methods()
+    methods, otlp = view.methods(), settings.otlp
     values = {
         "ADMIN": {"address": _socket(settings.admin)} if settings.admin else {},
         "ACCESS_LOG": _access_log() if settings.access_log else [],
@@ -128,7 +120,8 @@ def render(settings: Settings) -> str:
         "LUA": lua(settings),
         "MAX_CONNECTIONS": settings.max_connections,
         "MAX_WORKSPACES": settings.max_workspaces,
-        "OTLP": _endpoints("otlp", settings.otlp),
+        "OTLP": _endpoints("otlp", Address(otlp.host, otlp.port) if otlp else None),
+        "OTLP_TRANSPORT": otlp.transport_socket() if otlp else None,
         "RATE_LIMITS": _rate_limits(settings.plans),
         "REQUEST": request_lua(),
         "RESPONSE_LIMIT": settings.response_limit,
@@ -136,7 +129,7 @@ def render(settings: Settings) -> str:
         "SELF": _endpoints("self", _reachable(settings.listen)),
         "SERVER": _endpoints("server", settings.server),
         "SERVICES": view.services(),
-        "TRACING": _tracing() if settings.otlp else None,
+        "TRACING": otlp.tracing() if otlp else None,
     }
     rendered = {name: json.dumps(value) for name, value in values.items()}
     return string.Template(_source("envoy.yaml")).substitute(rendered)
@@ -208,21 +201,6 @@ def _access_log() -> list[dict[str, Any]]:
     kind = "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
     config = {"@type": kind, "log_format": {"json_format": fields}}
     return [{"name": "envoy.access_loggers.stdout", "typed_config": config}]
-
-
-def _tracing() -> dict[str, Any]:
-    config = {
-        "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
-        "service_name": "openmcp-envoy",
-        "grpc_service": {"envoy_grpc": {"cluster_name": "otlp"}, "timeout": "1s"},
-    }
-    return {
-        "provider": {"name": "envoy.tracers.opentelemetry", "typed_config": config},
-        "spawn_upstream_span": True,
-        # The tag that Envoy makes of the URL would have the query in it.
-        "max_path_tag_length": 1,
-        "custom_tags": [{"tag": "url.path", "value": "%PATH(NQ:ORIG_OR_PATH)%"}],
-    }
 
 
 def _reachable(listen: Address) -> Address:

@@ -1,0 +1,102 @@
+"""Where Envoy sends its spans: an OpenTelemetry collector, over gRPC, in plain text or by TLS.
+
+It is named as for every other process, by the variables that OpenTelemetry's exporters read
+(https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import grpc
+
+_PORT = 4317
+_ROOTS = Path(grpc.__file__).parent / "_cython" / "_credentials" / "roots.pem"
+"""The certificates that gRPC, and so the server's own exporter, trusts if it is told of no others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """A collector that takes OTLP over gRPC."""
+
+    host: str
+    port: int
+    roots: str | None = None
+    """The certificates to trust, in PEM; None: no TLS."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What each request carries, such as a key; secret."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Collector | None":
+        """What the variables say, those for traces before the general ones; None without one. Raises ValueError."""
+
+        def value(name: str) -> str:
+            return environment.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or environment.get(
+                f"OTEL_EXPORTER_OTLP_{name}", ""
+            )
+
+        endpoint = value("ENDPOINT")
+        if not endpoint:
+            return None
+        url = urlsplit(endpoint)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError(f"the OTLP endpoint must be http://host:port or https://host:port, not {endpoint!r}")
+        return cls(
+            url.hostname,
+            url.port or _PORT,
+            _certificates(value("CERTIFICATE")) if url.scheme == "https" else None,
+            _headers(value("HEADERS")),
+        )
+
+    def transport_socket(self) -> dict[str, Any] | None:
+        """How Envoy's cluster speaks to it; None for plain text."""
+        if self.roots is None:
+            return None
+        try:
+            ipaddress.ip_address(self.host)
+            kind = "IP_ADDRESS"
+        except ValueError:
+            kind = "DNS"
+        validation = {
+            "trusted_ca": {"inline_string": self.roots},
+            "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": self.host}}],
+        }
+        tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+        common = {"alpn_protocols": ["h2"], "validation_context": validation}
+        typed_config = {"@type": tls, "sni": self.host, "common_tls_context": common}
+        return {"name": "envoy.transport_sockets.tls", "typed_config": typed_config}
+
+    def tracing(self) -> dict[str, Any]:
+        """The configuration of Envoy's tracing, with spans to the cluster `otlp`."""
+        service = {
+            "envoy_grpc": {"cluster_name": "otlp"},
+            "timeout": "1s",
+            "initial_metadata": [{"key": name, "value": value} for name, value in self.headers.items()],
+        }
+        config = {
+            "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+            "service_name": "openmcp-envoy",
+            "grpc_service": service,
+        }
+        return {
+            "provider": {"name": "envoy.tracers.opentelemetry", "typed_config": config},
+            "spawn_upstream_span": True,
+            # The tag that Envoy makes of the URL would have the query in it.
+            "max_path_tag_length": 1,
+            "custom_tags": [{"tag": "url.path", "value": "%PATH(NQ:ORIG_OR_PATH)%"}],
+        }
+
+
+def _certificates(path: str) -> str:
+    try:
+        return Path(path or _ROOTS).read_text()
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"the OTLP certificate {path!r} can't be read") from None
+
+
+def _headers(text: str) -> dict[str, str]:
+    pairs = (pair.partition("=") for pair in text.split(",") if "=" in pair)
+    return {unquote(name).strip().lower(): unquote(value).strip() for name, _, value in pairs}
