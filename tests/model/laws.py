@@ -63,7 +63,8 @@ def verdict(deed: Deed, task: Task) -> Verdict:
             return _if(held or again, idle=again)
         case Action.FAIL:
             said = task.events[-1].context
-            again = ended_by_it and said.get("code") == deed.failure.code
+            failed = said.get("code") == deed.failure.code and said.get("message") == deed.failure.message
+            again = ended_by_it and failed
             return _if(held or again, idle=again)
         case Action.STOP:
             again = ended_by_it and task.status is Status.CANCELLED
