@@ -170,13 +170,13 @@ class Actor:
 
     async def _work(self, task: Task) -> None:
         fate = self.chance.random() if not self.site.calm else 1.0
-        if fate < 0.05:
-            await asyncio.sleep(2 * LEASE)  # is silent, and reports all the same
+        if fate < 0.1:
+            await asyncio.sleep(self.chance.uniform(0.9, 2) * LEASE)  # is silent, and reports all the same
         stopping = False
         for _ in range(self.chance.randrange(4)):
             await asyncio.sleep(self.chance.random() * LEASE / 3)
             stopping = await self._heartbeat(task) or stopping
-        if fate < 0.15:
+        if 0.1 < fate < 0.2:
             return  # dies without a word
         await self._report(task, stopping, fate)
 
@@ -196,8 +196,8 @@ class Actor:
         if stopping and self.chance.random() < 0.8:
             await self.site.surely(lambda: self.site.engine.app.leases.stop(principal, lease))
             self.stopped[task.key] += 1
-        elif fate < 0.4:
-            failure, retryable = Failure("BROKEN", "it broke"), fate < 0.35
+        elif 0.2 < fate < 0.45:
+            failure, retryable = Failure("BROKEN", "it broke"), fate < 0.4
             await self.site.surely(
                 lambda: self.site.engine.app.leases.fail(principal, lease, failure, retryable=retryable)
             )
