@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from support.engine import DistantStore, Engine, operator, tenant
@@ -230,6 +231,32 @@ async def test_task_for_later_is_given_out_when_its_time_has_come() -> None:
     pending, running = again.events[2], again.events[3]
     assert pending.context["retry_in_ms"] == 250
     assert running.at - pending.at == timedelta(milliseconds=250)
+
+
+@pytest.mark.parametrize(
+    ("large", "fields"),
+    [
+        (False, {"payload": b"x" * 4000}),
+        (True, {"payload": b"x" * 5000}),
+        (True, {"labels": {f"label-{number}": "x" * 128 for number in range(40)}}),
+    ],
+    ids=["small", "payload", "labels"],
+)
+async def test_large_tasks_are_not_kept_in_memory(large: bool, fields: dict[str, Any]) -> None:
+    """A hint of it waits instead; it is read again when it is claimed."""
+    store = DistantStore()
+    engine = Engine(store)
+    worker = engine.worker()
+    blocker = await engine.submit()
+    waiting = await engine.submit(**fields)
+    (hint,) = engine.app.dispatcher.backlogs["echo"]._all("ws-1")
+    assert (hint.key, hint.task is None) == (waiting.key, large)
+    store.calls.clear()
+    task = await worker.next()
+    assert task.key == blocker.key
+    await worker.complete(task)
+    assert (await worker.next()).payload == waiting.payload
+    assert store.calls["get_tasks"] == large
 
 
 async def test_leaving_is_final_and_may_be_said_twice() -> None:

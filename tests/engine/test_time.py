@@ -11,7 +11,7 @@ from support.engine import LEASE, Engine, Worker, tenant
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.retry import RetryPolicy
 from openmcp_chain.domain.task import Failure, Status, Task, Terms
-from openmcp_chain.engine import sweep
+from openmcp_chain.engine import dispatch, sweep
 
 PATIENT = RetryPolicy(timedelta(seconds=1), 1.0, timedelta(seconds=1), 3)
 
@@ -170,6 +170,24 @@ async def test_a_scheduled_task_waits_for_its_time() -> None:
     assert given.events[0].context == {"scheduled": True}
     assert given.events[1].at - begin == timedelta(seconds=1000)
     assert given.key == task.key
+
+
+async def test_scheduled_tasks_past_what_memory_keeps_are_given_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are too many, or too far ahead, are found by the sweep, soon after their time."""
+    monkeypatch.setattr(dispatch, "LATER", 5)
+    monkeypatch.setattr(dispatch, "LATER_SECONDS", 200.0)
+    engine = Engine().start()
+    worker = engine.worker(room=20)
+    begin = virtual.clock()
+    for seconds in (*[100] * 10, 300):
+        await engine.submit(schedule_time=begin + timedelta(seconds=seconds))
+    for seconds, count in ((100, 10), (300, 1)):
+        await after(seconds - 1)
+        assert worker.inbox.empty()
+        await after(seconds + sweep.AGAIN_SECONDS)
+        assert worker.inbox.qsize() == count
+        for _ in range(count):
+            await worker.complete(await worker.next())
 
 
 async def test_a_scheduled_task_survives_the_process_that_took_it() -> None:
