@@ -10,6 +10,7 @@ from support.gateway import PLANS
 from openmcp_chain.stack import envoy
 from openmcp_chain.stack.envoy import Address, Settings
 from openmcp_chain.stack.envoy.collector import Collector
+from openmcp_chain.transport import rpc
 
 LOCAL = Settings(listen=Address("127.0.0.1", 8080), server=Address("127.0.0.1", 50051), plans=PLANS)
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - where a container listens
@@ -38,6 +39,14 @@ def test_nothing_is_left_to_fill_in() -> None:
     text = envoy.render(LOCAL)
     assert "${" not in text
     assert [listener["name"] for listener in yaml.safe_load(text)["static_resources"]["listeners"]] == ["public"]
+
+
+def test_the_server_gets_to_answer() -> None:
+    """A call that the server lets wait, or gives up, is not given up by Envoy first: neither its end nor its silence."""
+    (listener,) = yaml.safe_load(envoy.render(LOCAL))["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    idle = float(manager["stream_idle_timeout"].rstrip("s"))
+    assert rpc.UNARY_SECONDS < LOCAL.unary_seconds < idle
 
 
 def test_admin_is_off_unless_asked_for() -> None:
