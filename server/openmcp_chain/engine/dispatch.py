@@ -166,9 +166,11 @@ class Dispatcher:
             del self._demands[session.demand]
         for task_type in session.demand.types:
             self._takers[task_type] -= 1
-            if not self._takers[task_type] and task_type not in self._leaving:
-                self._leaving.add(task_type)
-                asyncio.get_running_loop().call_later(KEPT_SECONDS, self._forget, task_type)
+            if not self._takers[task_type]:
+                del self._takers[task_type]
+                if task_type not in self._leaving:
+                    self._leaving.add(task_type)
+                    asyncio.get_running_loop().call_later(KEPT_SECONDS, self._forget, task_type)
             idle = self._idle[task_type]
             if session in idle:
                 idle.remove(session)
@@ -324,8 +326,8 @@ class Dispatcher:
 
     def _forget(self, task_type: str) -> None:
         self._leaving.discard(task_type)
-        if not self._takers[task_type]:
-            del self._takers[task_type], self._backlogs[task_type]
+        if task_type not in self._takers:
+            del self._backlogs[task_type]
 
     def _start_claim(self, task: Waiting, session: Session) -> None:
         session.expect()
