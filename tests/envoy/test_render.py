@@ -42,7 +42,7 @@ def test_nothing_is_left_to_fill_in() -> None:
 
 
 def test_the_server_gets_to_answer() -> None:
-    """A call that the server lets wait, or gives up, is not given up by Envoy first: neither its end nor its silence."""
+    """A call that the server lets wait, or gives up, is not given up by Envoy first, however silent it is."""
     (listener,) = yaml.safe_load(envoy.render(LOCAL))["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     idle = float(manager["stream_idle_timeout"].rstrip("s"))
