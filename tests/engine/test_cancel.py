@@ -181,6 +181,7 @@ async def test_cancels_that_meet_claims_and_completions_leave_one_end(seed: int)
     working = [asyncio.create_task(work(engine.worker())) for engine in engines for _ in range(2)]
     answers = await asyncio.gather(*(submit_and_cancel() for _ in range(30)))
     ended = await engines[0].see_out(answers)
+    await asyncio.sleep(1)  # their workers have heard it too
     for one in working:
         one.cancel()
     for task, answer in zip(ended, answers, strict=True):
