@@ -3,8 +3,8 @@
 -- gRPC parses more headers than its documents name, and one that it can't parse spoils the header table of its whole
 -- connection, on which all other callers' requests travel. So this lists what may pass, not what may not.
 --
--- HEADER_BYTES and HEADER_COUNT are put before this source when the configuration is rendered: above a limit of its own,
--- Envoy resets an HTTP/2 stream without a word.
+-- HEADER_BYTES and HEADER_COUNT are put before this source when the configuration is rendered: above a limit of its
+-- own, Envoy resets an HTTP/2 stream without a word.
 
 local PASS = {
   ["authorization"] = true,
@@ -43,7 +43,7 @@ function envoy_on_request(handle)
 
   if bytes > HEADER_BYTES or count > HEADER_COUNT then
     return refuse(handle, "431", "HEADERS_TOO_LARGE")
-  elseif malformed or seen[":authority"] and seen[":authority"]:find(",", 1, true) then -- of several hosts, Envoy makes one
+  elseif malformed or (seen[":authority"] or ""):find(",", 1, true) then -- which Envoy makes of several hosts
     return refuse(handle, "400", "MALFORMED_REQUEST")
   end
   for _, name in ipairs(dropped) do

@@ -1,9 +1,9 @@
 -- Finds what is wrong with a JSON request, and where, before the transcoder gets it: that says it of few faults, takes
 -- much that is no JSON, drops fields that it does not know, and changes numbers that it can't keep.
 --
--- Put before the source of the filter `request` when the configuration is rendered, behind text.lua and two tables of the
--- contract's: MESSAGES, by the full name of each message that a request may hold the kinds of its fields, and LEVELS, how
--- deep a Struct may be. A kind is a key of FITS, the full name of a message, or "[]" and the kind of a list's elements.
+-- Put before the source of the filter `request` when the configuration is rendered, behind text.lua and two tables of
+-- the contract's: MESSAGES, by the full name of each message that a request may hold the kinds of its fields, and LEVELS,
+-- how deep a Struct may be. A kind is a key of FITS, a message's full name, or "[]" and the kind of a list's elements.
 
 local KEY_BYTES = 64 -- of a key, as it is shown
 local PATH_STEPS = 16 -- of a path, as it is shown
@@ -58,12 +58,13 @@ local function shown(key)
   return (key:sub(1, KEY_BYTES):gsub("[\192-\255]?[\128-\191]*$", "")) .. "..."
 end
 
--- What is wrong first with the JSON that is to be the message of this name, as a path and a sentence; nil if nothing is.
--- `in_path` are the fields that the path names: a request can't have them in its body as well.
+-- What is wrong first with the JSON that is to be the message of this name, as a path and a sentence; nil if nothing
+-- is. `in_path` are the fields that the path names: a request can't have them in its body as well.
 local function fault(json, message, in_path)
-  -- For each open container, the outermost first: whether it is an object; the kinds of its fields if it is a message's;
-  -- else the kind of whatever is in it, and whether it is a map. The ends of its present key, the number of its present
-  -- element; its first key, and all of its keys once there are two. A path is put together only for the one fault that is told.
+  -- For each open container, the outermost first: whether it is an object; the kinds of its fields if it is a
+  -- message's; else the kind of whatever is in it, and whether it is a map. The ends of its present key, the number of
+  -- its present element; its first key, and all of its keys once there are two. A path is put together only for the one
+  -- fault that is told.
   local is_object, fields, inner, is_map = {}, {}, {}, {}
   local key_from, key_to, index, first_key, keys = {}, {}, {}, {}, {}
   local depth, at = 0, 1

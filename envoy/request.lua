@@ -1,7 +1,7 @@
--- Refuses a REST request whose query or body does not fit the contract, and says which field is wrong. Stands after token,
--- rate limit and the limit of a body, before the transcoder.
+-- Refuses a REST request whose query or body does not fit the contract, and says which field is wrong. Stands after
+-- token, rate limit and the limit of a body, before the transcoder.
 
--- The first field of the query that is wrong, and what is; nil if none is. `fields` has the kinds of the message's fields.
+-- The first field of the query that is wrong, and what is; nil if none is. `fields` has the kinds of the message's.
 local function query_fault(query, fields, in_path, has_body)
   local seen = {}
   for raw in query:gmatch("[^&]+") do

@@ -47,6 +47,7 @@ local NAMES_FIELD = {
 
 -- A gRPC status that came without our details was made by gRPC itself, whose words are not for clients.
 local BY_GRPC_STATUS = {
+  ["1"] = "UPSTREAM_UNAVAILABLE", -- the server has too many calls that it has not begun
   ["2"] = "INTERNAL",
   ["4"] = "DEADLINE_EXCEEDED",
   ["8"] = "REQUEST_TOO_LARGE", -- a message over the limit that gRPC was given
@@ -115,8 +116,8 @@ local function server_error(json)
   return code, '{"error":{"code":"' .. code .. '","message":' .. message .. details .. "}}"
 end
 
--- The refusal of a body, path or query that does not fit the contract: as request.lua has found it, or by the words of the
--- transcoder, which begin with `field: what is wrong`, or have no field where it knows none.
+-- The refusal of a body, path or query that does not fit the contract: as request.lua has found it, or by the words of
+-- the transcoder, which begin with `field: what is wrong`, or have no field where it knows none.
 local function refused_field(words, found)
   local field, wrong
   if found then
@@ -200,7 +201,8 @@ local function named_reply(handle, name)
   return REPLIES[name == "REQUEST_TOO_LARGE" and handle:metadata():get("too_large") or name]
 end
 
--- An error that Envoy made. `kept` is what a filter of ours left: the reply that it asks for, or the fault that it found.
+-- An error that Envoy made. `kept` is what a filter of ours left: the reply that it asks for, or the fault that it
+-- found.
 local function rest_refusal(handle, mark, kept)
   local status, method, details = mark:match(MARK)
   local headers = handle:headers()

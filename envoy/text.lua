@@ -1,4 +1,5 @@
--- What JSON is made of: UTF-8, strings, numbers. Put before the sources that need it when the configuration is rendered.
+-- What JSON is made of: UTF-8, strings, numbers. Put before the sources that need it, when the configuration is
+-- rendered.
 --
 -- It goes byte by byte, which LuaJIT compiles; string.find with a pattern, which it does not, is for rare cases.
 
@@ -19,9 +20,9 @@ local function digits_end(json, at)
   return at
 end
 
--- Whether a double, `value`, is another integer than the one of 16 digits or more that `number` says. What is no integer
--- is rounded, as everywhere. With an exponent, as libraries write large doubles, it need only have the digits that the
--- double is shown with.
+-- Whether a double, `value`, is another integer than the one of 16 digits or more that `number` says. What is no
+-- integer is rounded, as everywhere. With an exponent, as libraries write large doubles, it need only have the digits
+-- that the double is shown with.
 local function is_changed(number, value)
   local whole, fraction, exponent = number:match("^(%d+)%.?(%d*)[eE]?(.*)$")
   local digits = (whole .. fraction):gsub("^0+", "")
@@ -102,7 +103,9 @@ local function is_utf8(text)
 end
 
 -- What a byte stands for after a backslash, by the byte; of u and four digits, the function knows.
-local ESCAPED = { [34] = '"', [47] = "/", [92] = "\\", [98] = "\b", [102] = "\f", [110] = "\n", [114] = "\r", [116] = "\t" }
+local ESCAPED = {
+  [34] = '"', [47] = "/", [92] = "\\", [98] = "\b", [102] = "\f", [110] = "\n", [114] = "\r", [116] = "\t",
+}
 
 -- The position of the quote that ends the string whose first quote is at `from`, and whether there are escapes in it; or
 -- nil, and what is wrong.
@@ -152,8 +155,8 @@ local function utf8(code)
   elseif code < 0x10000 then
     return string.char(0xE0 + math.floor(code / 4096), 0x80 + math.floor(code / 64) % 64, 0x80 + code % 64)
   end
-  local above = math.floor(code / 4096)
-  return string.char(0xF0 + math.floor(above / 64), 0x80 + above % 64, 0x80 + math.floor(code / 64) % 64, 0x80 + code % 64)
+  local low = { 0x80 + math.floor(code / 4096) % 64, 0x80 + math.floor(code / 64) % 64, 0x80 + code % 64 }
+  return string.char(0xF0 + math.floor(code / 262144), unpack(low))
 end
 
 -- What stands between the quotes of a string without faults, without its escapes.

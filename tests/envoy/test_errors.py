@@ -74,6 +74,7 @@ async def test_the_table_knows_the_http_status(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("grpc_status", "http", "code"),
     [
+        (1, 503, "UPSTREAM_UNAVAILABLE"),
         (2, 500, "INTERNAL"),
         (4, 504, "DEADLINE_EXCEEDED"),
         (8, 413, "REQUEST_TOO_LARGE"),

@@ -8,8 +8,9 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 from openmcp.chain.v1 import tasks_pb2
+from openmcp_chain.stack import envoy
 from openmcp_chain.stack.envoy import routes, view
-from openmcp_chain.transport.server import ACCESS
+from openmcp_chain.transport.server import ACCESS, STREAMS
 
 LIMITS = routes.Limits(bytes=1000, seconds=1.0)
 PROTO = Path(__file__).parents[2] / "proto"
@@ -95,6 +96,11 @@ def test_requests_are_whole_and_bounded() -> None:
         else:
             limit = routes.SMALL_BYTES if route["name"].removeprefix("grpc:") in routes.OPEN else LIMITS.bytes
             assert buffer["buffer"]["max_request_bytes"] == limit + routes.FRAME_BYTES
+
+
+def test_a_connection_carries_less_than_the_server_takes() -> None:
+    """Envoy never comes to the limit of a connection, where the server would refuse calls."""
+    assert envoy.SERVER_STREAMS <= STREAMS // 2
 
 
 def test_only_these_need_no_token() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from support.http2 import Http2
 
 from openmcp_chain.client import connection
 from openmcp_chain.transport import server
@@ -23,19 +24,11 @@ def test_every_option_is_one_of_grpcs(name: str) -> None:
 
 
 async def test_calls_on_one_connection_are_bounded() -> None:
-    """A connection carries STREAMS calls at a time; the next ones wait for an end, and are then served."""
-    under_way, most = 0, 0
-    full = asyncio.Event()
+    """Of a client that heeds no limit, the call beyond STREAMS is refused, while the others are under way."""
 
     async def behaviour(_: AsyncIterator[bytes], __: object) -> AsyncIterator[bytes]:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        if under_way == server.STREAMS:
-            full.set()
-        await full.wait()
-        under_way -= 1
-        yield b"served"
+        await asyncio.Event().wait()
+        yield b""
 
     class Handler(grpc.GenericRpcHandler):
         def service(self, _: grpc.HandlerCallDetails) -> Any:
@@ -45,11 +38,14 @@ async def test_calls_on_one_connection_are_bounded() -> None:
     serving.add_generic_rpc_handlers((Handler(),))
     port = serving.add_insecure_port("127.0.0.1:0")
     await serving.start()
+    fields = [
+        *((":method", "POST"), (":scheme", "http"), (":path", "/a/b"), (":authority", "x")),
+        *(("content-type", "application/grpc"), ("te", "trailers")),
+    ]
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            calls: list[Any] = [channel.stream_stream("/a/b")(iter([b""])) for _ in range(server.STREAMS + 20)]
-            answers = await asyncio.wait_for(asyncio.gather(*(call.read() for call in calls)), 30)
+        async with Http2("127.0.0.1", port) as connection:
+            for _ in range(server.STREAMS):
+                connection.begin(fields, b"")
+            assert await connection.call(fields, b"") is None
     finally:
         await serving.stop(None)
-    assert answers == [b"served"] * len(calls)
-    assert most == server.STREAMS

@@ -59,9 +59,9 @@ ACCESS: Mapping[str, Access] = {
 
 METADATA_BYTES = 16 * 1024
 SEND_BYTES = 20 * 1024 * 1024
-STREAMS = 100
-"""Calls under way at a time on one connection: each may hold a message that is not complete. Envoy opens as many
-connections as it needs."""
+STREAMS = 1000
+"""Calls under way at a time on one connection: each may hold a message that is not complete. One beyond is refused with
+UNAVAILABLE, unless its client waits; Envoy opens as many connections as it needs."""
 
 OPTIONS: Sequence[tuple[str, int]] = (
     # Two servers on one port would share its calls without a word; the second must fail instead.
@@ -72,6 +72,9 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_metadata_size", METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES),
     ("grpc.max_concurrent_streams", STREAMS),
+    # gRPC would cancel calls at random that wait for Python, from 1,000 on; past CALLS we refuse them in our own words.
+    ("grpc.server.max_pending_requests", 2 * rpc.CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * rpc.CALLS),
     # Clients may ping to keep idle streams; a dead peer is noticed within a minute.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -26,6 +26,11 @@ HEADER_BYTES = 8 * 1024
 """Of all request headers, names and values, Envoy's own among them; the server reads 16 KiB of metadata."""
 HEADER_COUNT = 100
 """How many headers a request may have."""
+SERVER_STREAMS = 500
+"""How many calls a connection to the server carries; for more, Envoy opens another.
+
+Half of what the server takes: near its limit it refuses a call that follows one which is not quite gone.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,7 @@ def render(settings: Settings) -> str:
         "ROUTES": routes.table(methods, settings.limits),
         "SELF": _endpoints("self", _reachable(settings.listen)),
         "SERVER": _endpoints("server", settings.server),
+        "SERVER_STREAMS": SERVER_STREAMS,
         "SERVICES": view.services(),
         "TRACING": otlp.tracing() if otlp else None,
     }
