@@ -15,7 +15,7 @@ MESSAGE_LIMIT = 3_700
 
 
 AT_WORST: Mapping[str, Any] = {
-    **dict.fromkeys(("task_id", "task_type", "workspace_id"), "é\n\0😀" * 100_000),
+    **dict.fromkeys(("task_id", "task_type", "workspace_id", "secret_id"), "é\n\0😀" * 100_000),
     **dict.fromkeys(("after", "last", "size", "limit"), 2**63),
     **dict.fromkeys(("field", "scope", "reason", "status"), "ours"),
     "violations": Violation("metadata", "must be text"),

@@ -14,7 +14,7 @@ from openmcp_chain.domain.plans import Plan
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.retry import RetryPolicy
 from openmcp_chain.domain.task import Queue
-from openmcp_chain.domain.workspace import SECRET_PREFIX, Scope, Secret, Workspace
+from openmcp_chain.domain.workspace import SECRET_PREFIX, Kind, Scope, Secret, State, Workspace
 
 LATER = NOW + SECOND
 JITTER = st.floats(min_value=0, max_value=1, exclude_max=True)
@@ -139,15 +139,15 @@ TENANT = replace(WORKSPACE, secrets=(FIRST[1], SECOND_ONE[1]))
 
 def test_each_valid_secret_matches_and_says_which_it_is() -> None:
     """Two are valid during a rotation."""
-    assert workspace.matches(TENANT, FIRST[0], PEPPER) == FIRST[1]
-    assert workspace.matches(TENANT, SECOND_ONE[0], PEPPER) == SECOND_ONE[1]
+    assert workspace.matches(TENANT, FIRST[0], PEPPER, NOW) == FIRST[1]
+    assert workspace.matches(TENANT, SECOND_ONE[0], PEPPER, NOW) == SECOND_ONE[1]
 
 
 @pytest.mark.parametrize(
     ("tenant", "presented", "pepper"),
     [
         (None, FIRST[0], PEPPER),
-        (replace(TENANT, disabled=True), FIRST[0], PEPPER),
+        (replace(TENANT, state=State.DISABLED), FIRST[0], PEPPER),
         (replace(TENANT, secrets=()), FIRST[0], PEPPER),
         (replace(TENANT, secrets=(SECOND_ONE[1],)), FIRST[0], PEPPER),
         (TENANT, FIRST[0], b"another pepper"),
@@ -162,22 +162,28 @@ def test_each_valid_secret_matches_and_says_which_it_is() -> None:
 )
 def test_anything_else_does_not_match(tenant: Workspace | None, presented: str, pepper: bytes) -> None:
     """Unknown, disabled, revoked, mistyped, shapeless: one and the same answer."""
-    assert workspace.matches(tenant, presented, pepper) is None
+    assert workspace.matches(tenant, presented, pepper, NOW) is None
 
 
 @given(st.text())
 def test_no_text_breaks_the_comparison(presented: str) -> None:
     """Whatever a client sends for a secret, the answer is an answer."""
-    assert workspace.matches(TENANT, presented, PEPPER) is None
+    assert workspace.matches(TENANT, presented, PEPPER, NOW) is None
 
 
-def test_an_operator_works_for_all_and_a_tenant_for_itself() -> None:
-    """An operator's token can neither submit nor read a tenant's tasks."""
-    operator = replace(WORKSPACE, worker_types=frozenset({"data_pipeline"}))
-    assert operator.is_operator
-    assert operator.scopes == {Scope.WORKER}
-    assert not WORKSPACE.is_operator
-    assert WORKSPACE.scopes == set(Scope)
+def test_each_kind_may_do_its_own_and_nothing_else() -> None:
+    """An operator's token can neither submit nor read a tenant's tasks, and no tenant's token manages workspaces."""
+    assert Kind.TENANT.scopes == {Scope.TASKS_READ, Scope.TASKS_WRITE, Scope.WORKER}
+    assert Kind.OPERATOR.scopes == {Scope.WORKER}
+    assert Kind.ADMINISTRATOR.scopes == {Scope.ADMIN}
+
+
+def test_a_secret_ends_when_it_expires() -> None:
+    """From that very moment on."""
+    ending = replace(TENANT, secrets=(replace(FIRST[1], expires_at=NOW + SECOND), SECOND_ONE[1]))
+    assert workspace.matches(ending, FIRST[0], PEPPER, NOW) is not None
+    assert workspace.matches(ending, FIRST[0], PEPPER, NOW + SECOND) is None
+    assert workspace.matches(ending, SECOND_ONE[0], PEPPER, NOW + SECOND) is not None
 
 
 def test_plans_are_read_from_their_tables() -> None:
@@ -199,8 +205,8 @@ def test_plans_are_read_from_their_tables() -> None:
         ({"requests_per_second": 5, "burst": 10, "streams": True}, "streams must be a whole number"),
         ({"requests_per_second": -1, "burst": 10, "streams": 2}, "needs requests_per_second >= 0"),
         ({"requests_per_second": 5, "burst": 4, "streams": 2}, "burst >= requests_per_second"),
-        ({"requests_per_second": 5, "burst": 10, "streams": 0}, "streams >= 1"),
-        ({"requests_per_second": 5, "burst": 10, "streams": 2, "weight": 0}, "weight >= 1"),
+        ({"requests_per_second": 5, "burst": 10, "streams": 0}, "streams, pending_tasks and weight >= 1"),
+        ({"requests_per_second": 5, "burst": 10, "streams": 2, "weight": 0}, "and weight >= 1"),
     ],
 )
 def test_a_wrong_plan_is_named(wrong: object, words: str) -> None:

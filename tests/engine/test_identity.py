@@ -12,7 +12,7 @@ from support.engine import Engine
 from support.service import SETTINGS, ManualClock
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.workspace import Scope, SigningKey
+from openmcp_chain.domain.workspace import Kind, Scope, SigningKey, State
 from openmcp_chain.engine import identity, tokens
 from openmcp_chain.engine.sealing import MasterKey
 from openmcp_chain.engine.tokens import CLOCK_SKEW, LIFETIME, Tokens
@@ -32,7 +32,7 @@ async def test_token_says_who_bears_it() -> None:
     engine = Engine()
     workspace_id, _, token = await signed_in(engine)
     principal = await engine.app.identity.check(token, Scope.TASKS_READ)
-    assert (principal.workspace, principal.plan, principal.scopes) == (workspace_id, "standard", frozenset(Scope))
+    assert (principal.workspace, principal.plan, principal.scopes) == (workspace_id, "standard", Kind.TENANT.scopes)
 
 
 async def test_wrong_credentials_are_all_alike() -> None:
@@ -54,7 +54,7 @@ async def test_wrong_credentials_are_all_alike() -> None:
         told.add(caught.value.message)
     known = await engine.store.get_workspace(workspace_id)
     assert known
-    await engine.store.put_workspace(replace(known, disabled=True, version=known.version + 1))
+    await engine.store.put_workspace(replace(known, state=State.DISABLED, version=known.version + 1))
     with pytest.raises(errors.CredentialsInvalid) as caught:
         await engine.app.identity.authenticate(workspace_id, secret)
     assert told == {caught.value.message}
@@ -82,7 +82,7 @@ async def test_disabled_workspace_is_believed_no_longer_than_recall(monkeypatch:
     await engine.app.identity.check(token, None)
     known = await engine.store.get_workspace(workspace_id)
     assert known
-    await engine.store.put_workspace(replace(known, disabled=True, version=known.version + 1))
+    await engine.store.put_workspace(replace(known, state=State.DISABLED, version=known.version + 1))
     await engine.app.identity.check(token, None)
     monkeypatch.setattr(identity, "RECALL_SECONDS", 0.0)
     with pytest.raises(errors.TokenInvalid):

@@ -6,14 +6,24 @@ from dataclasses import replace
 
 from support.samples import KEY, NOW, SECOND, WORKSPACE
 
+from openmcp_chain.domain.workspace import Kind, Quotas, State
 from openmcp_chain.store.base import Store
 
 Connect = Callable[[], Awaitable[Store]]
 
 
 async def test_a_workspace_comes_back_as_it_was_put(store: Store) -> None:
-    """Every field, the order of its secrets, and what makes it an operator."""
-    operator = replace(WORKSPACE, id="operator", worker_types=frozenset({"a", "b"}), disabled=True, secrets=())
+    """Every field, the order of its secrets, and what makes it another kind."""
+    operator = replace(
+        WORKSPACE,
+        id="operator",
+        kind=Kind.OPERATOR,
+        state=State.DISABLED,
+        quotas=Quotas(5, 6),
+        worker_types=frozenset({"a", "b"}),
+        secrets=(replace(WORKSPACE.secrets[0], expires_at=NOW + SECOND),),
+        updated_at=NOW + SECOND,
+    )
     assert await store.put_workspace(WORKSPACE)
     assert await store.put_workspace(operator)
     assert await store.get_workspace("ws-1234") == WORKSPACE
@@ -38,7 +48,7 @@ async def test_a_workspace_is_added_once(store: Store) -> None:
 
 async def test_a_workspace_is_replaced_only_by_its_next_version(store: Store) -> None:
     """So of two rotations of a secret at once, neither undoes the other unawares."""
-    second, other = replace(WORKSPACE, version=2, plan="free"), replace(WORKSPACE, version=2, disabled=True)
+    second, other = replace(WORKSPACE, version=2, plan="free"), replace(WORKSPACE, version=2, state=State.DISABLED)
     assert not await store.put_workspace(second)
     assert await store.get_workspace(WORKSPACE.id) is None
     await store.put_workspace(WORKSPACE)

@@ -105,6 +105,7 @@ class Engine:
     def __init__(self, store: MemoryStore | None = None, now: clock.Clock = virtual.clock) -> None:
         self.store = store if store is not None else MemoryStore()
         self.app = App(SETTINGS, self.store, now)
+        self.app.leases._chance = random.Random(0).random  # noqa: S311 - backoffs, the same in each run
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self, *parts: str) -> "Engine":

@@ -19,10 +19,9 @@ RETENTION = timedelta(days=36500)
 WORKSPACE = Workspace(
     id="ws-1234",
     plan="standard",
-    worker_types=frozenset(),
-    disabled=False,
     secrets=(Secret("0123abcd", b"\0salt", bytes(32), NOW), Secret("89abcdef", b"", b"\xff", NOW + SECOND)),
     created_at=NOW,
+    updated_at=NOW,
     version=1,
 )
 KEY = SigningKey("kid-1", b"-----BEGIN\0\xff", {"kty": "EC", "crv": "P-256", "x": "…", "y": "…"}, NOW)

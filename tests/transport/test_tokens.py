@@ -22,7 +22,7 @@ from support.methods import METHODS, call
 from support.service import NOBODYS, PATIENCE, Caller, ManualClock, Service, refused, serving, until
 
 from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
-from openmcp_chain.domain.workspace import Scope
+from openmcp_chain.domain.workspace import Scope, State
 from openmcp_chain.engine import identity
 from openmcp_chain.transport import workstream
 from openmcp_chain.transport.server import ACCESS
@@ -281,7 +281,7 @@ async def test_unknown_workspace_and_wrong_secret_are_one_answer() -> None:
 async def _disable(service: Service, caller: Caller) -> None:
     known = await service.app._store.get_workspace(caller.workspace_id)
     assert known
-    await service.app._store.put_workspace(replace(known, disabled=True, version=known.version + 1))
+    await service.app._store.put_workspace(replace(known, state=State.DISABLED, version=known.version + 1))
 
 
 async def _revoke(service: Service, caller: Caller) -> None:

@@ -73,9 +73,8 @@ def list_workspaces(
         return
     width = max((len(one.id) for one in known), default=0)
     for one in known:
-        kind = "operator" if one.is_operator else "workspace"
-        notes = " ".join([*sorted(one.worker_types), *(["disabled"] if one.disabled else [])])
-        typer.echo(f"{one.id:<{width}}  {kind:<9}  {one.plan:<9}  {_time(one.created_at)}  {notes}".rstrip())
+        notes = " ".join([*sorted(one.worker_types), *([] if one.active else [one.state])])
+        typer.echo(f"{one.id:<{width}}  {one.kind:<13}  {one.plan:<9}  {_time(one.created_at)}  {notes}".rstrip())
 
 
 @operators.command("create")
@@ -103,10 +102,11 @@ def create_operator(
 def _described(one: "Workspace") -> dict[str, object]:
     return {
         "workspace_id": one.id,
+        "kind": one.kind,
+        "state": one.state,
         "plan": one.plan,
         "worker_types": sorted(one.worker_types),
         "secrets": len(one.secrets),
-        "disabled": one.disabled,
         "created_at": _time(one.created_at),
     }
 

@@ -7,10 +7,11 @@ Error:
     ├── OUT_OF_RANGE        SequenceOutOfRange
     ├── UNAUTHENTICATED     TokenMissing · TokenInvalid · TokenExpired · CredentialsInvalid
     ├── PERMISSION_DENIED   WorkspaceMismatch · ScopeMissing · TypeNotAllowed
-    ├── NOT_FOUND           TaskNotFound · RouteNotFound · ServiceUnknown
+    ├── NOT_FOUND           TaskNotFound · WorkspaceNotFound · SecretNotFound · RouteNotFound · ServiceUnknown
     ├── ALREADY_EXISTS      RequestIdReused · DedupeKeyTaken · WorkspaceExists
     ├── FAILED_PRECONDITION LeaseLost · TaskEnded · TaskNotRetryable · CancelNotRequested
-    ├── RESOURCE_EXHAUSTED  RateLimited · TooManyStreams · TooManyTypes · EventsFull
+    ├── FAILED_PRECONDITION OwnWorkspace · WorkspaceDeleting
+    ├── RESOURCE_EXHAUSTED  RateLimited · TooManySignIns · TooManyStreams · TooManyPending · TooManyTypes · EventsFull
     ├── ABORTED             Aborted
     ├── DEADLINE_EXCEEDED   DeadlineExceeded
     ├── UNIMPLEMENTED       MethodNotFound · MethodNotAllowed
@@ -262,6 +263,26 @@ class TaskNotFound(Error):
         self.resource = ("openmcp.chain.v1.Task", shown)
 
 
+class WorkspaceNotFound(Error):
+    code = "WORKSPACE_NOT_FOUND"
+    status = Status.NOT_FOUND
+    when = "An administrator names a workspace that does not exist."
+
+    def __init__(self, workspace_id: str) -> None:
+        super().__init__(f"Workspace {_shown(workspace_id)} does not exist")
+        self.resource = ("openmcp.chain.v1.Workspace", _shown(workspace_id))
+
+
+class SecretNotFound(Error):
+    code = "SECRET_NOT_FOUND"
+    status = Status.NOT_FOUND
+    when = "An administrator names a secret that the workspace does not have, or no longer has."
+
+    def __init__(self, secret_id: str) -> None:
+        super().__init__(f"Secret {_shown(secret_id)} does not exist")
+        self.resource = ("openmcp.chain.v1.SecretInfo", _shown(secret_id))
+
+
 class RouteNotFound(Error):
     code = "ROUTE_NOT_FOUND"
     status = Status.NOT_FOUND
@@ -355,6 +376,24 @@ class CancelNotRequested(Error):
         super().__init__("Nobody asked for this task to stop. End the attempt by a completion or a failure.")
 
 
+class OwnWorkspace(Error):
+    code = "OWN_WORKSPACE"
+    status = Status.FAILED_PRECONDITION
+    when = "An administrator would shut itself out: disable or delete itself, or revoke the secret that it came with."
+
+    def __init__(self) -> None:
+        super().__init__("An administrator cannot shut itself out; another one can")
+
+
+class WorkspaceDeleting(Error):
+    code = "WORKSPACE_DELETING"
+    status = Status.FAILED_PRECONDITION
+    when = "A workspace is to be changed that is being deleted."
+
+    def __init__(self) -> None:
+        super().__init__("The workspace is being deleted")
+
+
 class EventsFull(Error):
     code = "EVENTS_FULL"
     status = Status.RESOURCE_EXHAUSTED
@@ -383,6 +422,27 @@ class RateLimited(Error):
 
     def __init__(self) -> None:
         super().__init__("The workspace makes more calls than its plan allows. Go on after the time in Retry-After.")
+
+
+class TooManySignIns(Error):
+    code = "TOO_MANY_SIGN_INS"
+    status = Status.RESOURCE_EXHAUSTED
+    when = "Too many sign-ins come from one address, or too many wrong secrets wait for their answer."
+    sent_by = "both"
+    retry_after = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("Too many sign-ins; try again later")
+
+
+class TooManyPending(Error):
+    code = "TOO_MANY_PENDING"
+    status = Status.RESOURCE_EXHAUSTED
+    when = "The workspace has as many tasks waiting as it may have."
+    retry_after = 5.0
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The workspace has {limit} tasks waiting, and may have no more")
 
 
 class TooManyStreams(Error):

@@ -15,7 +15,9 @@ class Plan:
     burst: int
     """Calls at once, after a pause."""
     streams: int
-    """Event streams open at a time, in one server process."""
+    """Event and worker streams open at a time, in one server process."""
+    pending_tasks: int = 1_000_000
+    """Tasks that wait at a time."""
     weight: int = 1
     """How many tasks of a workspace go out in its turn, where workspaces share workers."""
 
@@ -45,8 +47,13 @@ def _plan(name: str, table: object) -> Plan:
     if missing := [key for key, field in limits.items() if field.default is MISSING and key not in table]:
         raise ValueError(f"plan {name}: lacks {', '.join(missing)}")
     plan = Plan(name=name, **table)
-    if plan.requests_per_second < 0 or plan.burst < plan.requests_per_second or plan.streams < 1 or plan.weight < 1:
+    if (
+        plan.requests_per_second < 0
+        or plan.burst < plan.requests_per_second
+        or min(plan.streams, plan.pending_tasks, plan.weight) < 1
+    ):
         raise ValueError(
-            f"plan {name}: needs requests_per_second >= 0, burst >= requests_per_second, streams >= 1, weight >= 1"
+            f"plan {name}: needs requests_per_second >= 0, burst >= requests_per_second, "
+            "and streams, pending_tasks and weight >= 1"
         )
     return plan

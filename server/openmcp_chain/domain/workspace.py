@@ -18,6 +18,40 @@ class Scope(enum.StrEnum):
     TASKS_WRITE = "tasks:write"
     WORKER = "worker"
     """Take and report on tasks: a workspace's own, or an operator's types in every workspace."""
+    ADMIN = "admin"
+    """Manage workspaces."""
+
+
+class Kind(enum.StrEnum):
+    """What a workspace is for, and so what it may do at all."""
+
+    TENANT = "tenant"
+    """Has tasks of its own."""
+    OPERATOR = "operator"
+    """Works on task types for every workspace; has no tasks."""
+    ADMINISTRATOR = "administrator"
+    """Manages workspaces; has no tasks."""
+
+    @property
+    def scopes(self) -> frozenset[Scope]:
+        return _SCOPES[self]
+
+
+_SCOPES = {
+    Kind.TENANT: frozenset({Scope.TASKS_READ, Scope.TASKS_WRITE, Scope.WORKER}),
+    Kind.OPERATOR: frozenset({Scope.WORKER}),
+    Kind.ADMINISTRATOR: frozenset({Scope.ADMIN}),
+}
+
+
+class State(enum.StrEnum):
+    """Whether a workspace may do anything."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    """Shut out; can be let in again."""
+    DELETING = "deleting"
+    """Shut out for good; its tasks are being deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,30 +63,49 @@ class Secret:
     salt: bytes
     digest: bytes
     created_at: datetime
+    expires_at: datetime | None = None
+    """From when it is no longer valid; None: until it is revoked."""
+
+    def valid(self, now: datetime) -> bool:
+        """Whether it may still be used."""
+        return self.expires_at is None or now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """What a workspace may use, where that differs from its plan."""
+
+    pending_tasks: int = 0
+    """How many tasks may wait at a time; 0: the plan's number."""
+    streams: int = 0
+    """How many streams may be open at a time, in one server process; 0: the plan's number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """A tenant; or an operator, which owns no tasks but may work for all tenants."""
+    """Who may sign in: a tenant, an operator or an administrator."""
 
     id: str
+    kind: Kind = Kind.TENANT
+    state: State = State.ACTIVE
     plan: str
     """A name in the plans file."""
-    worker_types: frozenset[str]
-    """Empty for a tenant. An operator's: the task types that it may take from every workspace."""
-    disabled: bool
+    quotas: Quotas = Quotas()
+    worker_types: frozenset[str] = frozenset()
+    """An operator's: the task types that it may take from every workspace."""
     secrets: tuple[Secret, ...]
-    """Those that are valid; two during a rotation."""
+    """The oldest first; two may be valid during a rotation."""
     created_at: datetime
+    updated_at: datetime
     version: int
 
     @property
-    def is_operator(self) -> bool:
-        return bool(self.worker_types)
+    def active(self) -> bool:
+        return self.state is State.ACTIVE
 
-    @property
-    def scopes(self) -> frozenset[Scope]:
-        return frozenset({Scope.WORKER}) if self.is_operator else frozenset(Scope)
+    def secret(self, secret_id: str, now: datetime) -> Secret | None:
+        """The secret with this id, if it is valid."""
+        return next((s for s in self.secrets if s.id == secret_id and s.valid(now)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +124,10 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A key pair that tokens are signed with."""
+    """A key pair that tokens are signed with.
+
+    The newest of those whose time has come signs; older ones verify until no token of theirs can be valid any more.
+    """
 
     kid: str
     private_pem: bytes
@@ -89,7 +145,7 @@ def digest(pepper: bytes, salt: bytes, secret: str) -> bytes:
     return hmac.digest(pepper, salt + secret.encode(), hashlib.sha256)
 
 
-def matches(workspace: Workspace | None, presented: str, pepper: bytes) -> Secret | None:
+def matches(workspace: Workspace | None, presented: str, pepper: bytes, now: datetime) -> Secret | None:
     """The workspace's secret that `presented` is, if it may sign in with it.
 
     Takes the same steps for an unknown workspace, a disabled one and a wrong secret, so that neither answer nor time
@@ -97,10 +153,10 @@ def matches(workspace: Workspace | None, presented: str, pepper: bytes) -> Secre
     """
     shape = _SECRET.fullmatch(presented)
     wanted = shape.group(1) if shape else ""
-    found = next((s for s in workspace.secrets if s.id == wanted), None) if workspace else None
+    found = workspace.secret(wanted, now) if workspace else None
     kept = found or _NOBODY
     equal = hmac.compare_digest(digest(pepper, kept.salt, presented[:256]), kept.digest)
-    return found if equal and workspace and not workspace.disabled else None
+    return found if equal and workspace and workspace.active else None
 
 
 _NOBODY = Secret("", b"\0" * 16, b"\0" * 32, datetime.min)  # noqa: DTZ901 - stands for no time

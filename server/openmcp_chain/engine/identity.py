@@ -13,7 +13,7 @@ import uuid_utils
 from openmcp_chain.domain import errors, ids, workspace
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.plans import Plan, largest
-from openmcp_chain.domain.workspace import SECRET_PREFIX, Principal, Scope, Secret, Workspace
+from openmcp_chain.domain.workspace import SECRET_PREFIX, Kind, Principal, Scope, Secret, Workspace
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.sealing import MasterKey
 from openmcp_chain.engine.tokens import CLOCK_SKEW, Tokens
@@ -70,7 +70,7 @@ class Identity:
         if principal.expires_at + CLOCK_SKEW <= self._clock():
             raise errors.TokenExpired
         known = await self._recall(principal.workspace)
-        if known is None or known.disabled or all(s.id != principal.secret_id for s in known.secrets):
+        if known is None or not known.active or known.secret(principal.secret_id, self._clock()) is None:
             raise errors.TokenInvalid
 
     def plan(self, principal: Principal) -> Plan:
@@ -92,7 +92,7 @@ class Identity:
 
         Raises InvalidArgument for a bad plan or id, WorkspaceExists.
         """
-        return await self._create(plan, workspace_id, frozenset())
+        return await self._create(Kind.TENANT, plan, workspace_id)
 
     async def create_operator(self, worker_types: Collection[str], operator_id: str = "") -> tuple[Workspace, str]:
         """A new operator, whose workers take these task types from every workspace, and its secret. Raises as above.
@@ -101,7 +101,7 @@ class Identity:
         """
         if not worker_types:
             raise errors.InvalidArgument(Violation("worker_types", "names no task type"))
-        return await self._create(largest(self._plans).name, operator_id, frozenset(worker_types))
+        return await self._create(Kind.OPERATOR, largest(self._plans).name, operator_id, frozenset(worker_types))
 
     async def add_secret(self, workspace_id: str) -> str:
         """A new secret for the workspace, told here and never again; the oldest goes if there are `SECRETS` already.
@@ -124,7 +124,9 @@ class Identity:
         """All workspaces and operators, by id."""
         return await self._store.list_workspaces()
 
-    async def _create(self, plan: str, workspace_id: str, worker_types: frozenset[str]) -> tuple[Workspace, str]:
+    async def _create(
+        self, kind: Kind, plan: str, workspace_id: str, worker_types: frozenset[str] = frozenset()
+    ) -> tuple[Workspace, str]:
         self._check_plan(plan)
         workspace_id = workspace_id or str(uuid_utils.uuid7())
         if not ids.is_workspace_id(workspace_id):
@@ -134,11 +136,12 @@ class Identity:
         kept, secret = self._new_secret()
         created = Workspace(
             id=workspace_id,
+            kind=kind,
             plan=plan,
             worker_types=worker_types,
-            disabled=False,
             secrets=(kept,),
-            created_at=self._clock(),
+            created_at=kept.created_at,
+            updated_at=kept.created_at,
             version=1,
         )
         if not await self._store.put_workspace(created):
@@ -150,13 +153,14 @@ class Identity:
             known = await self._store.get_workspace(workspace_id)
             if known is None:
                 raise errors.InvalidArgument(Violation("workspace_id", "names no workspace"))
-            if await self._store.put_workspace(replace(change(known), version=known.version + 1)):
+            changed = replace(change(known), updated_at=self._clock(), version=known.version + 1)
+            if await self._store.put_workspace(changed):
                 return
         raise errors.Aborted
 
     async def _match(self, workspace_id: str, secret: str) -> tuple[Workspace | None, Secret | None]:
         known = await self._store.get_workspace(workspace_id) if ids.is_workspace_id(workspace_id) else None
-        return known, workspace.matches(known, secret, self._master.pepper)
+        return known, workspace.matches(known, secret, self._master.pepper, self._clock())
 
     def _check_plan(self, plan: str) -> None:
         if plan not in self._plans:

@@ -68,7 +68,7 @@ class Tokens:
             "sub": workspace.id,
             "workspace_id": workspace.id,
             "plan": workspace.plan,
-            "scope": " ".join(sorted(workspace.scopes)),
+            "scope": " ".join(sorted(workspace.kind.scopes)),
             "types": sorted(workspace.worker_types),
             "sid": secret_id,
             "iat": now,

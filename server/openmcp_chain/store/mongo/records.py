@@ -6,7 +6,7 @@ from typing import Any
 
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Key, Queue
-from openmcp_chain.domain.workspace import Secret, SigningKey, Workspace
+from openmcp_chain.domain.workspace import Kind, Quotas, Secret, SigningKey, State, Workspace
 from openmcp_chain.store.base import Granted, Signal
 from openmcp_chain.store.mongo.documents import Document
 
@@ -82,13 +82,17 @@ def to_signal(document: Document) -> Signal:
 def from_workspace(workspace: Workspace) -> dict[str, Any]:
     return {
         "_id": workspace.id,
+        "kind": workspace.kind.value,
+        "state": workspace.state.value,
         "plan": workspace.plan,
+        "quotas": {"pending_tasks": workspace.quotas.pending_tasks, "streams": workspace.quotas.streams},
         "worker_types": sorted(workspace.worker_types),
-        "disabled": workspace.disabled,
         "secrets": [
-            {"id": s.id, "salt": s.salt, "digest": s.digest, "created_at": s.created_at} for s in workspace.secrets
+            {"id": s.id, "salt": s.salt, "digest": s.digest, "created_at": s.created_at, "expires_at": s.expires_at}
+            for s in workspace.secrets
         ],
         "created_at": workspace.created_at,
+        "updated_at": workspace.updated_at,
         "version": workspace.version,
     }
 
@@ -96,11 +100,14 @@ def from_workspace(workspace: Workspace) -> dict[str, Any]:
 def to_workspace(document: Document) -> Workspace:
     return Workspace(
         id=document["_id"],
+        kind=Kind(document["kind"]),
+        state=State(document["state"]),
         plan=document["plan"],
+        quotas=Quotas(**document["quotas"]),
         worker_types=frozenset(document["worker_types"]),
-        disabled=document["disabled"],
         secrets=tuple(Secret(**secret) for secret in document["secrets"]),
         created_at=document["created_at"],
+        updated_at=document["updated_at"],
         version=document["version"],
     )
 
