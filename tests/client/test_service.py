@@ -64,6 +64,23 @@ async def test_a_task_from_submit_to_result(kind: Kind) -> None:
 
 
 @both
+async def test_a_client_asks_for_no_more_than_it_is_told_to(kind: Kind) -> None:
+    """With `scopes`, its tokens allow those; a scope that the workspace can't have is named by the first call."""
+    async with serving() as service:
+        caller = await service.workspace()
+        who = {"workspace_id": caller.workspace_id, "workspace_secret": caller.secret}
+        async with connected(kind, f"127.0.0.1:{service.port}", **who, scopes=["tasks:read"]) as client:
+            assert (await client.call("count")).total == 0
+            with pytest.raises(ApiError) as refused:
+                await client.call("submit", "echo")
+            assert refused.value.code == "SCOPE_MISSING"
+        async with connected(kind, f"127.0.0.1:{service.port}", **who, scopes=("tasks:read", "admin")) as client:
+            with pytest.raises(ApiError) as refused:
+                await client.call("count")
+            assert [violation.field for violation in refused.value.violations] == ["scopes[1]"]
+
+
+@both
 async def test_events_tell_of_the_whole_life(kind: Kind) -> None:
     """Events come in order with progress and log lines, up to the last; from any place on, the rest."""
     async with workspace(kind) as (_, client, worker):

@@ -23,7 +23,7 @@ async def signed_in(engine: Engine, plan: str = "standard") -> tuple[str, str, s
     """Workspace id, secret, token."""
     await engine.app.tokens.load()
     created, secret = await engine.app.identity.create_workspace(plan)
-    token, _ = await engine.app.identity.authenticate(created.id, secret)
+    token = (await engine.app.identity.authenticate(created.id, secret)).token
     return created.id, secret, token
 
 
@@ -145,7 +145,7 @@ async def test_processes_that_start_at_once_publish_each_others_keys(monkeypatch
     assert len(sets[0]["keys"]) == 2
     created, secret = await one.app.identity.create_workspace("free")
     for issuer, checker in ((one, two), (two, one)):
-        token, _ = await issuer.app.identity.authenticate(created.id, secret)
+        token = (await issuer.app.identity.authenticate(created.id, secret)).token
         assert (await checker.app.identity.check(token, None)).workspace == created.id
 
 
@@ -159,9 +159,9 @@ async def test_new_key_is_published_before_it_signs(monkeypatch: pytest.MonkeyPa
     await engine.store.add_key(key)
     assert key.kid in (await engine.app.tokens.key_set()).decode()
     workspace = (await engine.store.list_workspaces())[0]
-    before, _ = await engine.app.tokens.issue(workspace, workspace.secrets[0].id)
+    before = (await engine.app.tokens.issue(workspace, workspace.secrets[0].id)).token
     clock.advance(61)
-    after, _ = await engine.app.tokens.issue(workspace, workspace.secrets[0].id)
+    after = (await engine.app.tokens.issue(workspace, workspace.secrets[0].id)).token
     assert [_kid(token) == key.kid for token in (first, before, after)] == [False, False, True]
     for token in (first, before, after):
         await engine.app.identity.check(token, None)
@@ -197,7 +197,7 @@ async def rotated() -> tuple[SlowKeys, Tokens, list[str]]:
     await store.add_key(engine.app.tokens._new_key())
     await engine.app.tokens.load()
     created, _ = await engine.app.identity.create_workspace("free")
-    signed = [(await engine.app.tokens.issue(created, created.secrets[0].id))[0] for _ in range(3)]
+    signed = [(await engine.app.tokens.issue(created, created.secrets[0].id)).token for _ in range(3)]
     behind._refreshed = float("-inf")  # as KEYS_EVERY_SECONDS do
     store.reads = 0
     store.began.clear()
@@ -243,7 +243,7 @@ async def test_first_key_signs_even_where_the_clock_is_behind() -> None:
     behind = Tokens(engine.store, SETTINGS.master, ManualClock())
     await behind.load()
     created, _ = await engine.app.identity.create_workspace("free")
-    token, _ = await behind.issue(created, created.secrets[0].id)
+    token = (await behind.issue(created, created.secrets[0].id)).token
     assert (await behind.check(token)).workspace == created.id
 
 
@@ -270,7 +270,7 @@ async def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     engine = Engine()
     await engine.app.tokens.load()
     created, _ = await engine.app.identity.create_workspace("free")
-    issued = [(await engine.app.tokens.issue(created, created.secrets[0].id))[0] for _ in range(6)]
+    issued = [(await engine.app.tokens.issue(created, created.secrets[0].id)).token for _ in range(6)]
     await asyncio.gather(*(engine.app.tokens.check(token) for token in issued))
     assert len(engine.app.tokens._seen) == 3
 

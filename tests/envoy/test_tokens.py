@@ -28,6 +28,8 @@ def signed_with_the_public_key(key: Key) -> str:
     ("make", "code"),
     [
         (lambda key: key.token(exp=int(time.time()) - SKEW - 30), "TOKEN_EXPIRED"),
+        (lambda key: key.token(exp=int(time.time()) - SKEW - 3), "TOKEN_EXPIRED"),
+        (lambda key: key.token(nbf=int(time.time()) + SKEW + 10), "TOKEN_INVALID"),
         (lambda key: key.token(exp=None), "TOKEN_INVALID"),
         (lambda key: key.token(aud="another"), "TOKEN_INVALID"),
         (lambda key: key.token(aud=None), "TOKEN_INVALID"),
@@ -82,6 +84,11 @@ async def test_accepted(gateway: Gateway, scheme: str) -> None:
     headers = {"authorization": f"{scheme} {token}"}
     assert (await gateway.anonymous.get("/v1/tasks/pending", headers=headers)).status_code == 200
     assert gateway.upstream.tasks.metadata["authorization"] == f"Bearer {token}"
+
+
+async def test_not_yet_valid_within_the_skew(gateway: Gateway) -> None:
+    """A token whose time comes within the skew is accepted: the clock that made it may be ahead."""
+    assert (await gateway.get(gateway.upstream.key.token(nbf=int(time.time()) + SKEW - 10))).status_code == 200
 
 
 async def test_a_new_key_is_learnt(gateway: Gateway) -> None:

@@ -59,6 +59,16 @@ class ManualClock:
         self._ahead += timedelta(seconds=seconds)
 
 
+class StoppedClock:
+    """Always the same time, a whole second, for what is decided to the second."""
+
+    def __init__(self) -> None:
+        self._now = clock.system().replace(microsecond=0)
+
+    def __call__(self) -> datetime:
+        return self._now
+
+
 NOBODYS = workers_pb2.LeaseRef(workspace_id="nobody", task_id="none", lease_token="none")
 """A lease that nobody has."""
 

@@ -51,7 +51,7 @@ def expired_token(stack: StackInfo, credentials: Credentials) -> str:
             moments[0] -= timedelta(hours=1)
             workspace = await store.get_workspace(credentials.workspace_id)
             assert workspace
-            return (await tokens.issue(workspace, workspace.secrets[0].id))[0]
+            return (await tokens.issue(workspace, workspace.secrets[0].id)).token
         finally:
             await store.close()
 

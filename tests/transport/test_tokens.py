@@ -7,8 +7,9 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,7 +20,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message_factory import GetMessageClass
 from support.methods import METHODS, call
-from support.service import NOBODYS, PATIENCE, Caller, ManualClock, Service, refused, serving, until
+from support.service import (
+    NOBODYS,
+    PATIENCE,
+    Caller,
+    ManualClock,
+    Refusal,
+    Service,
+    StoppedClock,
+    refused,
+    serving,
+    until,
+)
 
 from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
 from openmcp_chain.domain.workspace import Scope, State
@@ -65,13 +77,19 @@ class Forger:
         signed = f"{_encode({'alg': 'HS256', 'typ': 'JWT', 'kid': self.kid})}.{self.body}"
         return f"{signed}.{_encode(hmac.digest(public, signed.encode(), hashlib.sha256))}"
 
+    @staticmethod
+    def with_more(name: str, forger: "Forger") -> str:
+        """The real signature of a header that has something more."""
+        more: dict[str, Any] = {name: []}
+        return forger.sign(**more)
+
     def own_key_in_header(self) -> str:
         own = ec.generate_private_key(ec.SECP256R1())
         jwk = jwt.algorithms.ECAlgorithm.to_jwk(own.public_key(), as_dict=True)
         return self.sign(key=own, jwk=jwk)
 
 
-FORGERIES: dict[str, Callable[[Forger], str]] = {
+FORGERIES: Mapping[str, Callable[[Forger], str]] = {
     "alg none": lambda f: f"{_encode({'alg': 'none', 'kid': f.kid})}.{f.body}.",
     "alg None": lambda f: f"{_encode({'alg': 'None', 'kid': f.kid})}.{f.body}.",
     "alg HS256 with the public key": Forger.hmac_with_public_key,
@@ -79,8 +97,20 @@ FORGERIES: dict[str, Callable[[Forger], str]] = {
     "another key": lambda f: f.sign(key=ec.generate_private_key(ec.SECP256R1())),
     "own key in the header": Forger.own_key_in_header,
     "keys at a URL": lambda f: f.sign(key=ec.generate_private_key(ec.SECP256R1()), jku="https://evil.example/jwks"),
+    "a certificate at a URL": lambda f: f.sign(
+        key=ec.generate_private_key(ec.SECP256R1()), x5u="https://evil.example/c"
+    ),
+    **{
+        f"our own signature, and {name}": partial(Forger.with_more, name)
+        for name in ("jwk", "jku", "x5u", "x5c", "x5t", "cty", "zip", "anything")
+    },
+    "crit of what is known": lambda f: f.sign(crit=["kid"]),
     "unknown kid": lambda f: f.with_header({"alg": "ES256", "kid": "nobody"}),
     "kid that is a path": lambda f: f.with_header({"alg": "ES256", "kid": "../../dev/null"}),
+    "kid by a longer path": lambda f: f.sign(kid=f"./{f.kid}"),
+    "kid and a null": lambda f: f.sign(kid=f"{f.kid}\0"),
+    "kid in capitals": lambda f: f.sign(kid=f.kid.upper()),
+    "kid that is empty": lambda f: f.sign(kid=""),
     "kid that is a number": lambda f: f.with_header({"alg": "ES256", "kid": 1}),
     "kid that is a list": lambda f: f.with_header({"alg": "ES256", "kid": [f.kid]}),
     "kid that is an operator": lambda f: f.with_header({"alg": "ES256", "kid": {"$ne": 1}}),
@@ -103,6 +133,11 @@ FORGERIES: dict[str, Callable[[Forger], str]] = {
     "no sid": lambda f: f.changed(sid=None),
     "no scope": lambda f: f.changed(scope=None),
     "issued in the future": lambda f: f.changed(iat=int(time.time()) + 3600),
+    "not yet valid": lambda f: f.changed(nbf=int(time.time()) + 3600),
+    "nbf that is no time": lambda f: f.changed(nbf="soon"),
+    "nbf beyond all time": lambda f: f.changed(nbf=10**30),
+    "nbf that is NaN": lambda f: f.changed(nbf=float("nan")),
+    "scopes in a list": lambda f: f.changed(scope=["tasks:read"]),
     "exp that is no time": lambda f: f.changed(exp="soon"),
     "exp beyond all time": lambda f: f.changed(exp=10**30),
     "unknown scope": lambda f: f.changed(scope="tasks:read everything"),
@@ -123,6 +158,26 @@ async def test_forged_token_is_invalid(forgery: str) -> None:
         assert (told.status, told.code) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
         told = await refused(service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE))
         assert told.code == "TASK_NOT_FOUND"
+
+
+async def test_clocks_may_differ_by_thirty_seconds() -> None:
+    """A second within the skew a token counts, a second beyond it doesn't: by `nbf`, by `iat`, and by `exp`."""
+    clock = StoppedClock()
+    async with serving(now=clock) as service:
+        caller = await service.workspace()
+        forger = Forger(service, caller)
+        now = int(clock().timestamp())
+
+        async def told(**claims: int) -> str:
+            metadata = (("authorization", f"Bearer {forger.changed(**claims)}"),)
+            request = tasks_pb2.GetTaskRequest(task_id=OTHERS_TASK)
+            return (await refused(service.tasks.GetTask(request, metadata=metadata, timeout=PATIENCE))).code
+
+        for claim in ("nbf", "iat"):
+            assert await told(**{claim: now + 30}) == "TASK_NOT_FOUND"
+            assert await told(**{claim: now + 31}) == "TOKEN_INVALID"
+        assert await told(exp=now - 29) == "TASK_NOT_FOUND"
+        assert await told(exp=now - 30) == "TOKEN_EXPIRED"
 
 
 @pytest.mark.parametrize(
@@ -276,6 +331,54 @@ async def test_unknown_workspace_and_wrong_secret_are_one_answer() -> None:
         assert len(texts) == 1
         told = await refused(service.auth.Authenticate(auth_pb2.AuthRequest(), timeout=PATIENCE))
         assert told.fields == ["workspace_id", "workspace_secret"]
+
+
+async def test_token_is_narrowed_at_issue() -> None:
+    """Of what a workspace may do, its token allows what was asked for, in any order and as often; all, if nothing."""
+    async with serving() as service:
+        caller = await service.workspace()
+
+        async def issued(*scopes: str) -> auth_pb2.AuthToken:
+            request = auth_pb2.AuthRequest(
+                workspace_id=caller.workspace_id, workspace_secret=caller.secret, scopes=scopes
+            )
+            return await service.auth.Authenticate(request, timeout=PATIENCE)
+
+        assert (await issued()).scopes == ["tasks:read", "tasks:write", "worker"]
+        assert (await issued("worker", "tasks:read", "worker")).scopes == ["tasks:read", "worker"]
+        narrow = await issued("tasks:read")
+        assert narrow.scopes == ["tasks:read"]
+        metadata = (("authorization", f"Bearer {narrow.token}"),)
+        get, submit = tasks_pb2.GetTaskRequest(task_id=OTHERS_TASK), tasks_pb2.SubmitTaskRequest(type="echo")
+        told = await refused(service.tasks.GetTask(get, metadata=metadata, timeout=PATIENCE))
+        assert told.code == "TASK_NOT_FOUND"
+        told = await refused(service.tasks.SubmitTask(submit, metadata=metadata, timeout=PATIENCE))
+        assert told.code == "SCOPE_MISSING"
+        told = await refused(service.workers.Work(iter(()), metadata=metadata, timeout=PATIENCE))
+        assert told.code == "SCOPE_MISSING"
+
+
+async def test_scope_that_cannot_be_had_is_named_to_whoever_may_know() -> None:
+    """One that is unknown, or not of this kind of workspace, is named by its place; to strangers nothing is said."""
+    async with serving() as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+
+        async def told(caller: Caller, scopes: Sequence[str], secret: str = "") -> Refusal:
+            request = auth_pb2.AuthRequest(
+                workspace_id=caller.workspace_id, workspace_secret=secret or caller.secret, scopes=scopes
+            )
+            return await refused(service.auth.Authenticate(request, timeout=PATIENCE))
+
+        for caller, scopes, fields in (
+            (tenant, ["tasks:read", "admin", "everything", ""], ["scopes[1]", "scopes[2]", "scopes[3]"]),
+            (tenant, ["TASKS:READ"], ["scopes[0]"]),
+            (operator, ["worker", "tasks:read"], ["scopes[1]"]),
+            (tenant, ["\x1b[31m" * 100] * 1000, [f"scopes[{index}]" for index in range(8)]),
+        ):
+            refusal = await told(caller, scopes)
+            assert (refusal.code, refusal.fields) == ("INVALID_ARGUMENT", fields)
+            refusal = await told(caller, scopes, secret="wrong")
+            assert (refusal.code, refusal.fields) == ("CREDENTIALS_INVALID", [])
 
 
 async def _disable(service: Service, caller: Caller) -> None:

@@ -183,6 +183,16 @@ async def _token(service: Service, caller: Caller) -> str:
     return (await service.auth.Authenticate(request, timeout=PATIENCE)).token
 
 
+async def test_a_worker_asks_for_no_more_than_it_needs() -> None:
+    """A tenant's worker could submit and read tasks with its secret; with the token that it works with it can't."""
+    async with serving() as service:
+        tenant = await service.workspace()
+        async with working(service, tenant, Gate()):
+            await until(lambda: bool(service.app.workers._streams))
+            (stream,) = service.app.workers._streams
+            assert stream._principal.scopes == {Scope.WORKER}
+
+
 async def test_stop_ends_what_runs_and_takes_nothing_new() -> None:
     """After `stop`, the task at hand is finished and reported, and `serve` returns; the next is left in the queue."""
     gate = Gate()

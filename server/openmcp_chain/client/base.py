@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,15 +28,17 @@ class Base(ABC):
         secure: bool | None = None,
         ca: str | Path | None = None,
         timeout: Seconds = TIMEOUT_SECONDS,
+        scopes: Iterable[str] = (),
     ) -> None:
         """`target` is `host:port`. `timeout` is for one call with all its tries, unless that call says otherwise.
 
         TLS is used unless the target is this machine, or as `secure` says; `ca` names a PEM file with the authorities
-        to trust in place of gRPC's own. Raises SettingsError.
+        to trust in place of gRPC's own. `scopes` is what the client's tokens are to allow, `tasks:read` or
+        `tasks:write`; by default it is all that the workspace may do. Raises SettingsError.
         """
         self._server = Server(target, secure, ca)
         self._secured = self._server.credentials()
-        self._calls = Calls(Credentials(workspace_id, workspace_secret), timeout)
+        self._calls = Calls(Credentials(workspace_id, workspace_secret, tuple(scopes)), timeout)
         self._methods: Mapping[str, Any] = {}
         self._set_up()
 
@@ -46,7 +48,11 @@ class Base(ABC):
 
     @classmethod
     def from_environment(
-        cls, environment: Mapping[str, str] = os.environ, *, timeout: Seconds = TIMEOUT_SECONDS
+        cls,
+        environment: Mapping[str, str] = os.environ,
+        *,
+        timeout: Seconds = TIMEOUT_SECONDS,
+        scopes: Iterable[str] = (),
     ) -> Self:
         """A client by the environment's variables. Raises SettingsError.
 
@@ -61,6 +67,7 @@ class Base(ABC):
             secure=server.secure,
             ca=server.ca,
             timeout=timeout,
+            scopes=scopes,
         )
 
     def _use(self, channel: grpc.Channel | grpc.aio.Channel) -> None:

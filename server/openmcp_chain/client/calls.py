@@ -45,9 +45,7 @@ class Calls:
         chance: Callable[[], float] = random.random,
         now: Callable[[], datetime] | None = None,
     ) -> None:
-        self._credentials = auth_pb2.AuthRequest(
-            workspace_id=credentials.workspace_id, workspace_secret=credentials.workspace_secret
-        )
+        self._credentials = credentials.request()
         self._timeout = codec.seconds(timeout)
         self._clock = clock
         self._chance = chance

@@ -10,6 +10,7 @@ import grpc
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import openmcp_chain
+from openmcp.chain.v1 import auth_pb2
 from openmcp_chain.client.errors import SettingsError
 
 OPTIONS: tuple[tuple[str, str | int], ...] = (
@@ -35,6 +36,14 @@ class Credentials:
 
     workspace_id: str
     workspace_secret: str = field(repr=False)
+    scopes: tuple[str, ...] = ()
+    """What its tokens are to allow; empty for all that the workspace may do."""
+
+    def request(self) -> auth_pb2.AuthRequest:
+        """What they sign in with."""
+        return auth_pb2.AuthRequest(
+            workspace_id=self.workspace_id, workspace_secret=self.workspace_secret, scopes=self.scopes
+        )
 
 
 @dataclass(frozen=True, slots=True)

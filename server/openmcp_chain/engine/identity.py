@@ -6,7 +6,6 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 
 import uuid_utils
 
@@ -16,12 +15,14 @@ from openmcp_chain.domain.plans import Plan, largest
 from openmcp_chain.domain.workspace import SECRET_PREFIX, Kind, Principal, Scope, Secret, Workspace
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.sealing import MasterKey
-from openmcp_chain.engine.tokens import CLOCK_SKEW, Tokens
+from openmcp_chain.engine.tokens import CLOCK_SKEW, Issued, Tokens
 from openmcp_chain.store.base import Store
 
 RECALL_SECONDS = 3.0
 """How long a workspace's state is believed: within it, its tokens end once it is disabled or a secret revoked."""
 RECALLED_WORKSPACES = 10_000
+VIOLATIONS = 8
+"""Of so many wrong scopes a caller is told."""
 SECRETS = 2
 """How many secrets a workspace may have at once: the old and the new one of a rotation."""
 
@@ -39,12 +40,16 @@ class Identity:
         self._clock = clock
         self._recalled: OrderedDict[str, tuple[float, Workspace | None]] = OrderedDict()
 
-    async def authenticate(self, workspace_id: str, secret: str) -> tuple[str, datetime]:
-        """A token for the workspace and when it expires. Raises CredentialsInvalid, whatever it is that is wrong."""
+    async def authenticate(self, workspace_id: str, secret: str, scopes: Sequence[str] = ()) -> Issued:
+        """A token for the workspace, which allows what it may do, or of that these scopes only.
+
+        Raises CredentialsInvalid, whatever it is that is wrong; then InvalidArgument for a scope that it can't have:
+        to strangers nothing is said of that.
+        """
         known, matched = await self._match(workspace_id, secret)
         if known is None or matched is None:
             raise errors.CredentialsInvalid
-        return await self._tokens.issue(known, matched.id)
+        return await self._tokens.issue(known, matched.id, _narrowed(known, scopes))
 
     async def accepts(self, workspace_id: str, secret: str) -> bool:
         """Whether the workspace could sign in with this secret."""
@@ -183,3 +188,13 @@ class Identity:
         if len(self._recalled) > RECALLED_WORKSPACES:
             self._recalled.popitem(last=False)
         return found
+
+
+def _narrowed(known: Workspace, scopes: Sequence[str]) -> frozenset[Scope]:
+    """The scopes that are asked for. Raises InvalidArgument naming those that the workspace can't have."""
+    allowed = {scope.value: scope for scope in sorted(known.kind.scopes)}
+    wrong = [index for index, scope in enumerate(scopes) if scope not in allowed]
+    if wrong:
+        told = f"must be one of {', '.join(allowed)}"
+        raise errors.InvalidArgument(*(Violation(f"scopes[{index}]", told) for index in wrong[:VIOLATIONS]))
+    return frozenset(allowed[scope] for scope in scopes)

@@ -4,6 +4,8 @@ import asyncio
 import json
 import uuid
 from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import jwt
@@ -32,6 +34,18 @@ TOKEN_CHARACTERS = 4096
 CACHED_TOKENS = 10_000
 KEYS_EVERY_SECONDS = 1.0
 """The keys known here may be this old."""
+_HEADER = {"alg", "kid", "typ"}
+"""All that the header of a token of ours says. One that brings a key (`jwk`), says where one is (`jku`, `x5u`), or asks
+for what we might not know (`crit`) is not ours, whatever its signature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A token, as it is given to its bearer."""
+
+    token: str
+    expires_at: datetime
+    scopes: frozenset[Scope]
 
 
 class Tokens:
@@ -54,28 +68,29 @@ class Tokens:
             await self._store.add_key(self._new_key())
         await self._refresh()
 
-    async def issue(self, workspace: Workspace, secret_id: str) -> tuple[str, datetime]:
-        """A token for the workspace, got with this secret, and when it expires."""
+    async def issue(self, workspace: Workspace, secret_id: str, scopes: Collection[Scope] = ()) -> Issued:
+        """A token for the workspace, got with this secret; with these scopes, or all that the workspace may have."""
         await self._follow()
         if self._signer is None:
             raise RuntimeError("no signing key loaded")
         kid, key = self._signer
         now = self._clock().replace(microsecond=0)
         expires_at = now + LIFETIME
+        allowed = frozenset(scopes) or workspace.kind.scopes
         claims = {
             "iss": ISSUER,
             "aud": AUDIENCE,
             "sub": workspace.id,
             "workspace_id": workspace.id,
             "plan": workspace.plan,
-            "scope": " ".join(sorted(workspace.kind.scopes)),
+            "scope": " ".join(sorted(allowed)),
             "types": sorted(workspace.worker_types),
             "sid": secret_id,
             "iat": now,
             "exp": expires_at,
             "jti": str(uuid.uuid4()),
         }
-        return jwt.encode(claims, key, ALGORITHM, headers={"kid": kid}), expires_at
+        return Issued(jwt.encode(claims, key, ALGORITHM, headers={"kid": kid}), expires_at, allowed)
 
     async def check(self, token: str) -> Principal:
         """Who bears the token. Raises TokenInvalid or TokenExpired.
@@ -102,26 +117,30 @@ class Tokens:
         if len(token) > TOKEN_CHARACTERS:
             raise errors.TokenInvalid
         try:
-            kid = jwt.get_unverified_header(token).get("kid")
+            header = jwt.get_unverified_header(token)
+            if not header.keys() <= _HEADER:
+                raise errors.TokenInvalid
             claims = jwt.decode(
                 token,
-                await self._key(kid),
+                await self._key(header.get("kid")),
                 algorithms=[ALGORITHM],
                 audience=AUDIENCE,
                 issuer=ISSUER,
-                # Times are checked by our clock: expiry at each use, and below that it was not issued in the future.
+                # Times are checked by our clock: expiry at each use, and below that the token's time has come.
                 options={
                     "require": ["iss", "aud", "sub", "exp", "iat", "jti", "sid", "scope", "plan", "workspace_id"],
                     "verify_exp": False,
                     "verify_iat": False,
+                    "verify_nbf": False,
                 },
             )
-            if datetime.fromtimestamp(claims["iat"], UTC) > self._clock() + CLOCK_SKEW:
-                raise errors.TokenInvalid
+            for begin in (claims["iat"], claims.get("nbf", claims["iat"])):
+                if datetime.fromtimestamp(begin, UTC) > self._clock() + CLOCK_SKEW:
+                    raise errors.TokenInvalid
             return Principal(
                 workspace=str(claims["workspace_id"]),
                 plan=str(claims["plan"]),
-                scopes=frozenset(Scope(scope) for scope in claims["scope"].split()),
+                scopes=frozenset(Scope(scope) for scope in str(claims["scope"]).split()),
                 worker_types=frozenset(claims.get("types", ())),
                 secret_id=str(claims["sid"]),
                 expires_at=datetime.fromtimestamp(claims["exp"], UTC),

@@ -19,5 +19,7 @@ class AuthService:
         checks.required("workspace_id", request.workspace_id)
         checks.required("workspace_secret", request.workspace_secret)
         checks.done()
-        token, expires_at = await self._identity.authenticate(request.workspace_id, request.workspace_secret)
-        return auth_pb2.AuthToken(token=token, expires_at=codec.timestamp(expires_at))
+        issued = await self._identity.authenticate(request.workspace_id, request.workspace_secret, request.scopes)
+        return auth_pb2.AuthToken(
+            token=issued.token, expires_at=codec.timestamp(issued.expires_at), scopes=sorted(issued.scopes)
+        )

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import grpc
 
-from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, workers_pb2, workers_pb2_grpc
+from openmcp.chain.v1 import auth_pb2_grpc, workers_pb2, workers_pb2_grpc
 from openmcp_chain.client.connection import Credentials, Server
 
 FRESH_SECONDS = 120.0
@@ -28,9 +28,7 @@ class Connection:
             self._channel = grpc.aio.insecure_channel(server.target, options=server.options())
         else:
             self._channel = grpc.aio.secure_channel(server.target, secured, options=server.options())
-        self._credentials = auth_pb2.AuthRequest(
-            workspace_id=credentials.workspace_id, workspace_secret=credentials.workspace_secret
-        )
+        self._credentials = credentials.request()
         self._token = ""
         self._expires_at = datetime.min.replace(tzinfo=UTC)
 

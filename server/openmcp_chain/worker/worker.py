@@ -75,7 +75,8 @@ class Worker:
             ready_file: A file that is there while a server gives it tasks; for probes.
         """
         self._server = Server(target, secure, ca)
-        self._credentials = Credentials(workspace_id, workspace_secret)
+        # No more than it needs: whoever gets hold of its token can't submit or read the workspace's other tasks.
+        self._credentials = Credentials(workspace_id, workspace_secret, ("worker",))
         self._concurrency = concurrency
         self._name = name or f"{socket.gethostname()[:100]}:{os.getpid()}"
         self._version = version
