@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from support.samples import KEY, NOW, SECOND, WORKSPACE
 
+from openmcp_chain.domain.audit import Action, Actor, Event
 from openmcp_chain.domain.workspace import Kind, Quotas, State
 from openmcp_chain.store.base import Store
 
@@ -82,6 +83,45 @@ async def test_a_key_that_is_there_stays_as_it_is(store: Store) -> None:
     await store.add_key(KEY)
     await store.add_key(replace(KEY, private_pem=b"other"))
     assert await store.list_keys() == [KEY]
+
+
+async def test_a_key_is_deleted(store: Store) -> None:
+    """The others stay; one that is not there is no error."""
+    await store.add_key(KEY)
+    await store.add_key(replace(KEY, kid="kid-2"))
+    for _ in range(2):
+        await store.delete_key(KEY.kid)
+        assert [key.kid for key in await store.list_keys()] == ["kid-2"]
+
+
+async def test_several_workspaces_are_read_at_once(store: Store) -> None:
+    """Those that there are, by id."""
+    other = replace(WORKSPACE, id="other")
+    await store.put_workspace(WORKSPACE)
+    await store.put_workspace(other)
+    assert await store.get_workspaces([WORKSPACE.id, "nobody", "other"]) == {WORKSPACE.id: WORKSPACE, "other": other}
+    assert await store.get_workspaces([]) == {}
+
+
+async def test_the_audit_log_is_listed_backwards(store: Store) -> None:
+    """The newest first, of one workspace or of all; an event that is there is not changed."""
+    events = [
+        Event(
+            id=f"event-{number}",
+            at=NOW,
+            actor=Actor("local:somebody"),
+            action=Action.KEY_ROTATE,
+            workspace="ws-1" if number % 2 else "",
+            details={"a.b": "$c"},
+        )
+        for number in range(5)
+    ]
+    for event in events:
+        await store.add_audit_event(event)
+    await store.add_audit_event(replace(events[0], action=Action.KEY_REVOKE))
+    assert await store.list_audit_events("", "", 10) == events[::-1]
+    assert await store.list_audit_events("", "event-3", 2) == [events[2], events[1]]
+    assert await store.list_audit_events("ws-1", "", 10) == [events[3], events[1]]
 
 
 async def test_a_store_that_answers_says_so(store: Store) -> None:

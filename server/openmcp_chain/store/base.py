@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from openmcp_chain.domain import audit
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Change, Key, Queue, Status, Task
@@ -54,7 +55,7 @@ class Signal:
 
 
 class Store(Protocol):
-    """Tasks, queues, workspaces and signing keys on durable storage.
+    """Tasks, queues, workspaces, signing keys and the audit log on durable storage.
 
     What a write method has returned survives the death of any process. A read sees every write that has returned before
     it began.
@@ -158,6 +159,10 @@ class Store(Protocol):
         """The workspace or operator with this id."""
         ...
 
+    async def get_workspaces(self, workspace_ids: Collection[str]) -> Mapping[str, Workspace]:
+        """The same for several ids; one that has none is left out."""
+        ...
+
     async def list_workspaces(self) -> Sequence[Workspace]:
         """All workspaces and operators, by id."""
         ...
@@ -175,6 +180,23 @@ class Store(Protocol):
 
     async def add_key(self, key: SigningKey) -> None:
         """Adds a signing key; one with the same kid that is there stays as it is."""
+        ...
+
+    async def delete_key(self, kid: str) -> None:
+        """Deletes a signing key, if it is there."""
+        ...
+
+    # --- the audit log
+
+    async def add_audit_event(self, event: audit.Event) -> None:
+        """Adds an event; one with the same id that is there stays as it is. None is ever changed or deleted."""
+        ...
+
+    async def list_audit_events(self, workspace: str, before: str, limit: int) -> Sequence[audit.Event]:
+        """Up to `limit` events with ids less than `before`, if that is not empty, the greatest first.
+
+        Only those that concern this workspace, unless it is empty.
+        """
         ...
 
     # --- between processes

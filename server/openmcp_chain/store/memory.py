@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from heapq import nsmallest
+from heapq import nlargest, nsmallest
 from itertools import islice
 from typing import TypeVar
 
-from openmcp_chain.domain import filters
+from openmcp_chain.domain import audit, filters
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Change, Key, Queue, Status, Task
@@ -32,6 +32,7 @@ class MemoryStore:
         self._leases: dict[tuple[str, str], tuple[datetime, Sequence[Granted]]] = {}
         self._workspaces: dict[str, Workspace] = {}
         self._keys: dict[str, SigningKey] = {}
+        self._audit: dict[str, audit.Event] = {}
         self._processes: dict[str, datetime] = {}
         self._watchers: list[asyncio.Queue[Signal]] = []
 
@@ -134,6 +135,9 @@ class MemoryStore:
     async def get_workspace(self, workspace_id: str) -> Workspace | None:
         return self._workspaces.get(workspace_id)
 
+    async def get_workspaces(self, workspace_ids: Collection[str]) -> Mapping[str, Workspace]:
+        return {id_: self._workspaces[id_] for id_ in workspace_ids if id_ in self._workspaces}
+
     async def list_workspaces(self) -> Sequence[Workspace]:
         return sorted(self._workspaces.values(), key=lambda workspace: workspace.id)
 
@@ -145,6 +149,20 @@ class MemoryStore:
 
     async def add_key(self, key: SigningKey) -> None:
         self._keys.setdefault(key.kid, key)
+
+    async def delete_key(self, kid: str) -> None:
+        self._keys.pop(kid, None)
+
+    # --- the audit log
+
+    async def add_audit_event(self, event: audit.Event) -> None:
+        self._audit.setdefault(event.id, event)
+
+    async def list_audit_events(self, workspace: str, before: str, limit: int) -> Sequence[audit.Event]:
+        def listed(event: audit.Event) -> bool:
+            return workspace in ("", event.workspace) and (not before or event.id < before)
+
+        return nlargest(limit, filter(listed, self._audit.values()), key=lambda event: event.id)
 
     # --- between processes
 

@@ -1,18 +1,25 @@
-"""Workspaces and signing keys."""
+"""Workspaces, signing keys, and the log of what was done to them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
+from openmcp_chain.domain import audit
 from openmcp_chain.domain.workspace import SigningKey, Workspace
 from openmcp_chain.store.mongo import records
 from openmcp_chain.store.mongo.part import Part, added
 
 
 class Identities(Part):
-    """The part of `store.base.Store` under "identity"."""
+    """The parts of `store.base.Store` under "identity" and "the audit log"."""
 
     async def get_workspace(self, workspace_id: str) -> Workspace | None:
         found = await self._persist(lambda: self._database.workspaces.find_one({"_id": workspace_id}))
         return records.to_workspace(found) if found else None
+
+    async def get_workspaces(self, workspace_ids: Collection[str]) -> Mapping[str, Workspace]:
+        query = {"_id": {"$in": list(workspace_ids)}}
+        found = await self._persist(lambda: self._database.workspaces.find(query).to_list(None))
+        return {document["_id"]: records.to_workspace(document) for document in found}
 
     async def list_workspaces(self) -> Sequence[Workspace]:
         found = await self._persist(lambda: self._database.workspaces.find().to_list(None))
@@ -27,3 +34,20 @@ class Identities(Part):
 
     async def add_key(self, key: SigningKey) -> None:
         await self._persist(lambda: added(self._database.signing_keys, records.from_signing_key(key)))
+
+    async def delete_key(self, kid: str) -> None:
+        await self._persist(lambda: self._database.signing_keys.delete_one({"_id": kid}))
+
+    async def add_audit_event(self, event: audit.Event) -> None:
+        await self._persist(lambda: added(self._database.audit, records.from_audit_event(event)))
+
+    async def list_audit_events(self, workspace: str, before: str, limit: int) -> Sequence[audit.Event]:
+        if limit <= 0:
+            return []
+        query: dict[str, Any] = {"workspace": workspace} if workspace else {}
+        if before:
+            query["_id"] = {"$lt": before}
+        found = await self._persist(
+            lambda: self._database.audit.find(query, sort=[("_id", -1)], limit=limit).to_list(None)
+        )
+        return list(map(records.to_audit_event, found))

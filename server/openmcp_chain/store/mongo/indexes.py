@@ -27,6 +27,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("workspace", ASCENDING), ("submitted_at", DESCENDING)], name="listed"),
     ),
     "timers": (IndexModel([("at", ASCENDING)], name="due"),),
+    "audit": (IndexModel([("workspace", ASCENDING), ("_id", DESCENDING)], name="listed"),),
     "queues": (IndexModel([("changed_at", ASCENDING)], name="changed"),),
     "leases": (_expiry("expire_at"),),
     "processes": (_expiry("seen_at", KEEP_PROCESSES),),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from openmcp_chain.domain import audit
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Key, Queue
 from openmcp_chain.domain.workspace import Kind, Quotas, Secret, SigningKey, State, Workspace
@@ -127,6 +128,29 @@ def to_signing_key(document: Document) -> SigningKey:
         private_pem=document["private_pem"],
         public_jwk=document["public_jwk"],
         signs_from=document["signs_from"],
+    )
+
+
+def from_audit_event(event: audit.Event) -> dict[str, Any]:
+    return {
+        "_id": event.id,
+        "at": event.at,
+        "actor": event.actor.name,
+        "request_id": event.actor.request_id,
+        "action": event.action.value,
+        "workspace": event.workspace,
+        "details": [{"k": name, "v": value} for name, value in event.details.items()],
+    }
+
+
+def to_audit_event(document: Document) -> audit.Event:
+    return audit.Event(
+        id=document["_id"],
+        at=document["at"],
+        actor=audit.Actor(document["actor"], document["request_id"]),
+        action=audit.Action(document["action"]),
+        workspace=document["workspace"],
+        details={entry["k"]: entry["v"] for entry in document["details"]},
     )
 
 
