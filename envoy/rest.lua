@@ -196,9 +196,14 @@ local function respond(handle, http, body)
   headers:replace("content-type", "application/json")
 end
 
--- The reply of that name. Which field made a request too large, and what the limit was, is the route's to say.
+-- Replies of which there are several: which one is the route's to say, under this name.
+local BY_ROUTE = {
+  REQUEST_TOO_LARGE = "too_large", -- by which field, and what the limit was
+  RATE_LIMITED = "rate_limited", -- whose rate it was; a workspace's if the route doesn't say
+}
+
 local function named_reply(handle, name)
-  return REPLIES[name == "REQUEST_TOO_LARGE" and handle:metadata():get("too_large") or name]
+  return REPLIES[BY_ROUTE[name] and handle:metadata():get(BY_ROUTE[name]) or name]
 end
 
 -- An error that Envoy made. `kept` is what a filter of ours left: the reply that it asks for, or the fault that it

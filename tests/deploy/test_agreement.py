@@ -60,6 +60,10 @@ def test_ports_are_the_same_everywhere() -> None:
         assert f"--server=server:{server}" in arguments
         assert f"--listen=0.0.0.0:{envoy}" in arguments
 
+    assert f"--peers=envoy:{envoy}" in services["envoy-config"]["command"]
+    assert f"--peers=envoys:{envoy}" in config["args"]
+    assert _ports(manifests.of_kind("Service")["envoys"]) == [(envoy, "http")]
+
     (container,) = manifests.pod("server")["containers"]
     assert {"name": "OPENMCP_GRPC_LISTEN", "value": f"0.0.0.0:{server}"} in container["env"]
     assert container["ports"] == [{"name": "grpc", "containerPort": server}]
@@ -88,6 +92,14 @@ def test_only_envoy_and_workers_reach_the_servers() -> None:
     assert ingress["ports"] == [{"protocol": "TCP", "port": 50051}]
     assert all(to_server in policies[caller]["egress"] for caller in callers)
     assert [name for name, policy in policies.items() if "ingress" in policy] == ["envoy", "server"]
+
+
+def test_envoys_find_each_other() -> None:
+    """The name by which the Envoys count themselves resolves to every pod of theirs, not to one address for all."""
+    service = manifests.of_kind("Service")["envoys"]["spec"]
+    assert service["clusterIP"] == "None"
+    labels = manifests.of_kind("Deployment")["envoy"]["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
 
 
 @pytest.mark.parametrize("name", ["server", "envoy", "worker"])

@@ -1,8 +1,10 @@
 """`openmcp envoy-config` as the deployments call it: Envoy takes what it writes."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from support import manifests
 from typer.testing import CliRunner
 
 from openmcp_chain.cli.main import app
+from openmcp_chain.domain import plans
 from openmcp_chain.stack import envoy
 
 
@@ -36,13 +39,37 @@ def validate(config: Path) -> None:
 def test_envoy_takes_what_kubernetes_renders(tmp_path: Path) -> None:
     """The init container's arguments and plans make a file that Envoy accepts, with the limits of these plans."""
     (container,) = manifests.pod("envoy")["initContainers"]
-    plans = tmp_path / "plans.toml"
-    plans.write_text((manifests.KUBERNETES / "plans.toml").read_text().replace("= 200", "= 345"))
+    file = tmp_path / "plans.toml"
+    file.write_text((manifests.KUBERNETES / "plans.toml").read_text().replace("= 200", "= 345"))
     config = tmp_path / "envoy.yaml"
     arguments = [argument.replace("/etc/envoy/envoy.yaml", str(config)) for argument in container["args"]]
-    assert render(arguments, OPENMCP_PLANS_FILE=str(plans)) == ""
+    assert render(arguments, OPENMCP_PLANS_FILE=str(file)) == ""
     validate(config)
     assert '"tokens_per_fill": 345' in config.read_text()
+
+
+def test_the_shared_limiter_of_the_docs_is_one_that_envoy_takes(tmp_path: Path) -> None:
+    """With the page's filter and cluster put in, Envoy accepts the file; the service's rules are the shipped plans."""
+    section = (manifests.ROOT / "docs/operations.md").read_text().partition("## Limits over several Envoys")[2]
+    blocks = re.findall("```yaml\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    limiter, cluster, rules = (yaml.safe_load(block) for block in blocks)
+    rendered = yaml.safe_load(render(["envoy-config", "--server=server:50051"]))
+    (listener,) = rendered["static_resources"]["listeners"]
+    filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    (place,) = (i for i, one in enumerate(filters) if one["name"] == "envoy.filters.http.local_ratelimit")
+    filters[place] = limiter
+    rendered["static_resources"]["clusters"].append(cluster)
+    config = tmp_path / "envoy.json"
+    config.write_text(json.dumps(rendered))
+    validate(config)
+    limits = {
+        one["value"]: (one["descriptors"][0]["key"], one["descriptors"][0]["rate_limit"]["requests_per_unit"])
+        for one in rules["descriptors"]
+    }
+    shipped = plans.parse(tomllib.loads((manifests.ROOT / "server/openmcp_chain/plans.toml").read_text()))
+    assert limits == {
+        name: ("workspace", plan.requests_per_second) for name, plan in shipped.items() if plan.requests_per_second
+    }
 
 
 def test_envoy_is_run_as_everywhere() -> None:
@@ -69,6 +96,7 @@ def test_envoy_sends_spans_where_the_servers_send_theirs(tmp_path: Path) -> None
     [
         (["--server=server"], {}, "'server' is not host:port"),
         (["--server=server:0"], {}, "'server:0' is not host:port"),
+        (["--server=server:1", "--peers=envoys"], {}, "'envoys' is not host:port"),
         (["--server=server:1"], {"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, "must be http://host:port"),
         (["--server=server:1"], {"OPENMCP_PLANS_FILE": "/none"}, "OPENMCP_PLANS_FILE: "),
         (["--server=server:1", "--output=/none/envoy.yaml"], {}, "No such file or directory"),

@@ -32,7 +32,7 @@ END_SECONDS = 25.0
 PLACES = ("/run/secrets", "/run/openmcp", "/var/lib/openmcp", "/etc/openmcp", "/tmp")  # noqa: S108 - in the containers
 
 
-ADDRESSES = {"server:50051": "server", "0.0.0.0:50051": "server", "0.0.0.0:8080": "envoy"}
+ADDRESSES = {"server:50051": "server", "0.0.0.0:50051": "server", "0.0.0.0:8080": "envoy", "envoy:8080": "envoy"}
 """Where compose has what listen."""
 
 

@@ -16,9 +16,11 @@ from support.upstream import Upstream
 from openmcp_chain.domain import plans
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.stack import envoy, ports
-from openmcp_chain.stack.envoy import Address, Settings
+from openmcp_chain.stack.envoy import Address, Rate, Settings
 
 READY_SECONDS = 20.0
+OFTEN = Rate(per_second=10_000, burst=10_000)
+"""Does not limit: all of a test's calls come from one address."""
 BODY_LIMIT = 3 * 1024 * 1024
 """Bytes; more than Envoy reads at a time."""
 PLANS: Mapping[str, Plan] = plans.parse(
@@ -63,33 +65,43 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Gateway]:
     upstream = Upstream()
     await upstream.start()
     listen = Address("127.0.0.1", ports.choose({"envoy": 0})[0])
-    settings = Settings(
-        listen=listen,
-        server=Address("127.0.0.1", upstream.port),
-        plans=PLANS,
-        jwks_seconds=1,
-        unary_seconds=1.0,
-        body_limit=BODY_LIMIT,
-        **changed,
-    )
+    told: dict[str, Any] = {
+        "server": Address("127.0.0.1", upstream.port),
+        "plans": PLANS,
+        "jwks_seconds": 1,
+        "unary_seconds": 1.0,
+        "body_limit": BODY_LIMIT,
+        "sign_ins": OFTEN,
+        "open_calls": OFTEN,
+    }
+    settings = Settings(listen=listen, **told | changed)
     url = f"http://127.0.0.1:{listen.port}"
     bearer = {"authorization": f"Bearer {upstream.key.token()}"}
+    try:
+        async with (
+            httpx.AsyncClient(base_url=url, headers=bearer, timeout=10) as rest,
+            httpx.AsyncClient(base_url=url, timeout=10) as anonymous,
+            grpc.aio.insecure_channel(f"127.0.0.1:{listen.port}") as channel,
+            process(settings, folder, rest) as log,
+        ):
+            yield Gateway(upstream, rest, anonymous, channel, log)
+    finally:
+        await upstream.stop()
+
+
+@asynccontextmanager
+async def process(settings: Settings, folder: Path, rest: httpx.AsyncClient) -> AsyncIterator[Path]:
+    """An Envoy, from when it serves `rest`; gives its log."""
     log = folder / "envoy.log"
     command = envoy.command(envoy.write(settings, folder))
     with log.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
+        started = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
         try:
-            async with (
-                httpx.AsyncClient(base_url=url, headers=bearer, timeout=10) as rest,
-                httpx.AsyncClient(base_url=url, timeout=10) as anonymous,
-                grpc.aio.insecure_channel(f"127.0.0.1:{listen.port}") as channel,
-            ):
-                await _ready(rest, process, log)
-                yield Gateway(upstream, rest, anonymous, channel, log)
+            await _ready(rest, started, log)
+            yield log
         finally:
-            process.terminate()
-            await asyncio.wait_for(process.wait(), 10)
-            await upstream.stop()
+            started.terminate()
+            await asyncio.wait_for(started.wait(), 10)
 
 
 async def _ready(rest: httpx.AsyncClient, process: asyncio.subprocess.Process, log: Path) -> None:

@@ -23,6 +23,23 @@ def envoy_config(
             "by default what OTEL_EXPORTER_OTLP_ENDPOINT says."
         ),
     ] = "",
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="This Envoy and those that share its limits, as host:port: a DNS name for all of them, or one by one.",
+            show_default="each grants the whole limit",
+        ),
+    ] = None,
+    trusted_hops: Annotated[
+        int,
+        typer.Option(min=0, help="How many proxies in front tell in x-forwarded-for who calls them."),
+    ] = 0,
+    sign_ins_per_second: Annotated[
+        int | None, typer.Option(min=1, help="How often one address may sign in, on average.", show_default="5")
+    ] = None,
+    sign_in_burst: Annotated[
+        int | None, typer.Option(min=1, help="How often it may do so at once.", show_default="100")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="The file to write; by default standard output.")] = None,
 ) -> None:
     """Write Envoy's configuration, for the plans that OPENMCP_PLANS_FILE names or the shipped ones."""
@@ -30,12 +47,16 @@ def envoy_config(
     from openmcp_chain.stack import envoy  # noqa: PLC0415
     from openmcp_chain.stack.envoy.collector import Collector  # noqa: PLC0415
 
+    usual = envoy.SIGN_INS
     try:
         settings = envoy.Settings(
             listen=envoy.Address.parse(listen),
             server=envoy.Address.parse(server),
+            peers=[envoy.Address.parse(peer) for peer in peers or ()],
             plans=config.load_plans(os.environ),
             admin=envoy.Address.parse(admin) if admin else None,
+            sign_ins=envoy.Rate(sign_ins_per_second or usual.per_second, sign_in_burst or usual.burst),
+            trusted_hops=trusted_hops,
             otlp=Collector.from_environment(
                 {**os.environ, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": otlp} if otlp else os.environ
             ),

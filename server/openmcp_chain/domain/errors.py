@@ -25,7 +25,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class Status(enum.Enum):
@@ -416,12 +416,20 @@ class TooManyTypes(Error):
 class RateLimited(Error):
     code = "RATE_LIMITED"
     status = Status.RESOURCE_EXHAUSTED
-    when = "The workspace makes more calls than its plan allows; `Retry-After` says when to go on."
+    when = (
+        "The workspace makes more calls than its plan allows, or an address more without a token than it may; "
+        "`Retry-After` says when to go on."
+    )
     sent_by = "envoy"
     retry_after = 1.0
 
-    def __init__(self) -> None:
-        super().__init__("The workspace makes more calls than its plan allows. Go on after the time in Retry-After.")
+    def __init__(self, whose: Literal["workspace", "address"] = "workspace") -> None:
+        """`whose` limit it is."""
+        many = {
+            "workspace": "The workspace makes more calls than its plan allows.",
+            "address": "Too many calls without a token come from this address.",
+        }[whose]
+        super().__init__(f"{many} Go on after the time in Retry-After.")
 
 
 class TooManySignIns(Error):

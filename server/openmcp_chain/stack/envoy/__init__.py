@@ -10,7 +10,7 @@ Envoy is ready when it accepts a real token: it starts to listen before it has f
 import base64
 import json
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,21 @@ class Address:
         return cls(host.strip("[]"), int(port))
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something may happen."""
+
+    per_second: int
+    """On average."""
+    burst: int
+    """At once, after a pause."""
+
+
+SIGN_INS = Rate(per_second=5, burst=100)
+"""From one address. A client signs in once in a quarter of an hour: a thousand of them behind one address are well
+below the rate, and a hundred that start together below the burst."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What differs between one Envoy and another."""
@@ -59,6 +74,9 @@ class Settings:
     server: Address
     """Where it reaches the gRPC server."""
     plans: Mapping[str, Plan]
+    peers: Sequence[Address] = ()
+    """This Envoy and the others before the same servers, or a DNS name for all: each then grants its part of a limit.
+    None: it grants the whole."""
     issuer: str = tokens.ISSUER
     audience: str = tokens.AUDIENCE
     otlp: Collector | None = None
@@ -77,7 +95,15 @@ class Settings:
     """How long a new signing key may go unnoticed."""
     max_connections: int = 20_000
     max_workspaces: int = 100_000
-    """How many workspaces' rate limits are kept apart at a time."""
+    """How many workspaces' rate limits are kept apart at a time, for each plan."""
+    sign_ins: Rate = SIGN_INS
+    """From one address."""
+    open_calls: Rate = Rate(per_second=20, burst=200)
+    """Other calls without a token from one address: health and the key set."""
+    max_addresses: int = 100_000
+    """How many addresses are kept apart at a time; the one unseen for longest is forgotten for the next."""
+    trusted_hops: int = 0
+    """How many proxies in front say in x-forwarded-for where a call comes from; 0: the connection's address counts."""
     heap_bytes: int = 768 * 1024 * 1024
     """How much memory it may take: near it, Envoy resets the calls that hold most, then refuses new ones."""
 
@@ -109,11 +135,20 @@ def render(settings: Settings) -> str:
     """The whole configuration in one file: descriptors and Lua are inside it."""
     methods, otlp = view.methods(), settings.otlp
     values = {
+        "ADDRESS_LIMITS": [
+            _bucket([{"key": "limit", "value": name}, {"key": "masked_remote_address"}], rate)
+            for name, rate in (
+                (replies.TOO_MANY_SIGN_INS, settings.sign_ins),
+                (replies.TOO_MANY_OPEN_CALLS, settings.open_calls),
+            )
+        ],
         "ADMIN": {"address": _socket(settings.admin)} if settings.admin else {},
         "ACCESS_LOG": _access_log() if settings.access_log else [],
         "AUDIENCE": settings.audience,
         "BODY_LIMIT": settings.body_limit,
+        "CLUSTER_MANAGER": {"local_cluster_name": "envoys"} if settings.peers else {},
         "DESCRIPTORS": base64.b64encode(view.descriptors().SerializeToString()).decode(),
+        "ENVOYS": _endpoints("envoys", *settings.peers),
         "HEAP": settings.heap_bytes,
         "HEADERS": f"local HEADER_BYTES, HEADER_COUNT = {HEADER_BYTES}, {HEADER_COUNT}\n" + _source("headers.lua"),
         # Envoy reads % as the beginning of one of its own variables.
@@ -123,9 +158,10 @@ def render(settings: Settings) -> str:
         "LISTEN_HOST": settings.listen.host,
         "LISTEN_PORT": settings.listen.port,
         "LUA": lua(settings),
+        "MAX_ADDRESSES": settings.max_addresses,
         "MAX_CONNECTIONS": settings.max_connections,
         "MAX_WORKSPACES": settings.max_workspaces,
-        "OTLP": _endpoints("otlp", Address(otlp.host, otlp.port) if otlp else None),
+        "OTLP": _endpoints("otlp", *([Address(otlp.host, otlp.port)] if otlp else [])),
         "OTLP_TRANSPORT": otlp.transport_socket() if otlp else None,
         "RATE_LIMITS": _rate_limits(settings.plans),
         "REQUEST": request_lua(),
@@ -135,7 +171,9 @@ def render(settings: Settings) -> str:
         "SERVER": _endpoints("server", settings.server),
         "SERVER_STREAMS": SERVER_STREAMS,
         "SERVICES": view.services(),
+        "SHARED": {} if settings.peers else None,
         "TRACING": otlp.tracing() if otlp else None,
+        "TRUSTED_HOPS": settings.trusted_hops,
     }
     rendered = {name: json.dumps(value) for name, value in values.items()}
     return string.Template(_source("envoy.yaml")).substitute(rendered)
@@ -170,17 +208,16 @@ def _source(name: str) -> str:
 def _rate_limits(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
     """A descriptor for each plan that has a limit; its workspace has no value, so each gets a bucket of its own."""
     return [
-        {
-            "entries": [{"key": "plan", "value": plan.name}, {"key": "workspace"}],
-            "token_bucket": {
-                "max_tokens": plan.burst,
-                "tokens_per_fill": plan.requests_per_second,
-                "fill_interval": "1s",
-            },
-        }
+        _bucket([{"key": "plan", "value": plan.name}, {"key": "workspace"}], Rate(plan.requests_per_second, plan.burst))
         for plan in plans.values()
         if plan.requests_per_second
     ]
+
+
+def _bucket(entries: list[dict[str, str]], rate: Rate) -> dict[str, Any]:
+    """What holds for each set of values that an entry without a value stands for."""
+    bucket = {"max_tokens": rate.burst, "tokens_per_fill": rate.per_second, "fill_interval": "1s"}
+    return {"entries": entries, "token_bucket": bucket}
 
 
 def _access_log() -> list[dict[str, Any]]:
@@ -219,6 +256,6 @@ def _socket(address: Address) -> dict[str, Any]:
     return {"socket_address": {"address": address.host, "port_value": address.port}}
 
 
-def _endpoints(cluster: str, address: Address | None) -> dict[str, Any]:
-    endpoints = [{"endpoint": {"address": _socket(address)}}] if address else []
+def _endpoints(cluster: str, *addresses: Address) -> dict[str, Any]:
+    endpoints = [{"endpoint": {"address": _socket(address)}} for address in addresses]
     return {"cluster_name": cluster, "endpoints": [{"lb_endpoints": endpoints}]}

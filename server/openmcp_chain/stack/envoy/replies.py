@@ -22,6 +22,10 @@ _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 """What grpc-message carries as it is; all else is percent-encoded (gRPC over HTTP/2)."""
 _PLAIN = frozenset(string.ascii_letters + string.digits + " -_=:,.{}[]/'()")
 
+TOO_MANY_SIGN_INS = errors.TooManySignIns.code
+TOO_MANY_OPEN_CALLS = "TOO_MANY_OPEN_CALLS"
+"""The names of the replies to an address that signs in, or makes other calls without a token, too often."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -54,6 +58,7 @@ def replies(sizes: Collection[tuple[str, int]], header_limit: int) -> Mapping[st
         errors.TokenExpired(),
         errors.TokenInvalid(),
         errors.TokenMissing(),
+        errors.TooManySignIns(),
         errors.UnsupportedMediaType(),
         errors.UpstreamUnavailable(),
     )
@@ -66,6 +71,7 @@ def replies(sizes: Collection[tuple[str, int]], header_limit: int) -> Mapping[st
         "BAD_TIMEOUT": errors.InvalidArgument(
             Violation("grpc-timeout", "must be 1 to 8 digits and a unit, one of H, M, S, m, u, n")
         ),
+        TOO_MANY_OPEN_CALLS: errors.RateLimited("address"),
     }
     by_size = {too_large(field, limit): errors.RequestTooLarge(field, None, limit) for field, limit in sizes}
     by_size["REQUEST_TOO_LARGE"] = errors.RequestTooLarge("request", None, max(limit for _, limit in sizes))

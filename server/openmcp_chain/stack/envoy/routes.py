@@ -6,7 +6,7 @@ knows is refused, in REST with a 404, 405 or 415 that needs no token.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,15 @@ from openmcp_chain.stack.envoy.view import Method
 
 Json = dict[str, Any]
 
-OPEN = frozenset(
-    {
-        "openmcp.chain.v1.AuthService/Authenticate",
-        "openmcp.chain.v1.RestService/ServeJsonWebKeySet",
-        "grpc.health.v1.Health/Check",
-    }
-)
-"""The methods that need no token. Not reflection: whoever explores has one, and strangers can't hold its streams."""
+OPEN: Mapping[str, str] = {
+    "openmcp.chain.v1.AuthService/Authenticate": replies.TOO_MANY_SIGN_INS,
+    "openmcp.chain.v1.RestService/ServeJsonWebKeySet": replies.TOO_MANY_OPEN_CALLS,
+    "grpc.health.v1.Health/Check": replies.TOO_MANY_OPEN_CALLS,
+}
+"""The methods that need no token, each with the reply to an address that makes too many such calls.
+
+Not reflection: whoever explores has a token, and strangers can't hold its streams.
+"""
 
 FOREIGN = (
     Method("grpc.health.v1.Health/Check", streams=False),
@@ -169,11 +170,11 @@ def _call(method: Method, limits: Limits, *, framed: bool = False) -> Json:
     told: Json = {"too_large": replies.too_large(field, size)}
     if method.output in _TASKS:
         told["nulls"] = _TASKS[method.output]
-    return {
-        "route": action,
-        "typed_per_filter_config": filters,
-        "metadata": {"filter_metadata": {"envoy.filters.http.lua": told}},
-    }
+    metadata: Json = {"envoy.filters.http.lua": told}
+    if limit := OPEN.get(method.name):
+        told["rate_limited"] = limit
+        metadata["addresses"] = {"limit": limit}
+    return {"route": action, "typed_per_filter_config": filters, "metadata": {"filter_metadata": metadata}}
 
 
 _TASKS = {
