@@ -88,13 +88,19 @@ class App:
     async def start(self) -> int:
         """Serves; returns the port. Raises StartError, or Unavailable."""
         try:
-            await self.tokens.load()
+            await self.tokens.keys.load()
             await self.queues.refresh()
             port = await self.server.start(self._settings.listen)
         except (OSError, ValueError) as error:
             # No port, or another master key: our own words.
             raise StartError(str(error)) from None
-        loops = (self.queues.run(), self.sweep.run(), self.signals.run(), self.server.watch_health())
+        loops = (
+            self.tokens.keys.run(),
+            self.queues.run(),
+            self.sweep.run(),
+            self.signals.run(),
+            self.server.watch_health(),
+        )
         self._loops = [asyncio.create_task(loop) for loop in loops]
         return port
 

@@ -12,16 +12,17 @@ from support.engine import Engine
 from support.service import SETTINGS, ManualClock
 
 from openmcp_chain.domain import errors
+from openmcp_chain.domain.keys import CLOCK_SKEW, LIFETIME
 from openmcp_chain.domain.workspace import Kind, Scope, SigningKey, State
-from openmcp_chain.engine import identity, tokens
+from openmcp_chain.engine import identity, keys, tokens
 from openmcp_chain.engine.sealing import MasterKey
-from openmcp_chain.engine.tokens import CLOCK_SKEW, LIFETIME, Tokens
+from openmcp_chain.engine.tokens import Tokens
 from openmcp_chain.store.memory import MemoryStore
 
 
 async def signed_in(engine: Engine, plan: str = "standard") -> tuple[str, str, str]:
     """Workspace id, secret, token."""
-    await engine.app.tokens.load()
+    await engine.app.tokens.keys.load()
     created, secret = await engine.app.identity.create_workspace(plan)
     token = (await engine.app.identity.authenticate(created.id, secret)).token
     return created.id, secret, token
@@ -99,7 +100,7 @@ async def test_token_expires_by_the_servers_clock() -> None:
     await engine.app.identity.check(token, None)
     clock.advance(CLOCK_SKEW.total_seconds())
     fresh = Tokens(engine.store, SETTINGS.master, clock)
-    await fresh.load()
+    await fresh.keys.load()
     for checker in (engine.app.tokens, fresh):
         with pytest.raises(errors.TokenExpired):
             await checker.check(token)
@@ -125,7 +126,7 @@ async def test_token_of_a_clock_far_ahead_is_refused() -> None:
     engine = Engine(now=ahead)
     _, _, token = await signed_in(engine)
     here = Tokens(engine.store, SETTINGS.master, clock)
-    await here.load()
+    await here.keys.load()
     with pytest.raises(errors.TokenInvalid):
         await here.check(token)
     clock.advance(10)
@@ -136,11 +137,11 @@ async def test_processes_that_start_at_once_publish_each_others_keys(monkeypatch
     """Two first processes may each make a key: soon both publish both, and each takes the other's tokens."""
     store = MemoryStore()
     one, two = Engine(store), Engine(store)
-    await one.app.tokens.load()
-    await store.add_key(two.app.tokens._new_key())
-    await two.app.tokens.load()
-    monkeypatch.setattr(tokens, "KEYS_EVERY_SECONDS", 0.0)
-    sets = [json.loads(await engine.app.tokens.key_set()) for engine in (one, two)]
+    await one.app.tokens.keys.load()
+    await store.add_key(two.app.tokens.keys._new_key(two.app.tokens.keys._clock()))
+    await two.app.tokens.keys.load()
+    monkeypatch.setattr(keys, "KEYS_EVERY_SECONDS", 0.0)
+    sets = [json.loads(await engine.app.tokens.keys.key_set()) for engine in (one, two)]
     assert sets[0] == sets[1]
     assert len(sets[0]["keys"]) == 2
     created, secret = await one.app.identity.create_workspace("free")
@@ -151,13 +152,13 @@ async def test_processes_that_start_at_once_publish_each_others_keys(monkeypatch
 
 async def test_new_key_is_published_before_it_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key signs from `signs_from` on, in processes that run already; before, it is only published."""
-    monkeypatch.setattr(tokens, "KEYS_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(keys, "KEYS_EVERY_SECONDS", 0.0)
     clock = ManualClock()
     engine = Engine(now=clock)
     _, _, first = await signed_in(engine)
-    key = replace(engine.app.tokens._new_key(), signs_from=clock() + timedelta(seconds=60))
+    key = engine.app.tokens.keys._new_key(clock() + timedelta(seconds=60))
     await engine.store.add_key(key)
-    assert key.kid in (await engine.app.tokens.key_set()).decode()
+    assert key.kid in (await engine.app.tokens.keys.key_set()).decode()
     workspace = (await engine.store.list_workspaces())[0]
     before = (await engine.app.tokens.issue(workspace, workspace.secrets[0].id)).token
     clock.advance(61)
@@ -190,15 +191,15 @@ async def rotated() -> tuple[SlowKeys, Tokens, list[str]]:
     """A store, a process that has not looked for keys lately, and tokens signed by another with a key made since."""
     store, clock = SlowKeys(), ManualClock()
     engine = Engine(store, clock)
-    await engine.app.tokens.load()
+    await engine.app.tokens.keys.load()
     behind = Tokens(store, SETTINGS.master, clock)
-    await behind.load()
+    await behind.keys.load()
     clock.advance(1)
-    await store.add_key(engine.app.tokens._new_key())
-    await engine.app.tokens.load()
+    await store.add_key(engine.app.tokens.keys._new_key(clock()))
+    await engine.app.tokens.keys.load()
     created, _ = await engine.app.identity.create_workspace("free")
     signed = [(await engine.app.tokens.issue(created, created.secrets[0].id)).token for _ in range(3)]
-    behind._refreshed = float("-inf")  # as KEYS_EVERY_SECONDS do
+    behind.keys._refreshed = float("-inf")  # as KEYS_EVERY_SECONDS do
     store.reads = 0
     store.began.clear()
     return store, behind, signed
@@ -239,9 +240,9 @@ async def test_first_key_signs_even_where_the_clock_is_behind() -> None:
     ahead = ManualClock()
     ahead.advance(30)
     engine = Engine(now=ahead)
-    await engine.app.tokens.load()
+    await engine.app.tokens.keys.load()
     behind = Tokens(engine.store, SETTINGS.master, ManualClock())
-    await behind.load()
+    await behind.keys.load()
     created, _ = await engine.app.identity.create_workspace("free")
     token = (await behind.issue(created, created.secrets[0].id)).token
     assert (await behind.check(token)).workspace == created.id
@@ -250,17 +251,17 @@ async def test_first_key_signs_even_where_the_clock_is_behind() -> None:
 async def test_key_set_holds_nothing_private() -> None:
     """What is published of a key is public: no `d`, and nothing sealed."""
     engine = Engine()
-    await engine.app.tokens.load()
-    (key,) = json.loads(await engine.app.tokens.key_set())["keys"]
+    await engine.app.tokens.keys.load()
+    (key,) = json.loads(await engine.app.tokens.keys.key_set())["keys"]
     assert set(key) == {"kty", "crv", "x", "y", "kid", "alg", "use"}
 
 
 async def test_another_master_key_is_told_at_the_start() -> None:
     """A process with another master key than its database's does not start, and the key is not in what it says."""
     engine = Engine()
-    await engine.app.tokens.load()
+    await engine.app.tokens.keys.load()
     with pytest.raises(ValueError, match="OPENMCP_MASTER_KEY") as caught:
-        await Tokens(engine.store, MasterKey(b"z" * 32), ManualClock()).load()
+        await Tokens(engine.store, MasterKey(b"z" * 32), ManualClock()).keys.load()
     assert base64.b64encode(b"z" * 32).decode() not in str(caught.value)
 
 
@@ -268,7 +269,7 @@ async def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     """However many tokens are seen, only so many are remembered."""
     monkeypatch.setattr(tokens, "CACHED_TOKENS", 3)
     engine = Engine()
-    await engine.app.tokens.load()
+    await engine.app.tokens.keys.load()
     created, _ = await engine.app.identity.create_workspace("free")
     issued = [(await engine.app.tokens.issue(created, created.secrets[0].id)).token for _ in range(6)]
     await asyncio.gather(*(engine.app.tokens.check(token) for token in issued))

@@ -33,6 +33,7 @@ def tenant(workspace: str = "ws-1") -> Principal:
         scopes=frozenset(Scope),
         worker_types=frozenset(),
         secret_id="",
+        key_id="",
         expires_at=clock.system() + timedelta(hours=1),
     )
 
@@ -44,6 +45,7 @@ def operator(*task_types: str) -> Principal:
         scopes=frozenset({Scope.WORKER}),
         worker_types=frozenset(task_types or ("echo",)),
         secret_id="",
+        key_id="",
         expires_at=clock.system() + timedelta(hours=1),
     )
 

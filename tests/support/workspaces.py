@@ -47,7 +47,7 @@ def expired_token(stack: StackInfo, credentials: Credentials) -> str:
         moments = [datetime.now(UTC)]
         try:
             tokens = Tokens(store, settings.master, lambda: moments[0])
-            await tokens.load()
+            await tokens.keys.load()
             moments[0] -= timedelta(hours=1)
             workspace = await store.get_workspace(credentials.workspace_id)
             assert workspace

@@ -54,9 +54,9 @@ class Forger:
         self.token = caller.token
         self.head, self.body, self.signature = caller.token.split(".")
         self.claims = jwt.decode(caller.token, options={"verify_signature": False})
-        signer = service.app.tokens._signer
-        assert signer
-        self.kid, self.key = signer
+        keys = service.app.tokens.keys
+        self.kid = jwt.get_unverified_header(caller.token)["kid"]
+        self.key = keys._private[self.kid]
 
     def sign(
         self, claims: dict[str, Any] | None = None, key: ec.EllipticCurvePrivateKey | None = None, **header: Any

@@ -119,15 +119,14 @@ class Principal:
     """As in `Workspace`."""
     secret_id: str
     """The secret that the token was got with; the token ends with it."""
+    key_id: str
+    """The key that the token was signed with; the token ends with it."""
     expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A key pair that tokens are signed with.
-
-    The newest of those whose time has come signs; older ones verify until no token of theirs can be valid any more.
-    """
+    """A key pair that tokens are signed with; see `domain.keys`."""
 
     kid: str
     private_pem: bytes

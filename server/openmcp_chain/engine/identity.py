@@ -14,8 +14,9 @@ from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.plans import Plan, largest
 from openmcp_chain.domain.workspace import SECRET_PREFIX, Kind, Principal, Scope, Secret, Workspace
 from openmcp_chain.engine.clock import Clock
+from openmcp_chain.engine.keys import Keys
 from openmcp_chain.engine.sealing import MasterKey
-from openmcp_chain.engine.tokens import CLOCK_SKEW, Issued, Tokens
+from openmcp_chain.engine.tokens import Issued, Tokens
 from openmcp_chain.store.base import Store
 
 RECALL_SECONDS = 3.0
@@ -40,6 +41,11 @@ class Identity:
         self._clock = clock
         self._recalled: OrderedDict[str, tuple[float, Workspace | None]] = OrderedDict()
 
+    @property
+    def keys(self) -> Keys:
+        """What tokens are signed with."""
+        return self._tokens.keys
+
     async def authenticate(self, workspace_id: str, secret: str, scopes: Sequence[str] = ()) -> Issued:
         """A token for the workspace, which allows what it may do, or of that these scopes only.
 
@@ -62,7 +68,7 @@ class Identity:
         with.
         """
         principal = await self._tokens.check(token)
-        await self.recheck(principal)
+        await self._recheck(principal)
         if scope is not None and scope not in principal.scopes:
             raise errors.ScopeMissing(scope)
         return principal
@@ -70,10 +76,12 @@ class Identity:
     async def recheck(self, principal: Principal) -> None:
         """Whether the principal's token still holds; for what outlives one check.
 
-        Raises TokenExpired; TokenInvalid if the workspace or the secret was taken back.
+        Raises TokenExpired; TokenInvalid if the workspace, the secret or the signing key was taken back.
         """
-        if principal.expires_at + CLOCK_SKEW <= self._clock():
-            raise errors.TokenExpired
+        await self._tokens.recheck(principal)
+        await self._recheck(principal)
+
+    async def _recheck(self, principal: Principal) -> None:
         known = await self._recall(principal.workspace)
         if known is None or not known.active or known.secret(principal.secret_id, self._clock()) is None:
             raise errors.TokenInvalid

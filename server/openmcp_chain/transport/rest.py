@@ -54,7 +54,7 @@ class RestService:
 
     async def ServeJsonWebKeySet(self, _: rest_pb2.ServeJsonWebKeySetRequest, __: Call) -> HttpBody:
         """The public keys."""
-        return HttpBody(content_type="application/json", data=await self._tokens.key_set())
+        return HttpBody(content_type="application/json", data=await self._tokens.keys.key_set())
 
 
 def _last_event_id(call: Call) -> int | None:
