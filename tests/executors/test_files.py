@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import pathlib
+import resource
+import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,7 +19,8 @@ import psutil
 import pytest
 from support.pipelines import LONG, Bench, context
 
-from openmcp_chain.executors.data_pipeline import Limits, files
+from openmcp_chain.executors.codes import Refused
+from openmcp_chain.executors.data_pipeline import Limits, Policy, files, uris
 from openmcp_chain.worker.task import TaskFailed
 
 MakeBench = Callable[..., Bench]
@@ -99,12 +103,57 @@ async def test_an_input_too_large(make_bench: MakeBench) -> None:
     assert (failed.code, failed.retryable) == ("INPUT_TOO_LARGE", False)
 
 
-@pytest.mark.parametrize("name", ["folder.json", "pipe.json"])
+async def test_a_sparse_input(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that says it has a terabyte is refused by its size, and not a byte of it is copied."""
+    with (bench.files / "input.json").open("wb") as file:
+        file.truncate(1 << 40)
+    monkeypatch.setattr(files, "_read", None)
+    assert (await bench.fails(input_uri=bench.uri("input.json"))).code == "INPUT_TOO_LARGE"
+
+
+@pytest.mark.parametrize("name", ["folder.json", "pipe.json", "socket.json"])
 async def test_what_is_no_file(bench: Bench, name: str) -> None:
-    """Folders and named pipes are no inputs; opening a pipe does not hang."""
+    """Folders, named pipes and sockets are no inputs, nor at another attempt; opening a pipe does not hang."""
     (bench.files / "folder.json").mkdir()
     os.mkfifo(bench.files / "pipe.json")
-    assert (await bench.fails(input_uri=bench.uri(name))).code == "INPUT_INVALID"
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(bench.files):  # a socket's path must be short
+        listening.bind("socket.json")
+        failed = await bench.fails(input_uri=bench.uri(name))
+    assert (failed.code, failed.retryable) == ("INPUT_INVALID", False)
+
+
+async def test_a_device_is_no_file(tmp_path: pathlib.Path) -> None:
+    """Nor is a device, which has no end; not even where the operator allows its folder."""
+    access = Policy.parse('[default]\nfiles = ["/dev"]').access("ws-test")
+    with pytest.raises(Refused) as refused:
+        await files.fetch(uris.parse("file:///dev/zero"), access, tmp_path / "copy", Limits())
+    assert refused.value.code == "INPUT_INVALID"
+
+
+async def test_a_file_with_another_name(bench: Bench, tmp_path: pathlib.Path) -> None:
+    """A hard link is not read, for its other name may be outside; writing to it leaves what the other name has."""
+    outside = tmp_path / "secret.json"
+    outside.write_text('[{"a":1}]')
+    (bench.files / "link.json").hardlink_to(outside)
+    failed = await bench.fails(input_uri=bench.uri("link.json"))
+    assert failed.code == "ACCESS_DENIED"
+    assert "hard link" in failed.message
+    inside = bench.put("input.json", '[{"b":2}]')
+    await bench.run(input_uri=inside, output_uri=bench.uri("link.json"))
+    assert outside.read_text() == '[{"a":1}]'
+    assert json.loads((bench.files / "link.json").read_text()) == [{"b": 2}]
+
+
+async def test_a_path_of_many_parts(bench: Bench) -> None:
+    """However deep a path is, the worker has no more files open for it, so that other tasks have theirs."""
+    uri = bench.put("input.json", '[{"a":1}]')
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 60, hard))
+    try:
+        await bench.run(input_uri=uri, output_uri=bench.files.as_uri() + "/a" * 200 + "/out.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(bench.files.rglob("out.json"))
 
 
 async def test_outside_the_folder(bench: Bench, tmp_path: pathlib.Path) -> None:
@@ -178,6 +227,40 @@ async def test_a_folder_swapped_for_a_link_meanwhile(
     await bench.run(input_uri=bench.put("input.json", '[{"a":1}]'), output_uri=bench.uri("sub/out.json"))
     assert list(outside.iterdir()) == []
     assert (bench.files / "moved" / "out.json").exists()
+
+
+def test_a_folder_that_keeps_changing_into_a_link(bench: Bench, tmp_path: pathlib.Path) -> None:
+    """Whenever it is looked at, a folder that somebody swaps for a link again and again leads nowhere else."""
+    outside = tmp_path / "outside"
+    for folder, text in ((bench.files / "real", "inside"), (outside, "outside")):
+        folder.mkdir()
+        (folder / "x.json").write_text(text)
+    (bench.files / "link").symlink_to(outside)
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for name in ("real", "link"):
+                (bench.files / name).rename(bench.files / "sub")
+                (bench.files / "sub").rename(bench.files / name)
+
+    uri, copy = uris.parse(bench.uri("sub/x.json")), tmp_path / "copy"
+    access = Policy.parse(f'[default]\nfiles = ["{bench.files}"]').access("ws-test")
+    seen = Counter[str]()
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for _ in range(3000):
+            try:
+                files._fetch(uri, access, copy, Limits(), threading.Event())
+                seen[copy.read_text()] += 1
+            except Refused as refused:
+                seen[refused.code] += 1
+    finally:
+        stop.set()
+        swapping.join()
+    assert set(seen) <= {"inside", "ACCESS_DENIED", "INPUT_NOT_FOUND"}
+    assert {"inside", "ACCESS_DENIED"} <= set(seen), "the swaps were never met"
 
 
 async def test_a_folder_in_the_artifacts_place(bench: Bench) -> None:

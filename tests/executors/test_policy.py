@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from openmcp_chain.executors.data_pipeline import Policy, PolicyError, policy, uris
+from openmcp_chain.executors.data_pipeline import Policy, PolicyError, addresses, policy, uris
 
 
 def test_without_a_file() -> None:
@@ -66,10 +66,29 @@ def test_the_documented_example() -> None:
         "64:ff9b::a9fe:a9fe",
         "2002:7f00:1::",
         "2001:0:4136:e378:8000:63bf:80ff:fffe",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "192.88.99.1",
+        "240.0.0.1",
+        "64:ff9b::7f00:1",
+        "64:ff9b:1::808:808",
+        "::7f00:1",
+        "::ffff:0:7f00:1",
+        "2002:808:808::",
+        "100::1",
+        "2001:db8::1",
+        "3fff::1",
+        "5f00::1",
+        "4000::1",
+        "fec0::1",
     ],
 )
 def test_addresses_that_are_not_public(address: str) -> None:
-    """Loopback, private, shared, link-local, metadata, multicast and reserved addresses, however wrapped in IPv6."""
+    """Loopback, private, shared, link-local, metadata, multicast and reserved addresses, however wrapped in IPv6.
+
+    Among them are the metadata services of clouds that stand outside of what is usually called private.
+    """
     assert not Policy.parse("").access("ws-any").allows_address("example.com", ipaddress.ip_address(address))
 
 
@@ -113,3 +132,14 @@ def test_a_file_is_named(tmp_path: pathlib.Path) -> None:
     path.write_text("[default]\nfile = []")
     with pytest.raises(PolicyError, match=r"policy\.toml: default\.file"):
         Policy.load(path)
+
+
+def test_own_addresses_are_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address of this machine is not reached even if it is a public one, since its services may trust it."""
+    own, other = ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("192.0.2.1")
+    monkeypatch.setattr(addresses, "is_public", lambda _: True)
+    access = Policy.parse("").access("ws-any")
+    assert not access.allows_address("example.com", own)
+    assert access.allows_address("example.com", other)
+    allowed = Policy.parse('[default]\nhttp_allow_private = ["127.0.0.1"]').access("ws-any")
+    assert allowed.allows_address("example.com", own)

@@ -1,5 +1,6 @@
 """Reading, SQL and writing, without the process around them (`test_process` has that)."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -7,13 +8,14 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from openmcp_chain.executors.codes import Code, Refused
-from openmcp_chain.executors.transform import guard, query
-from openmcp_chain.executors.transform.job import Done, Format, Job
+from openmcp_chain.executors.transform import guard, query, reading
+from openmcp_chain.executors.transform.job import Done, Format, Job, encode_reply
 
 Transform = Callable[..., tuple[Done, bytes]]
 
@@ -355,6 +357,65 @@ def test_the_lock_holds_without_the_guard(transform: Transform, monkeypatch: pyt
     monkeypatch.setattr(guard, "check", lambda connection, sql: connection.execute(sql) and sql)
     assert refusal(transform, '[{"a":1}]', sql=attack)[0] is Code.SQL_INVALID
     assert not list(pathlib.Path.cwd().glob("stolen*"))
+
+
+def test_no_other_function_may_be_called_in_from(transform: Transform) -> None:
+    """Of all that this DuckDB has, the functions that make rows of their arguments alone, and no others."""
+    with duckdb.connect() as connection:
+        found = connection.execute("SELECT function_name FROM duckdb_functions() WHERE function_type = 'table'")
+        names = {name for (name,) in found.fetchall()}
+        assert {"read_text", "glob", "duckdb_secrets", "python_map_function"} < names
+        for name in names - guard.TABLE_FUNCTIONS:
+            with pytest.raises(Refused) as refused:
+                guard.check(connection, f"FROM \"{name}\"('x')")
+            assert refused.value.code is Code.SQL_INVALID, name
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT " + "NOT " * 900 + "true",
+        "SELECT " + "abs(" * 900 + "1" + ")" * 900,
+        "SELECT * FROM " + "(SELECT * FROM " * 900 + "input" + ")" * 900,
+        "SELECT " + "+".join(["1"] * 900),
+        "SELECT " + "NOT " * 5000 + "true",
+    ],
+)
+def test_sql_nested_too_deep(transform: Transform, sql: str) -> None:
+    """Deep SQL is the tenant's fault and told so; it is no fault of ours, which would be tried again."""
+    assert refusal(transform, "[]", sql=sql)[0] is Code.SQL_INVALID
+
+
+@pytest.mark.parametrize("sql", ['SELECT * FROM "{}"', 'SELECT * FROM "{}"(1)', 'SELECT "{}" FROM input', "SELECT {}("])
+def test_a_refusal_fits_its_line(transform: Transform, sql: str) -> None:
+    """However long the names in it are, what the process answers is a line that the worker reads."""
+    code, text = refusal(transform, "[]", sql=sql.format("\U0001f600" * 100_000))
+    assert code is Code.SQL_INVALID
+    assert len(encode_reply(Refused(code, text))) < 2**16
+
+
+@pytest.mark.parametrize("source", ["json", "csv", "parquet"])
+def test_compressed_input_is_not_expanded(transform: Transform, source: str) -> None:
+    """A gzip file is no input, so that a few bytes can't become many."""
+    assert refusal(transform, gzip.compress(AS_INPUT[source]), source)[0] is Code.INPUT_INVALID
+
+
+def test_a_parquet_bomb(transform: Transform) -> None:
+    """A small file that stands for 150 MB of text stops at the limits on memory and disk."""
+    file = io.BytesIO()
+    texts = pa.table({"t": [f"{'x' * 1000}{number}" for number in range(150_000)]})
+    pq.write_table(texts, file, use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY", compression="zstd")
+    assert len(file.getvalue()) < 2_000_000
+    with pytest.raises(duckdb.OutOfMemoryException):  # which becomes LIMIT_EXCEEDED, where a process is left to say so
+        transform(file.getvalue(), "parquet", memory_bytes=64 << 20, spill_bytes=1 << 20, threads=1)
+
+
+def test_a_header_of_one_name(transform: Transform) -> None:
+    """To tell fifty thousand columns of one name apart takes no longer than it would with names of their own."""
+    pathlib.Path("input").write_text(",".join(["a"] * 50_000) + "\n")
+    names = reading._header(pathlib.Path("input"))
+    assert names[:3] == ["a", "a_1", "a_2"]
+    assert len(set(names)) == 50_000
 
 
 def test_too_many_rows(transform: Transform) -> None:

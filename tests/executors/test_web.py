@@ -240,6 +240,11 @@ async def test_redirects_without_end(near: Bench, host: Host) -> None:
         "http://[::1",
         "http://[::1]x/",
         "http://127.0.0.1:99999/b",
+        "http://127.0.0.1:25/b",
+        "http://017700000002:{port}/b",
+        "http://[::127.0.0.2]:{port}/b",
+        "http://[64:ff9b::7f00:2]:{port}/b",
+        "http://127。0。0。2:{port}/b",
         "https://" + "x" * 70_000,
     ],
 )
@@ -296,6 +301,12 @@ async def test_a_name_that_cannot_be_one(near: Bench, host: Host, name: str) -> 
     assert "no host can have" in await fails(near, f"http://{name}/a", "INPUT_UNAVAILABLE")
     host.replies["/a"] = redirect(f"http://{name}/b")
     assert "no host can have" in await fails(near, host.url("/a"), "INPUT_UNAVAILABLE")
+
+
+@pytest.mark.parametrize("port", [0, 22, 25, 53, 111, 1023])
+async def test_ports_of_other_services(near: Bench, port: int) -> None:
+    """No request goes to a port that is known to be another service's, whatever host it is on."""
+    assert "port that is not HTTP's" in await fails(near, f"http://127.0.0.1:{port}/a", "ACCESS_DENIED")
 
 
 async def test_plain_http_needs_the_policy(make_bench: MakeBench, host: Host) -> None:

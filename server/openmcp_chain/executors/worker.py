@@ -1,7 +1,9 @@
 """`openmcp worker`: the process that runs the task types that ship with the product."""
 
 import asyncio
+import contextlib
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -27,7 +29,7 @@ class PipelineSettings:
 
     policy: Path | None
     """OPENMCP_PIPELINE_POLICY: what `data_pipeline` may touch for whom."""
-    workdir: Path
+    workdir: Path | None
     """OPENMCP_PIPELINE_WORKDIR: a folder for work in progress; by default one in the machine's temporary folder."""
     log_level: str
     """OPENMCP_LOG_LEVEL."""
@@ -39,18 +41,32 @@ class PipelineSettings:
         workdir = variables.get("OPENMCP_PIPELINE_WORKDIR", "")
         return cls(
             policy=Path(policy) if policy else None,
-            workdir=Path(workdir) if workdir else Path(tempfile.gettempdir(), f"openmcp-worker-{os.getuid()}"),
+            workdir=Path(workdir) if workdir else None,
             log_level=config.log_level(variables),
         )
 
 
 def _pipeline(settings: PipelineSettings, variables: Mapping[str, str]) -> DataPipeline:
-    """The shipped task type. Raises ConfigError for a policy that can't be used."""
+    """The shipped task type. Raises ConfigError for a policy or a folder that can't be used."""
     try:
         policy = Policy.load(settings.policy) if settings.policy else Policy({}, {})
     except (OSError, PolicyError) as error:
         raise ConfigError(f"OPENMCP_PIPELINE_POLICY: {error}") from None
-    return DataPipeline(policy, settings.workdir, s3=S3Settings.from_environment(variables))
+    workdir = settings.workdir or own_folder(Path(tempfile.gettempdir(), f"openmcp-worker-{os.getuid()}"))
+    return DataPipeline(policy, workdir, s3=S3Settings.from_environment(variables))
+
+
+def own_folder(path: Path) -> Path:
+    """The folder, made if it is not there. Raises ConfigError for one that others could change what is in.
+
+    In a temporary folder anyone may have made it first, with a name that is easy to guess.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigError(f"{path} belongs to somebody else, or others may write to it: set OPENMCP_PIPELINE_WORKDIR")
+    return path
 
 
 def _loop() -> asyncio.AbstractEventLoop:

@@ -2,7 +2,8 @@
 
 A path is opened part by part, each relative to the folder opened before and none through a symbolic link (openat(2)
 with O_NOFOLLOW). So there is no moment between a check and its use. The allowed folder itself is the operator's word,
-and may be a symbolic link.
+and may be a symbolic link. A file with a second name somewhere (a hard link) is not read, since that name may be
+outside the folder; written, it loses this name to the new file, and the other name keeps the old one.
 """
 
 import asyncio
@@ -23,6 +24,8 @@ from openmcp_chain.executors.data_pipeline.uris import Uri
 
 _CHUNK = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: to open a pipe would wait for its other end. O_NOCTTY: a terminal would become ours.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LINK = (errno.ELOOP, errno.ENOTDIR)
 """What the kernel says of a symbolic link: the first of a file, the second of a folder, or of a file used as one."""
 T = TypeVar("T")
@@ -73,24 +76,30 @@ def _fetch(uri: Uri, access: Access, target: pathlib.Path, limits: Limits, stop:
         _opened(uri, folder, name) as source,
         target.open("wb") as copy,
     ):
+        too_large = Refused(Code.INPUT_TOO_LARGE, f"{uri}: has more than {limits.input_bytes} bytes")
+        if os.fstat(source).st_size > limits.input_bytes:
+            raise too_large
         size = 0
         while chunk := _read(source, stop):
             size += len(chunk)
-            if size > limits.input_bytes:
-                raise Refused(Code.INPUT_TOO_LARGE, f"{uri}: has more than {limits.input_bytes} bytes")
+            if size > limits.input_bytes:  # it grows
+                raise too_large
             copy.write(chunk)
 
 
 @contextlib.contextmanager
 def _opened(uri: Uri, folder: int, name: str) -> Iterator[int]:
     try:
-        # O_NONBLOCK: to open a pipe would wait for its other end.
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        file = os.open(name, _FILE, dir_fd=folder)
     except OSError as error:
         raise _unreadable(uri, error) from None
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
             raise Refused(Code.INPUT_INVALID, f"{uri}: is not a file")
+        if found.st_nlink > 1:
+            # An artifact that is being put in its place has two names for a moment.
+            raise Refused(Code.ACCESS_DENIED, f"{uri}: has another name (a hard link)", retryable=True)
         yield file
     finally:
         os.close(file)
@@ -158,7 +167,7 @@ def _place(part: str, name: str, folder: int, replace: bool) -> bool:
 def _digest(name: str, folder: int, stop: threading.Event) -> str | None:
     """The SHA-256 of what is there, if it is a file."""
     try:
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        file = os.open(name, _FILE, dir_fd=folder)
     except OSError:
         return None
     try:
@@ -184,24 +193,36 @@ def _folder(uri: Uri, access: Access, *, make: bool) -> Iterator[tuple[int, str]
     if root is None:
         raise Refused(Code.ACCESS_DENIED, f"{uri}: this workspace may not touch it")
     *parts, name = pathlib.PurePosixPath(uri.path).relative_to(root).parts
-    with contextlib.ExitStack() as opened:
-        try:
-            folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            opened.callback(os.close, folder)
-            for part in parts:
-                if make:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(part, dir_fd=folder)
-                folder = os.open(part, _FOLDER, dir_fd=folder)
-                opened.callback(os.close, folder)
-        except OSError as error:
-            raise _unwritable(uri, error) if make else _unreadable(uri, error) from None
+    try:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unwritable(uri, error) if make else _unreadable(uri, error) from None
+    try:
+        for part in parts:
+            # One descriptor at a time: a path of a thousand parts must not take all that the process may have.
+            around, folder = folder, _inside(uri, folder, part, make=make)
+            os.close(around)
         yield folder, name
+    finally:
+        os.close(folder)
+
+
+def _inside(uri: Uri, folder: int, part: str, *, make: bool) -> int:
+    """A folder in the folder, opened."""
+    try:
+        if make:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, dir_fd=folder)
+        return os.open(part, _FOLDER, dir_fd=folder)
+    except OSError as error:
+        raise _unwritable(uri, error) if make else _unreadable(uri, error) from None
 
 
 def _unreadable(uri: Uri, error: OSError) -> Refused:
     if error.errno in _LINK:
         return Refused(Code.ACCESS_DENIED, f"{uri}: goes through a symbolic link or through a file")
+    if error.errno == errno.ENXIO:  # a socket can't be opened
+        return Refused(Code.INPUT_INVALID, f"{uri}: is not a file")
     if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):  # no file has a longer name
         return Refused(Code.INPUT_NOT_FOUND, f"{uri}: there is no such file")
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from openmcp_chain.domain import ids
+from openmcp_chain.executors.data_pipeline import addresses
+from openmcp_chain.executors.data_pipeline.addresses import Address, Network
 from openmcp_chain.executors.data_pipeline.uris import Uri
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _KEYS = ("files", "buckets", "http_hosts", "http_allow_plain", "http_allow_private")
 _DEFAULT: Mapping[str, Any] = {
@@ -70,7 +69,9 @@ class Access:
         """Whether a connection to `address` may be made in the name of `host`."""
         if any(address in network for network in self.private_networks):
             return True
-        return any(_matches(host, pattern) for pattern in self.private_hosts) or _is_public(address)
+        if any(_matches(host, pattern) for pattern in self.private_hosts):
+            return True
+        return addresses.is_public(address) and not addresses.is_own(address)
 
 
 class Policy:
@@ -171,21 +172,3 @@ def _matches(host: str, pattern: str) -> bool:
     if pattern.startswith("*."):
         return host.endswith(pattern[1:])
     return pattern in ("*", host)
-
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: leads wherever a site has it lead
-_V4_COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291, 2.5.5.1: deprecated, and still routed by some
-
-
-def _is_public(address: Address) -> bool:
-    """Whether the address is one of the open internet's (IANA's special-purpose registries), however wrapped."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
-        if address.is_site_local or address in _LOCAL_NAT64:
-            return False
-        if address in _V4_COMPATIBLE or address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner:
-            return _is_public(inner)
-    return address.is_global and not address.is_multicast

@@ -17,8 +17,9 @@ import httpcore
 
 from openmcp_chain.executors.codes import Code, Refused
 from openmcp_chain.executors.data_pipeline import uris
+from openmcp_chain.executors.data_pipeline.addresses import Address
 from openmcp_chain.executors.data_pipeline.limits import Limits
-from openmcp_chain.executors.data_pipeline.policy import Access, Address
+from openmcp_chain.executors.data_pipeline.policy import Access
 from openmcp_chain.executors.data_pipeline.uris import Uri
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _CONNECT_SECONDS = 10.0
+_LOW_PORTS = (80, 443)
+"""Of the ports up to 1023, those of HTTP. The others are other services', and no request of ours is to reach one."""
 _HEADERS = [(b"Accept", b"*/*"), (b"Accept-Encoding", b"identity"), (b"User-Agent", b"openmcp-chain")]
 
 
@@ -153,6 +156,8 @@ def _checked(uri: Uri, location: str, access: Access) -> "httpx.URL":
     # The very bytes that the connection is made with: two parsers may disagree on what the host is.
     if not access.allows_host(url.raw_host.decode()):
         raise Refused(Code.ACCESS_DENIED, f"{uri}: this workspace may not use this host")
+    if url.port is not None and url.port < 1024 and url.port not in _LOW_PORTS:
+        raise Refused(Code.ACCESS_DENIED, f"{uri}: leads to a port that is not HTTP's")
     return url
 
 

@@ -32,7 +32,10 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
     if len(statements) > 1:
         raise Refused(Code.SQL_INVALID, f"must be one SELECT statement; it is {len(statements)} statements")
     ((serialized,),) = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
-    tree = json.loads(serialized)
+    try:
+        tree = json.loads(serialized)
+    except RecursionError:
+        raise Refused(Code.SQL_INVALID, "is nested too deep") from None
     if statements[0].type != duckdb.StatementType.SELECT or tree["error"]:
         raise Refused(Code.SQL_INVALID, f"must be one SELECT statement; it is of the kind {statements[0].type.name}")
     _check_tree(connection, tree["statements"])

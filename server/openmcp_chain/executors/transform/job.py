@@ -11,6 +11,8 @@ INPUT = "input"
 """The name of the input in the job's folder, and of the table that SQL sees."""
 OUTPUT = "output"
 """The name of the artifact in the job's folder."""
+_LONGEST = 2000
+"""Characters of a message. The line of a reply has to fit what asyncio reads at once, 64 KiB, all of it escaped."""
 
 
 class Format(enum.StrEnum):
@@ -65,9 +67,9 @@ def encode_reply(reply: Done | Refused | str) -> bytes:
         case Done():
             body: dict[str, object] = {"done": dataclasses.asdict(reply)}
         case Refused():
-            body = {"refused": [reply.code, reply.message]}
+            body = {"refused": [reply.code, _cut(reply.message)]}
         case str():
-            body = {"fault": reply}
+            body = {"fault": _cut(reply)}
     return json.dumps(body).encode() + b"\n"
 
 
@@ -85,3 +87,7 @@ def decode_reply(line: bytes) -> Done:
         code, message = body["refused"]
         raise Refused(Code(code), message)
     raise RuntimeError(f"the transforming process met a fault: {body['fault']}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

@@ -150,12 +150,13 @@ def _header(path: pathlib.Path) -> list[str]:
         raise Refused(Code.INPUT_INVALID, f"line 1: {error}") from None
     names: list[str] = []
     taken: set[str] = set()
+    last: dict[str, int] = {}
     for position, text in enumerate(first):
         name = base = text or f"column{position}"
-        suffix = 0
         while name.lower() in taken:
-            suffix += 1
-            name = f"{base}_{suffix}"
+            # Not from 1 each time: a header of the same name a hundred thousand times would take for ever.
+            last[base.lower()] = last.get(base.lower(), 0) + 1
+            name = f"{base}_{last[base.lower()]}"
         taken.add(name.lower())
         names.append(name)
     return names
