@@ -16,6 +16,7 @@ from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Key, Queue, Task
 from openmcp_chain.engine import backlog, sweep
 from openmcp_chain.engine.queues import SKEW
+from openmcp_chain.store.base import TooMuch
 from openmcp_chain.store.memory import MemoryStore
 
 
@@ -24,13 +25,13 @@ class Watched(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.looks: list[tuple[datetime | None, datetime, int]] = []
+        self.looks: list[tuple[datetime, datetime, int]] = []
         """Those that found something: from when, until when, and how much."""
 
     async def ready_tasks(
-        self, queue: Queue, priority: int, since: datetime | None, until: datetime, limit: int
+        self, queue: Queue, priority: int, since: datetime, until: datetime, limit: int, within: float | None = None
     ) -> Sequence[Waiting]:
-        found = await super().ready_tasks(queue, priority, since, until, limit)
+        found = await super().ready_tasks(queue, priority, since, until, limit, within)
         if found:
             self.looks.append((since, until, len(found)))
         return found
@@ -136,18 +137,37 @@ async def test_many_tasks_of_one_moment_are_all_found() -> None:
 
 @pytest.mark.usefixtures("small")
 async def test_a_look_goes_on_by_windows() -> None:
-    """After the first, each reads a span of time with about as much as fits; where there is little, a longer one."""
+    """Each reads a span of time with about as much as fits; where there is little, a longer one."""
     store = Watched()
     dense, sparse = spread(200, over=1), spread(20, over=400_000)
     await store_tasks(store, *sparse, *dense)
     engine = Engine(store).start()
     await work_off(engine.worker(), 220)
-    bounded = [look for look in store.looks if look[0] is not None]
-    assert store.looks[0][0] is None
     assert sum(found for _, _, found in store.looks) < 2 * 220
-    assert len(bounded) > 10
-    spans = [until - since for since, until, _ in bounded if since is not None]
-    assert max(spans) < timedelta(days=3)
+    assert len(store.looks) > 10
+    assert max(until - since for since, until, _ in store.looks) < timedelta(days=4)
+
+
+class Slow(Watched):
+    """Cannot read more than a few tasks in the time that a look has."""
+
+    async def ready_tasks(
+        self, queue: Queue, priority: int, since: datetime, until: datetime, limit: int, within: float | None = None
+    ) -> Sequence[Waiting]:
+        found = await super().ready_tasks(queue, priority, since, until, 1000, within)
+        if within is not None and len(found) > 10:
+            raise TooMuch
+        return found[:limit]
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_crowd_behind_a_quiet_time_is_read_in_parts() -> None:
+    """A span that grew long over a quiet time, and then holds more than can be read, is divided until it can be."""
+    store = Slow()
+    quiet, crowd = spread(2, over=1_000_000), spread(200, over=5)
+    keys = await store_tasks(store, *quiet, *crowd)
+    engine = Engine(store).start()
+    assert await work_off(engine.worker(), 202) == keys
 
 
 async def test_a_queue_without_news_is_looked_at_now_and_then_and_only_at_what_is_new() -> None:

@@ -129,7 +129,9 @@ class Model(RuleBasedStateMachine):
                 for key in over:
                     del self.tasks[key]
             case Upkeep.LOOK:
-                self.look_for_work(server, None if move.delay is None else now - move.delay, now)
+                self.look_for_work(
+                    server, BEGINNING - timedelta(days=1) if move.delay is None else now - move.delay, now
+                )
 
     def sweep(self, now: datetime, move: Move) -> None:
         """Ends all that the shelf says is overdue, in one batch."""
@@ -142,7 +144,7 @@ class Model(RuleBasedStateMachine):
             tries.append((replace(move, looks=True), action, key))
         assert self.attempt(tries) == len(tries) or move.fate is Fate.DIES, "what is overdue could not be ended"
 
-    def look_for_work(self, server: int, since: datetime | None, now: datetime) -> None:
+    def look_for_work(self, server: int, since: datetime, now: datetime) -> None:
         """Each queue has just those of its tasks that may run, by priority, those due first."""
         for queue in [Queue(workspace, task_type) for workspace in WORKSPACES for task_type in TYPES]:
             for priority in PRIORITIES:
@@ -151,7 +153,7 @@ class Model(RuleBasedStateMachine):
                     Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at)
                     for task in self.tasks.values()
                     if (task.status, task.queue, task.priority) == (Status.PENDING, queue, priority)
-                    and (since or task.due_at) <= task.due_at <= now
+                    and since <= task.due_at <= now
                 ]
                 assert [task.due_at for task in ready] == sorted(task.due_at for task in expected)
                 assert sorted(ready, key=lambda task: task.key) == sorted(expected, key=lambda task: task.key)

@@ -26,7 +26,7 @@ class Shelf(Protocol):
     def get(self, server: int, keys: Collection[Key], /) -> Mapping[Key, Task]: ...
 
     def ready(
-        self, server: int, queue: Queue, priority: int, since: datetime | None, until: datetime, /
+        self, server: int, queue: Queue, priority: int, since: datetime, until: datetime, /
     ) -> Sequence[Waiting]: ...
 
     def overdue(self, server: int, now: datetime, /) -> Sequence[Key]: ...
@@ -55,12 +55,12 @@ class Plain:
     def get(self, _: int, keys: Collection[Key]) -> Mapping[Key, Task]:
         return {key: self._tasks[key] for key in keys if key in self._tasks}
 
-    def ready(self, _: int, queue: Queue, priority: int, since: datetime | None, until: datetime) -> Sequence[Waiting]:
+    def ready(self, _: int, queue: Queue, priority: int, since: datetime, until: datetime) -> Sequence[Waiting]:
         waiting = (t for t in self._tasks.values() if t.status is Status.PENDING and t.queue == queue)
         return [
             Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at)
             for task in sorted(waiting, key=lambda task: task.due_at)
-            if task.priority == priority and (since or task.due_at) <= task.due_at <= until
+            if task.priority == priority and since <= task.due_at <= until
         ]
 
     def overdue(self, _: int, now: datetime) -> Sequence[Key]:
@@ -100,9 +100,7 @@ class Stored:
     def get(self, server: int, keys: Collection[Key]) -> Mapping[Key, Task]:
         return self._run(self._stores[server].get_tasks(keys))
 
-    def ready(
-        self, server: int, queue: Queue, priority: int, since: datetime | None, until: datetime
-    ) -> Sequence[Waiting]:
+    def ready(self, server: int, queue: Queue, priority: int, since: datetime, until: datetime) -> Sequence[Waiting]:
         return self._run(self._stores[server].ready_tasks(queue, priority, since, until, LIMIT))
 
     def overdue(self, server: int, now: datetime) -> Sequence[Key]:

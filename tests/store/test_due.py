@@ -9,12 +9,13 @@ from support.samples import NOW, RETENTION, SECOND, at, make_lease, make_task
 from openmcp_chain.domain import transitions
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Failure, Key, Queue, Task, Terms
-from openmcp_chain.store.base import Store
+from openmcp_chain.store.base import Store, TooMuch
 from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.store import MongoStore
 
 MILLISECOND = SECOND / 1000
 QUEUE = Queue("ws-1", "data_pipeline")
+EPOCH = NOW - 10_000 * SECOND
 SOON = Terms(schedule_to_start=10 * SECOND)
 
 
@@ -22,7 +23,7 @@ def ids(found: Iterable[Waiting]) -> list[str]:
     return [waiting.key.id for waiting in found]
 
 
-async def ready(store: Store, until: datetime, since: datetime | None = None) -> list[str]:
+async def ready(store: Store, until: datetime, since: datetime = EPOCH) -> list[str]:
     return ids(await store.ready_tasks(QUEUE, NORMAL, since, until, 10))
 
 
@@ -66,7 +67,7 @@ async def test_a_ready_task_comes_without_its_payload(store: Store) -> None:
     """What a queue needs to know of it, and no more."""
     task = make_task(priority=HIGH, now=NOW - SECOND, schedule_time=NOW)
     await store.insert_tasks([task])
-    (found,) = await store.ready_tasks(QUEUE, HIGH, None, NOW, 10)
+    (found,) = await store.ready_tasks(QUEUE, HIGH, EPOCH, NOW, 10)
     assert found == Waiting(task.key, "data_pipeline", HIGH, NOW - SECOND, NOW)
 
 
@@ -81,17 +82,17 @@ async def test_ready_tasks_are_of_one_queue_and_one_priority(store: Store) -> No
         ]
     )
     assert await ready(store, NOW) == ["ours"]
-    assert ids(await store.ready_tasks(Queue("ws-1", "a"), NORMAL, None, NOW, 10)) == ["other-type"]
-    assert ids(await store.ready_tasks(Queue("ws-2", "data_pipeline"), NORMAL, None, NOW, 10)) == ["other-workspace"]
+    assert ids(await store.ready_tasks(Queue("ws-1", "a"), NORMAL, EPOCH, NOW, 10)) == ["other-type"]
+    assert ids(await store.ready_tasks(Queue("ws-2", "data_pipeline"), NORMAL, EPOCH, NOW, 10)) == ["other-workspace"]
     for queue in (Queue("ws-1", ".*"), Queue("ws-3", "a"), Queue("", "running"), Queue("ws-1", "ended")):
-        assert await store.ready_tasks(queue, NORMAL, None, NOW, 10) == []
+        assert await store.ready_tasks(queue, NORMAL, EPOCH, NOW, 10) == []
 
 
 async def test_no_more_than_the_limit_are_ready_those_due_first(store: Store) -> None:
     """Whatever order they were added in."""
     tasks = [make_task(task_id=str(n), now=NOW + n * MILLISECOND) for n in (3, 1, 4, 0, 2)]
     await store.insert_tasks(tasks)
-    found = await store.ready_tasks(QUEUE, NORMAL, None, NOW + SECOND, 3)
+    found = await store.ready_tasks(QUEUE, NORMAL, EPOCH, NOW + SECOND, 3)
     assert ids(found) == ["0", "1", "2"]
 
 
@@ -222,3 +223,24 @@ async def test_a_task_that_is_retried_in_time_is_not_deleted(store: Store) -> No
     again = await change(store, cancelled, transitions.retry(cancelled, NOW + SECOND))
     assert await store.delete_ended(NOW + 2 * RETENTION, 10) == 0
     assert await store.get_tasks([Key("ws-1", task.id)]) == {task.key: again}
+
+
+async def test_where_the_ready_tasks_begin(store: Store) -> None:
+    """At the first that is due, or shortly before it; nowhere, if none is due yet, or in another queue or priority."""
+    await store.insert_tasks(
+        [make_task(now=NOW - 100 * SECOND), make_task(now=NOW), make_task(now=NOW - 200 * SECOND, priority=HIGH)]
+    )
+    begin = await store.first_ready(QUEUE, NORMAL, NOW)
+    assert begin is not None
+    assert NOW - 101 * SECOND < begin <= NOW - 100 * SECOND
+    assert await store.first_ready(QUEUE, NORMAL, NOW - 101 * SECOND) is None
+    assert await store.first_ready(QUEUE, LOW, NOW) is None
+    assert await store.first_ready(Queue("ws-2", "data_pipeline"), NORMAL, NOW) is None
+
+
+async def test_a_look_that_takes_too_long_is_given_up(mongo: MongoStore) -> None:
+    """It says so rather than fail, and the connection goes on; what is asked for without a limit of time is read."""
+    await mongo.insert_tasks([make_task(now=NOW - number * MILLISECOND) for number in range(500)])
+    with pytest.raises(TooMuch):
+        await mongo.ready_tasks(QUEUE, NORMAL, EPOCH, NOW, 500, within=0.001)
+    assert len(await mongo.ready_tasks(QUEUE, NORMAL, EPOCH, NOW, 500)) == 500

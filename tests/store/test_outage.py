@@ -68,7 +68,7 @@ async def test_without_a_database_every_call_says_unavailable(own: Database, sto
         lambda: store.insert_tasks([make_task()]),
         lambda: store.update_tasks([Change(task, running)]),
         lambda: store.get_tasks([task.key]),
-        lambda: store.ready_tasks(task.queue, task.priority, None, NOW, 10),
+        lambda: store.ready_tasks(task.queue, task.priority, NOW, NOW, 10),
         lambda: store.overdue_tasks(NOW, 10),
         lambda: store.delete_ended(NOW, 10),
         lambda: store.list_tasks("ws-1", filters.EVERYTHING, None, 10, bodies=True),

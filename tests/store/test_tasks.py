@@ -242,6 +242,6 @@ async def test_empty_batches_do_nothing(store: Store) -> None:
     assert await store.insert_tasks([]) == []
     assert await store.update_tasks([]) == []
     assert await store.get_tasks([]) == {}
-    assert await store.ready_tasks(make_task().queue, HIGH, None, NOW, 0) == []
+    assert await store.ready_tasks(make_task().queue, HIGH, NOW, NOW, 0) == []
     assert await store.overdue_tasks(NOW, 0) == []
     assert await store.delete_ended(NOW, 0) == 0

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from openmcp_chain.domain import errors
+from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import Key, Queue
 from openmcp_chain.engine.backlog import Backlog, Cursor
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.queues import SKEW, Queues
-from openmcp_chain.store.base import Store
+from openmcp_chain.store.base import Store, TooMuch
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,14 @@ AGAIN_SECONDS = 5.0
 DELETE_SECONDS = 10.0
 DELETED = 1000
 """How many tasks are deleted at once, and how often."""
+FIRST = timedelta(milliseconds=100)
+"""The first span of time that is looked at; one as short as that is read to its end, however long it takes."""
 FASTER = 4
 """A span of time in which little was found is followed by one so many times as long."""
+NARROWER = 8
+"""One that holds more than can be read in LOOK_SECONDS is divided by this."""
+LOOK_SECONDS = 0.25
+"""On some servers the cost of a look grows with all that is in the span, and others wait for it meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,29 +148,57 @@ class Sweep:
             if backlog.waiting(queue.workspace) >= share:
                 cursor.behind = True
                 break
-            limit = min(HINTS, 2 * share)
             now = self._clock()
-            since = cursor.since
-            until = now if since is None or cursor.width is None else min(now, since + cursor.width)
-            # A task that is turned away from here on moves the cursor back: that wins over what is set below.
-            cursor.since, cursor.behind = until, False
-            try:
-                ready = await self._store.ready_tasks(queue, priority, since, until, limit)
-            except BaseException:
-                cursor.since, cursor.behind = None if since is None else min(since, cursor.since), True
-                raise
+            since = cursor.since or await self._begin(queue, priority, cursor, now)
+            if since is None:
+                break
+            ready = await self._ready(queue, priority, cursor, since, now, min(HINTS, 2 * share))
             for task in ready:
                 self._dispatcher.offer_waiting(task)
             found += len(ready)
-            if len(ready) == limit:
-                first, last = ready[0].due_at, ready[-1].due_at
-                _advance(cursor, last, 2 * (last - first) + timedelta(milliseconds=1), behind=True)
-            elif until < now:
-                _advance(cursor, until, FASTER * (until - (since or until)), behind=True)
-            else:
-                _advance(cursor, now - SKEW, None, behind=False)
+            if not cursor.behind:
                 break
         return found
+
+    async def _begin(self, queue: Queue, priority: int, cursor: Cursor, now: datetime) -> datetime | None:
+        """Where the tasks begin; sets a new cursor there. None if there are none."""
+        # What is turned away meanwhile moves the cursor back from here.
+        cursor.since, cursor.behind = now - SKEW, False
+        try:
+            begin = await self._store.first_ready(queue, priority, now)
+        except BaseException:
+            cursor.since, cursor.behind = None, True
+            raise
+        if begin is None:
+            return None
+        _advance(cursor, min(begin, now - SKEW), FIRST, behind=True)
+        return cursor.since
+
+    async def _ready(
+        self, queue: Queue, priority: int, cursor: Cursor, since: datetime, now: datetime, limit: int
+    ) -> Sequence[Waiting]:
+        """What is due next, and moves the cursor behind it."""
+        until = now if cursor.width is None else min(now, since + cursor.width)
+        span = until - since
+        # A task that is turned away from here on moves the cursor back: that wins over what is set below.
+        cursor.since, cursor.behind = until, False
+        try:
+            within = None if span <= FIRST else LOOK_SECONDS
+            ready = await self._store.ready_tasks(queue, priority, since, until, limit, within)
+        except TooMuch:
+            _advance(cursor, since, span / NARROWER, behind=True)
+            return ()
+        except BaseException:
+            cursor.since, cursor.behind = min(since, cursor.since), True
+            raise
+        if len(ready) == limit:
+            first, last = ready[0].due_at, ready[-1].due_at
+            _advance(cursor, last, 2 * (last - first) + timedelta(milliseconds=1), behind=True)
+        elif until < now:
+            _advance(cursor, until, FASTER * span, behind=True)
+        else:
+            _advance(cursor, now - SKEW, None, behind=False)
+        return ready
 
     async def _delete(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -54,6 +54,10 @@ class Signal:
     """Those of them that wait for a worker (`Waiting.task` is None)."""
 
 
+class TooMuch(Exception):
+    """More than can be read in the time given: ask for less. No failure, and nothing that a caller is told of."""
+
+
 class Store(Protocol):
     """Tasks, queues, workspaces, signing keys and the audit log on durable storage.
 
@@ -84,13 +88,20 @@ class Store(Protocol):
         """The tasks with these keys; a key that has none is left out."""
         ...
 
+    async def first_ready(self, queue: Queue, priority: int, until: datetime) -> datetime | None:
+        """A time before which no PENDING task of the queue and priority is due, and soon after which one is.
+
+        None if none is due at or before `until`.
+        """
+        ...
+
     async def ready_tasks(
-        self, queue: Queue, priority: int, since: datetime | None, until: datetime, limit: int
+        self, queue: Queue, priority: int, since: datetime, until: datetime, limit: int, within: float | None = None
     ) -> Sequence[Waiting]:
         """Up to `limit` PENDING tasks of a queue and a priority, `since` <= `due_at` <= `until`, those due first.
 
         Without their payloads (`Waiting.task` is None). On some servers the cost grows with all that the span of time
-        holds, whatever the limit.
+        holds, whatever the limit: raises TooMuch if that takes longer than `within` seconds.
         """
         ...
 

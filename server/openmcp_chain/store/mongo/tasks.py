@@ -5,13 +5,16 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+import pymongo
 from pymongo import DeleteOne, UpdateOne
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, PyMongoError
 
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import Change, Key, Queue, Task
+from openmcp_chain.store.base import TooMuch
 from openmcp_chain.store.mongo import documents, spans
 from openmcp_chain.store.mongo.client import Connection
+from openmcp_chain.store.mongo.documents import Document
 from openmcp_chain.store.mongo.errors import taken
 from openmcp_chain.store.mongo.part import Part
 from openmcp_chain.store.mongo.timers import Timers
@@ -97,19 +100,34 @@ class Tasks(Part):
         found = map(documents.to_task, await self._tasks.find(_one_of(ids)).to_list(None))
         return {task.key: task for task in found}
 
+    async def first_ready(self, queue: Queue, priority: int, until: datetime) -> datetime | None:
+        async def any_in(low: datetime, high: datetime) -> bool:
+            try:
+                return bool(await self.ready_tasks(queue, priority, low, high, 1, spans.PACE))
+            except TooMuch:
+                return True
+
+        return await spans.first(until, any_in)
+
     async def ready_tasks(
-        self, queue: Queue, priority: int, since: datetime | None, until: datetime, limit: int
+        self, queue: Queue, priority: int, since: datetime, until: datetime, limit: int, within: float | None = None
     ) -> Sequence[Waiting]:
         if limit <= 0:  # to the database, 0 is no limit
             return []
-        span = {"$lte": until} if since is None else {"$gte": since, "$lte": until}
-        query = {"queue": documents.waiting(queue, priority), "due_at": span}
-        found = await self._persist(
-            lambda: self._tasks.find(query, _WAITING, sort=[("due_at", 1)], limit=limit).to_list(None)
-        )
+        query = {"queue": documents.waiting(queue, priority), "due_at": {"$gte": since, "$lte": until}}
+
+        async def find() -> Sequence[Document]:
+            try:
+                with pymongo.timeout(within):
+                    return await self._tasks.find(query, _WAITING, sort=[("due_at", 1)], limit=limit).to_list(None)
+            except PyMongoError as error:
+                if within is None or not error.timeout:
+                    raise
+            raise TooMuch
+
         return [
             Waiting(documents.to_key(document), queue.type, priority, document["submitted_at"], document["due_at"])
-            for document in found
+            for document in await self._persist(find)
         ]
 
     async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:
