@@ -55,6 +55,7 @@ class App:
         self._settings = settings
         self._store = store
         self.tokens = Tokens(store, settings.master, now)
+        self.keys = self.tokens.keys
         self.identity = Identity(store, settings.master, self.tokens, settings.plans, now)
         self.ledger = Ledger(store)
         self.events = EventHub(self.ledger)
@@ -79,7 +80,7 @@ class App:
             Rpc(self.identity),
             auth=AuthService(self.identity),
             tasks=TaskService(self.submission, self.tasks, self.queues, self.events, self.identity, now),
-            rest=RestService(self.events, self.identity, self.tokens),
+            rest=RestService(self.events, self.identity, self.keys),
             workers=self.workers,
             store=store,
         )
@@ -88,14 +89,14 @@ class App:
     async def start(self) -> int:
         """Serves; returns the port. Raises StartError, or Unavailable."""
         try:
-            await self.tokens.keys.load()
+            await self.keys.load()
             await self.queues.refresh()
             port = await self.server.start(self._settings.listen)
         except (OSError, ValueError) as error:
             # No port, or another master key: our own words.
             raise StartError(str(error)) from None
         loops = (
-            self.tokens.keys.run(),
+            self.keys.run(),
             self.queues.run(),
             self.sweep.run(),
             self.signals.run(),

@@ -83,7 +83,7 @@ BEHIND = {
     "SubmitTask": "submission.submit",
     "GetTask": "tasks.get",
     "Authenticate": "identity.authenticate",
-    "ServeJsonWebKeySet": "tokens.key_set",
+    "ServeJsonWebKeySet": "keys.key_set",
 }
 
 

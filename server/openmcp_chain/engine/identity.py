@@ -14,14 +14,18 @@ from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.plans import Plan, largest
 from openmcp_chain.domain.workspace import SECRET_PREFIX, Kind, Principal, Scope, Secret, Workspace
 from openmcp_chain.engine.clock import Clock
+from openmcp_chain.engine.groupcommit import GroupCommit
 from openmcp_chain.engine.keys import Keys
 from openmcp_chain.engine.sealing import MasterKey
+from openmcp_chain.engine.signins import SignIns
 from openmcp_chain.engine.tokens import Issued, Tokens
 from openmcp_chain.store.base import Store
 
 RECALL_SECONDS = 3.0
 """How long a workspace's state is believed: within it, its tokens end once it is disabled or a secret revoked."""
 RECALLED_WORKSPACES = 10_000
+READ = 100
+"""Workspaces that are read at once for those who sign in."""
 VIOLATIONS = 8
 """Of so many wrong scopes a caller is told."""
 SECRETS = 2
@@ -39,6 +43,8 @@ class Identity:
         self._tokens = tokens
         self._plans = plans
         self._clock = clock
+        self._sign_ins = SignIns()
+        self._reads = GroupCommit[str, Workspace | None](self._read, most=READ)
         self._recalled: OrderedDict[str, tuple[float, Workspace | None]] = OrderedDict()
 
     @property
@@ -49,12 +55,13 @@ class Identity:
     async def authenticate(self, workspace_id: str, secret: str, scopes: Sequence[str] = ()) -> Issued:
         """A token for the workspace, which allows what it may do, or of that these scopes only.
 
-        Raises CredentialsInvalid, whatever it is that is wrong; then InvalidArgument for a scope that it can't have:
-        to strangers nothing is said of that.
+        Raises CredentialsInvalid or TooManySignIns, whatever it is that is wrong (see `signins`); then InvalidArgument
+        for a scope that it can't have: to strangers nothing is said of that.
         """
+        began = asyncio.get_running_loop().time()
         known, matched = await self._match(workspace_id, secret)
         if known is None or matched is None:
-            raise errors.CredentialsInvalid
+            await self._sign_ins.refuse(workspace_id if ids.is_workspace_id(workspace_id) else "", began)
         return await self._tokens.issue(known, matched.id, _narrowed(known, scopes))
 
     async def accepts(self, workspace_id: str, secret: str) -> bool:
@@ -171,8 +178,14 @@ class Identity:
                 return
         raise errors.Aborted
 
+    async def _read(self, workspace_ids: Sequence[str]) -> Sequence[Workspace | None]:
+        """Of those who sign in: however many, it is one read at a time."""
+        found = await self._store.get_workspaces(set(workspace_ids))
+        return [found.get(workspace_id) for workspace_id in workspace_ids]
+
     async def _match(self, workspace_id: str, secret: str) -> tuple[Workspace | None, Secret | None]:
-        known = await self._store.get_workspace(workspace_id) if ids.is_workspace_id(workspace_id) else None
+        # Read after the call has come: a secret that was revoked by then is, and one that was made by then is there.
+        known = await self._reads(workspace_id) if ids.is_workspace_id(workspace_id) else None
         return known, workspace.matches(known, secret, self._master.pepper, self._clock())
 
     def _check_plan(self, plan: str) -> None:

@@ -9,7 +9,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.engine.events import EventHub
 from openmcp_chain.engine.identity import Identity
-from openmcp_chain.engine.tokens import Tokens
+from openmcp_chain.engine.keys import Keys
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.rpc import Call
 from openmcp_chain.transport.tasks import follow
@@ -25,10 +25,10 @@ NOTHING_FOLLOWS = (("x-openmcp-end-of-stream", "1"),)
 class RestService:
     """See `rest.proto`."""
 
-    def __init__(self, events: EventHub, identity: Identity, tokens: Tokens) -> None:
+    def __init__(self, events: EventHub, identity: Identity, keys: Keys) -> None:
         self._events = events
         self._identity = identity
-        self._tokens = tokens
+        self._keys = keys
 
     async def ServeTaskEvents(self, request: rest_pb2.ServeTaskEventsRequest, call: Call) -> AsyncIterator[HttpBody]:
         """Sends a task's events as Server-Sent Events."""
@@ -54,7 +54,7 @@ class RestService:
 
     async def ServeJsonWebKeySet(self, _: rest_pb2.ServeJsonWebKeySetRequest, __: Call) -> HttpBody:
         """The public keys."""
-        return HttpBody(content_type="application/json", data=await self._tokens.keys.key_set())
+        return HttpBody(content_type="application/json", data=await self._keys.key_set())
 
 
 def _last_event_id(call: Call) -> int | None:
