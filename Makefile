@@ -23,8 +23,8 @@ install: .venv/installed ## make .venv with the project and its pinned dependenc
 run: install ## start everything and run a sample task; ARGS="--once" passes arguments on
 	@$(BIN)/openmcp dev $(ARGS)
 
-test: install ## run the tests; ARGS="-k name" passes arguments on
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+test: install ## run the tests, but for the faults; ARGS="-k name" passes arguments on
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/faults $(ARGS)
 
 faults: install ## kill -9 amid 200 tasks, ten seeds for each process; ARGS="-k server" passes arguments on
 	@$(BIN)/python -m pytest tests/faults --seeds 10 $(ARGS)

@@ -22,7 +22,7 @@ from openmcp_chain.transport import rpc
 METHODS = [method.name for method in view.methods()]
 SECONDS = 20.0
 QUICK = settings(
-    max_examples=40,
+    max_examples=12,  # of each method, and there are dozens
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
