@@ -24,6 +24,7 @@ from openmcp_chain.engine.leasing import Leasing
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.neighbours import Neighbours
 from openmcp_chain.engine.queues import Queues
+from openmcp_chain.engine.quotas import Pending, Streams
 from openmcp_chain.engine.signals import Signals
 from openmcp_chain.engine.submission import Submission
 from openmcp_chain.engine.sweep import Sweep
@@ -58,8 +59,10 @@ class App:
         self.keys = self.tokens.keys
         self.identity = Identity(store, settings.master, self.tokens, settings.plans, now)
         self.ledger = Ledger(store)
-        self.events = EventHub(self.ledger)
+        self.streams = Streams()
+        self.events = EventHub(self.ledger, self.streams)
         self.queues = Queues(store, now)
+        self.pending = Pending(store, self.ledger, self.queues, self.identity.quotas)
         self.dispatcher = Dispatcher(
             self.ledger,
             self.queues,
@@ -71,11 +74,11 @@ class App:
         self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, now)
         self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
         self.dispatcher.look = self.sweep.wake
-        self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, now)
-        self.tasks = Tasks(store, self.ledger, self.leases)
+        self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, self.pending, now)
+        self.tasks = Tasks(store, self.ledger, self.leases, self.pending)
         self.signals = Signals(store, self.ledger, now)
         self.signals.heard = Neighbours(self.events, self.leases, self.dispatcher).heard
-        self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity)
+        self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity, self.streams)
         self.server = Server(
             Rpc(self.identity),
             auth=AuthService(self.identity),
@@ -98,6 +101,7 @@ class App:
         loops = (
             self.keys.run(),
             self.queues.run(),
+            self.pending.run(),
             self.sweep.run(),
             self.signals.run(),
             self.server.watch_health(),

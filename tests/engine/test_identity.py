@@ -13,7 +13,7 @@ from support.service import SETTINGS, ManualClock
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.keys import CLOCK_SKEW, LIFETIME
-from openmcp_chain.domain.workspace import Kind, Scope, SigningKey, State
+from openmcp_chain.domain.workspace import Kind, Quotas, Scope, SigningKey, State
 from openmcp_chain.engine import identity, keys, tokens
 from openmcp_chain.engine.sealing import MasterKey
 from openmcp_chain.engine.tokens import Tokens
@@ -334,8 +334,22 @@ async def test_plan_that_is_gone_counts_as_the_smallest() -> None:
     engine = Engine()
     _, _, token = await signed_in(engine, "unlimited")
     principal = await engine.app.identity.check(token, None)
-    assert engine.app.identity.plan(principal).name == "unlimited"
-    assert engine.app.identity.plan(replace(principal, plan="gone")).name == "free"
+    unlimited, free = SETTINGS.plans["unlimited"], SETTINGS.plans["free"]
+    assert engine.app.identity.quotas(principal) == Quotas(unlimited.pending_tasks, unlimited.streams)
+    gone = replace(principal, workspace="not heard of", plan="gone")
+    assert engine.app.identity.quotas(gone) == Quotas(free.pending_tasks, free.streams)
+
+
+async def test_a_workspaces_own_quotas_go_before_its_plans() -> None:
+    """What is set for the workspace itself counts from when it is next read; what is not, is the plan's."""
+    engine = Engine()
+    workspace_id, _, token = await signed_in(engine, "free")
+    known = await engine.store.get_workspace(workspace_id)
+    assert known
+    await engine.store.put_workspace(replace(known, plan="standard", quotas=Quotas(streams=3), version=2))
+    principal = await engine.app.identity.check(token, None)
+    assert principal.plan == "free"
+    assert engine.app.identity.quotas(principal) == Quotas(SETTINGS.plans["standard"].pending_tasks, 3)
 
 
 def _kid(token: str) -> str:

@@ -244,3 +244,23 @@ async def test_a_look_that_takes_too_long_is_given_up(mongo: MongoStore) -> None
     with pytest.raises(TooMuch):
         await mongo.ready_tasks(QUEUE, NORMAL, EPOCH, NOW, 500, within=0.001)
     assert len(await mongo.ready_tasks(QUEUE, NORMAL, EPOCH, NOW, 500)) == 500
+
+
+async def test_those_that_wait_are_counted(store: Store) -> None:
+    """Whatever their priority and whenever they are due; of these queues, and no further than is asked."""
+    await in_every_status(store)
+    await store.insert_tasks([make_task(priority=HIGH), make_task(priority=LOW, schedule_time=NOW + 1000 * SECOND)])
+    await store.insert_tasks([make_task(task_type="other"), make_task(workspace="ws-2")])
+    other = Queue("ws-1", "other")
+    assert await store.count_waiting([QUEUE], 100, 60) == 4
+    assert await store.count_waiting([QUEUE, other, Queue("ws-1", "none")], 100, 60) == 5
+    assert await store.count_waiting([QUEUE], 3, 60) == 3
+    assert await store.count_waiting([QUEUE], 0, 60) == await store.count_waiting([], 100, 60) == 0
+
+
+async def test_what_would_take_too_long_is_not_counted(mongo: MongoStore) -> None:
+    """The embedded server would count on, whoever had given up: so it is not asked."""
+    await mongo.insert_tasks([make_task() for _ in range(20)])
+    assert await mongo.count_waiting([QUEUE], 100, 60) == 20
+    with pytest.raises(TooMuch):
+        await mongo.count_waiting([QUEUE], 100, 0.001)

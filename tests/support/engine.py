@@ -112,7 +112,12 @@ class Engine:
 
     def start(self, *parts: str) -> "Engine":
         """Runs what a server runs besides serving, or only these parts of it, until `die`, or the end of the test."""
-        loops = {"queues": self.app.queues.run, "sweep": self.app.sweep.run, "signals": self.app.signals.run}
+        loops = {
+            "queues": self.app.queues.run,
+            "sweep": self.app.sweep.run,
+            "signals": self.app.signals.run,
+            "pending": self.app.pending.run,
+        }
         self._loops = [asyncio.create_task(loops[part]()) for part in parts or loops]
         return self
 

@@ -33,6 +33,7 @@ class Status(enum.StrEnum):
 
 
 HIGH, NORMAL, LOW = 1, 3, 5
+PRIORITIES = range(HIGH, LOW + 1)
 """Priorities, out of 1 to 5: a lower number goes first (Temporal's direction)."""
 
 

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
+from openmcp_chain.domain.plans import Plan
+
 SECRET_PREFIX = "omcp_"  # noqa: S105 - a mark by which scanners find leaked secrets, not a secret
 _SECRET = re.compile(rf"{SECRET_PREFIX}([0-9a-f]{{8}})_([A-Za-z0-9_-]{{43}})")
 
@@ -79,6 +81,10 @@ class Quotas:
     """How many tasks may wait at a time; 0: the plan's number."""
     streams: int = 0
     """How many streams may be open at a time, in one server process; 0: the plan's number."""
+
+    def within(self, plan: Plan) -> "Quotas":
+        """What a workspace of this plan may use."""
+        return Quotas(self.pending_tasks or plan.pending_tasks, self.streams or plan.streams)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

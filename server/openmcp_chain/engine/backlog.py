@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import Key
+from openmcp_chain.domain.task import PRIORITIES, Key
 
 TASKS = 10_000
 """The bound of one type's backlog."""
@@ -21,7 +21,6 @@ ENOUGH = 500
 """A workspace with so many tasks of a type in memory needs no more from the database."""
 SMALL_BYTES = 4096
 """A task with more to it is not kept in memory; it is read again when it is claimed."""
-PRIORITIES = range(1, 6)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ A change made by another server process is read when a signal tells of it, and i
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ from typing import Self
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Event, Key, Task
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.quotas import Streams
 
 POLL_SECONDS = 2.0
 
@@ -122,12 +123,12 @@ class Subscription:
 class EventHub:
     """Brings each announced task to those who follow it."""
 
-    def __init__(self, ledger: Ledger, poll: float = POLL_SECONDS) -> None:
+    def __init__(self, ledger: Ledger, streams: Streams, poll: float = POLL_SECONDS) -> None:
         self.poll = poll
         self.draining = False
         self._ledger = ledger
         self._followers: defaultdict[Key, set[Subscription]] = defaultdict(set)
-        self._open = Counter[str]()
+        self._streams = streams
         ledger.follow(self._announced)
 
     def hint(self, key: Key) -> None:
@@ -143,7 +144,7 @@ class EventHub:
         """Follows the task's events after sequence number `after`, until `allowed`, asked every `poll` seconds, raises.
 
         Entering it raises TaskNotFound; SequenceOutOfRange if the task has no event `after`; TooManyStreams if the
-        workspace has `limit` of them open in this process; ServerDraining.
+        workspace has `limit` streams open in this process; ServerDraining.
         """
         return Subscription(self, key, after, limit, allowed)
 
@@ -157,7 +158,7 @@ class EventHub:
     @property
     def open(self) -> int:
         """How many subscriptions there are."""
-        return self._open.total()
+        return sum(map(len, self._followers.values()))
 
     async def read(self, key: Key) -> Task:
         """The task as stored now, for a subscription."""
@@ -170,16 +171,12 @@ class EventHub:
         """Registers a subscription, within the workspace's limit."""
         if self.draining:
             raise errors.ServerDraining
-        if self._open[key.workspace] >= limit:
-            raise errors.TooManyStreams(limit)
-        self._open[key.workspace] += 1
+        self._streams.enter(key.workspace, limit)
         self._followers[key].add(subscription)
 
     def remove(self, subscription: Subscription, key: Key) -> None:
         """Forgets a subscription."""
-        self._open[key.workspace] -= 1
-        if self._open[key.workspace] == 0:
-            del self._open[key.workspace]
+        self._streams.leave(key.workspace)
         self._followers[key].discard(subscription)
         if not self._followers[key]:
             del self._followers[key]

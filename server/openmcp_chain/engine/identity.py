@@ -12,7 +12,7 @@ import uuid_utils
 from openmcp_chain.domain import errors, ids, workspace
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.plans import Plan, largest
-from openmcp_chain.domain.workspace import SECRET_PREFIX, Kind, Principal, Scope, Secret, Workspace
+from openmcp_chain.domain.workspace import SECRET_PREFIX, Kind, Principal, Quotas, Scope, Secret, Workspace
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.groupcommit import GroupCommit
 from openmcp_chain.engine.keys import Keys
@@ -93,10 +93,15 @@ class Identity:
         if known is None or not known.active or known.secret(principal.secret_id, self._clock()) is None:
             raise errors.TokenInvalid
 
-    def plan(self, principal: Principal) -> Plan:
-        """The plan of a principal; the smallest of all if its own is not in the file any more."""
-        known = self._plans.get(principal.plan)
-        return known or min(self._plans.values(), key=lambda plan: plan.streams)
+    def quotas(self, principal: Principal) -> Quotas:
+        """What the principal's workspace may use, by what was last read of it, or else by its token.
+
+        If its plan is not in the file any more, that of the smallest plan.
+        """
+        _, known = self._recalled.get(principal.workspace, (0.0, None))
+        plan = self._plans.get(known.plan if known is not None else principal.plan)
+        own = known.quotas if known is not None else Quotas()
+        return own.within(plan or min(self._plans.values(), key=lambda plan: plan.streams))
 
     def weight(self, workspace_id: str) -> int:
         """How many of the workspace's tasks go out in its turn; 1 if nothing was heard of it lately.

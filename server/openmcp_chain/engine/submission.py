@@ -18,6 +18,7 @@ from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher, Session
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.queues import Queues
+from openmcp_chain.engine.quotas import Pending
 from openmcp_chain.store.base import Store
 
 AGAIN = 10
@@ -74,6 +75,7 @@ class Submission:
         ledger: Ledger,
         queues: Queues,
         dispatcher: Dispatcher,
+        pending: Pending,
         clock: Clock,
         new_id: Callable[[], str] = new_task_id,
     ) -> None:
@@ -81,6 +83,7 @@ class Submission:
         self._ledger = ledger
         self._queues = queues
         self._dispatcher = dispatcher
+        self._pending = pending
         self._clock = clock
         self._new_id = new_id
         self._storing: set[asyncio.Task[tuple[Task, bool]]] = set()
@@ -90,13 +93,13 @@ class Submission:
         """Stores the task durably and offers it to workers. A request_id seen before gets the task that it made.
 
         Raises RequestIdReused if the request differs from the one first made with its request_id, DedupeKeyTaken,
-        TooManyTypes.
+        TooManyTypes, TooManyPending.
         """
-        task = self._task(principal.workspace, request)
+        task, limit = self._task(principal.workspace, request), self._pending.limit(principal)
         await self._queues.ensure(task.queue)
         if request.dedupe_key:
-            return await self._submit_deduplicated(task, use_existing=request.use_existing)
-        stored, _ = await self._store_task(task)
+            return await self._submit_deduplicated(task, limit, use_existing=request.use_existing)
+        stored, _ = await self._store_task(task, limit)
         if stored.fingerprint != task.fingerprint:
             raise errors.RequestIdReused
         return stored
@@ -129,7 +132,7 @@ class Submission:
             now=self._clock(),
         )
 
-    async def _submit_deduplicated(self, task: Task, *, use_existing: bool) -> Task:
+    async def _submit_deduplicated(self, task: Task, limit: int, *, use_existing: bool) -> Task:
         """The id follows from the key, and from how many tasks with it have ended and been superseded.
 
         So the primary key itself makes the second of two submits lose, with no further index. An ended task is marked
@@ -141,7 +144,8 @@ class Submission:
             task = replace(task, fingerprint=secrets.token_bytes(16))
         for _ in range(AGAIN):
             generation = await self._store.get_generation(workspace, key)
-            stored, new = await self._store_task(replace(task, id=ids.from_dedupe_key(workspace, key, generation)))
+            task = replace(task, id=ids.from_dedupe_key(workspace, key, generation))
+            stored, new = await self._store_task(task, limit)
             if new or stored.fingerprint == task.fingerprint:
                 return stored
             if not stored.status.terminal:
@@ -155,11 +159,22 @@ class Submission:
             await self._store.raise_generation(workspace, key, generation + 1)
         raise errors.Aborted
 
-    async def _store_task(self, task: Task) -> tuple[Task, bool]:
-        """Stores the task, already leased if a worker waits for it.
+    async def _store_task(self, task: Task, limit: int) -> tuple[Task, bool]:
+        """Stores the task, unless its workspace has so many waiting; already leased if a worker waits for it.
 
-        Returns what is stored under its id, and whether that is the task itself.
+        Returns what is stored under its id, and whether that is the task itself. What has been accepted before is found
+        again, however many wait by now.
         """
+        try:
+            with self._pending.place(task.key, limit):
+                return await self._insert(task)
+        except errors.TooManyPending:
+            there = await self._ledger.get(task.key) if task.fingerprint else None
+            if there is None:
+                raise
+            return there, False
+
+    async def _insert(self, task: Task) -> tuple[Task, bool]:
         reserved = self._dispatcher.reserve(task)
         if reserved is None:
             stored = await self._ledger.insert(task)

@@ -18,6 +18,7 @@ from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import shared
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.quotas import Pending
 from openmcp_chain.store.base import Place, Store
 
 PART = 200
@@ -38,10 +39,11 @@ class Listed:
 class Tasks:
     """A workspace's tasks. Another workspace's do not exist: TaskNotFound."""
 
-    def __init__(self, store: Store, ledger: Ledger, leases: Leases) -> None:
+    def __init__(self, store: Store, ledger: Ledger, leases: Leases, pending: Pending) -> None:
         self._store = store
         self._ledger = ledger
         self._leases = leases
+        self._pending = pending
         self._counts: OrderedDict[tuple[str, str], tuple[float, asyncio.Task[Mapping[Status, int]]]] = OrderedDict()
 
     async def get(self, principal: Principal, task_id: str) -> Task:
@@ -96,14 +98,19 @@ class Tasks:
         return await self._change(task, lambda task: transitions.cancel(task, reason, self._leases.moment()))
 
     async def retry(self, principal: Principal, task_id: str) -> Task:
-        """Makes a task that failed or was cancelled wait again. Raises TaskNotFound, TaskNotRetryable."""
-        return await self._retry(await self.get(principal, task_id))
+        """Makes a task that failed or was cancelled wait again.
+
+        Raises TaskNotFound, TaskNotRetryable, TooManyPending.
+        """
+        return await self._retry(await self.get(principal, task_id), self._pending.limit(principal))
 
     async def retry_many(self, principal: Principal, text: str, limit: int) -> tuple[Sequence[str], bool]:
         """Retries up to `limit` of the tasks that the filter selects; returns which, and whether there are more.
 
-        One that can't be tried again is passed over. Raises InvalidArgument.
+        One that can't be tried again is passed over. Raises InvalidArgument, and TooManyPending if there is room for
+        none of them.
         """
+        waiting = self._pending.limit(principal)
         chosen = _ended_badly(filters.parse(text))
         retried: list[str] = []
         after: Place | None = None
@@ -112,19 +119,26 @@ class Tasks:
             page = await self._store.list_tasks(principal.workspace, chosen, after, max(wanted, 1), bodies=False)
             if wanted == 0 and (page.tasks or page.rest is None):
                 return retried, bool(page.tasks)
-            results = await asyncio.gather(*(self._retry_listed(task) for task in page.tasks))
-            retried += [task.id for task in results if task is not None]
+            results = await asyncio.gather(*(self._retry_listed(task, waiting) for task in page.tasks))
+            retried += [task.id for task in results if isinstance(task, Task)]
+            if full := next((one for one in results if isinstance(one, errors.TooManyPending)), None):
+                if not retried:
+                    raise full
+                return retried, True
             if page.rest is None:
                 return retried, False
             after = page.rest
 
-    async def _retry(self, task: Task) -> Task:
-        return await self._change(task, lambda task: transitions.retry(task, self._leases.moment().now))
+    async def _retry(self, task: Task, limit: int) -> Task:
+        with self._pending.place(task.key, limit):
+            return await self._change(task, lambda task: transitions.retry(task, self._leases.moment().now))
 
-    async def _retry_listed(self, listed: Task) -> Task | None:
+    async def _retry_listed(self, listed: Task, limit: int) -> Task | errors.TooManyPending | None:
         task = await self._ledger.get(listed.key)  # a listed one has neither payload nor events
         try:
-            return await self._retry(task) if task is not None else None
+            return await self._retry(task, limit) if task is not None else None
+        except errors.TooManyPending as full:
+            return full
         except (errors.TaskNotRetryable, errors.TaskNotFound):
             return None
 

@@ -105,6 +105,14 @@ class Store(Protocol):
         """
         ...
 
+    async def count_waiting(self, queues: Collection[Queue], limit: int, within: float) -> int:
+        """How many PENDING tasks there are in these queues, at most `limit`: it is not counted further.
+
+        On some servers the cost grows with all that there are, whatever the limit: raises TooMuch if that would take
+        longer than `within` seconds.
+        """
+        ...
+
     async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:
         """Tasks that are RUNNING with `due_at` at or before `now`, and those PENDING with such a `deadline`.
 

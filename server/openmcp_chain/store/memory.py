@@ -86,6 +86,15 @@ class MemoryStore:
 
         return self._all(ready)
 
+    async def count_waiting(
+        self,
+        queues: Collection[Queue],
+        limit: int,
+        within: float,  # noqa: ARG002 - memory takes no time
+    ) -> int:
+        waiting = self._all(lambda task: task.status is Status.PENDING and task.queue in queues)
+        return sum(1 for _ in islice(waiting, limit))
+
     async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:
         silent = self._all(lambda task: task.status is Status.RUNNING and task.due_at <= now)
         late = self._all(lambda task: task.deadline is not None and task.deadline <= now)

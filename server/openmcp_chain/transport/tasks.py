@@ -196,7 +196,7 @@ def follow(hub: EventHub, identity: Identity, caller: Principal, task_id: str, a
     checks.at_least("after_sequence", after, 0, 2**31 - 1)
     checks.done()
     key = key_of(caller, task_id)
-    return hub.subscribe(key, after, identity.plan(caller).streams, lambda: identity.recheck(caller))
+    return hub.subscribe(key, after, identity.quotas(caller).streams, lambda: identity.recheck(caller))
 
 
 def _require(task_id: str) -> None:

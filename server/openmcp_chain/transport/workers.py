@@ -1,6 +1,5 @@
 """WorkerService: workers' streams, and the same by calls."""
 
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -10,6 +9,7 @@ from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.leasing import Ask, Leasing
+from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.reports import Reports, allow, demand, introduce
@@ -25,14 +25,16 @@ LEASED_BYTES = 3 * 1024 * 1024
 class WorkerService:
     """See `workers.proto`."""
 
-    def __init__(self, leases: Leases, leasing: Leasing, dispatcher: Dispatcher, identity: Identity) -> None:
+    def __init__(
+        self, leases: Leases, leasing: Leasing, dispatcher: Dispatcher, identity: Identity, quota: Streams
+    ) -> None:
         self._leases = leases
         self._leasing = leasing
         self._reports = Reports(leases)
         self._dispatcher = dispatcher
         self._identity = identity
+        self._quota = quota
         self._streams: set[WorkerStream] = set()
-        self._waiting = Counter[str]()
         self.draining = False
 
     async def Work(
@@ -41,18 +43,16 @@ class WorkerService:
         """Holds one worker's conversation."""
         if self.draining:
             raise errors.ServerDraining
-        limit = self._identity.plan(call.caller).streams
-        if sum(stream.workspace == call.caller.workspace for stream in self._streams) >= limit:
-            raise errors.TooManyStreams(limit)
-        stream = WorkerStream(self._leases, self._dispatcher, self._identity, call.caller)
-        self._streams.add(stream)
-        try:
-            async with aclosing(stream.run(requests)) as responses:
-                async for response in responses:
-                    yield response
-        finally:
-            self._streams.discard(stream)
-            await stream.close()
+        with self._quota.hold(call.caller.workspace, self._identity.quotas(call.caller).streams):
+            stream = WorkerStream(self._leases, self._dispatcher, self._identity, call.caller)
+            self._streams.add(stream)
+            try:
+                async with aclosing(stream.run(requests)) as responses:
+                    async for response in responses:
+                        yield response
+            finally:
+                self._streams.discard(stream)
+                await stream.close()
 
     async def LeaseTasks(self, request: workers_pb2.LeaseTasksRequest, call: Call) -> workers_pb2.LeaseTasksResponse:
         """Leases tasks."""
@@ -65,11 +65,8 @@ class WorkerService:
         allow(call.caller, request.task_types)
         if self.draining:
             raise errors.ServerDraining
-        workspace, limit = call.caller.workspace, self._identity.plan(call.caller).streams
-        if self._waiting[workspace] >= limit:
-            raise errors.TooManyStreams(limit)
-        self._waiting[workspace] += 1
-        try:
+        workspace = call.caller.workspace
+        with self._quota.hold(workspace, self._identity.quotas(call.caller).streams):
             tasks = await self._leasing.lease(
                 workspace,
                 Ask(
@@ -82,10 +79,6 @@ class WorkerService:
                     most_bytes=LEASED_BYTES,
                 ),
             )
-        finally:
-            self._waiting[workspace] -= 1
-            if not self._waiting[workspace]:
-                del self._waiting[workspace]
         return workers_pb2.LeaseTasksResponse(
             tasks=[codec.leased_task(task, self._dispatcher.lease_duration(task)) for task in tasks]
         )

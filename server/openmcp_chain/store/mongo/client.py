@@ -39,6 +39,10 @@ class Connection:
     client: _Client
     database: Database
 
+    async def embedded(self) -> bool:
+        """Whether the server is SecantusDB."""
+        return "secantusVersion" in await self.client.admin.command("buildInfo")
+
     async def close(self) -> None:
         await _close(self.client)
 

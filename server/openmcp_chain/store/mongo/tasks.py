@@ -10,7 +10,7 @@ from pymongo import DeleteOne, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import Change, Key, Queue, Task
+from openmcp_chain.domain.task import PRIORITIES, Change, Key, Queue, Task
 from openmcp_chain.store.base import TooMuch
 from openmcp_chain.store.mongo import documents, spans
 from openmcp_chain.store.mongo.client import Connection
@@ -23,6 +23,9 @@ COMMAND = 100
 """How many tasks one command deletes by their keys. It takes the embedded server up to 3 ms for each, and what takes it
 long makes others wait, the driver's heartbeats too."""
 
+EMBEDDED_COUNT = 0.0005
+"""Seconds that the embedded server takes to count a task, more or less."""
+
 _WAITING = {"submitted_at": 1, "due_at": 1}
 
 
@@ -34,6 +37,8 @@ class Tasks(Part):
         self._tasks = self._database.tasks
         self._undeleted: datetime | None = None
         """Ended tasks that are due then, or some time before, are left."""
+        self._embedded: bool | None = None
+        """None: it is not known yet."""
         self._timers = Timers(self._database.timers, self._tasks)
 
     async def insert_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
@@ -129,6 +134,26 @@ class Tasks(Part):
             Waiting(documents.to_key(document), queue.type, priority, document["submitted_at"], document["due_at"])
             for document in await self._persist(find)
         ]
+
+    async def count_waiting(self, queues: Collection[Queue], limit: int, within: float) -> int:
+        if limit <= 0 or not queues:
+            return 0
+        if self._embedded is None:
+            self._embedded = await self._persist(self._connection.embedded)
+        if self._embedded and await self._persist(self._tasks.estimated_document_count) * EMBEDDED_COUNT > within:
+            raise TooMuch  # it would count on after we had given up, and others would wait
+        query = {"queue": {"$in": [documents.waiting(queue, priority) for queue in queues for priority in PRIORITIES]}}
+
+        async def count() -> int:
+            try:
+                with pymongo.timeout(within):
+                    return await self._tasks.count_documents(query, limit=limit)
+            except PyMongoError as error:
+                if not error.timeout:
+                    raise
+            raise TooMuch
+
+        return await self._persist(count)
 
     async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:
         if limit <= 0:
