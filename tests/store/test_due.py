@@ -225,19 +225,6 @@ async def test_a_task_that_is_retried_in_time_is_not_deleted(store: Store) -> No
     assert await store.get_tasks([Key("ws-1", task.id)]) == {task.key: again}
 
 
-async def test_where_the_ready_tasks_begin(store: Store) -> None:
-    """At the first that is due, or shortly before it; nowhere, if none is due yet, or in another queue or priority."""
-    await store.insert_tasks(
-        [make_task(now=NOW - 100 * SECOND), make_task(now=NOW), make_task(now=NOW - 200 * SECOND, priority=HIGH)]
-    )
-    begin = await store.first_ready(QUEUE, NORMAL, NOW)
-    assert begin is not None
-    assert NOW - 101 * SECOND < begin <= NOW - 100 * SECOND
-    assert await store.first_ready(QUEUE, NORMAL, NOW - 101 * SECOND) is None
-    assert await store.first_ready(QUEUE, LOW, NOW) is None
-    assert await store.first_ready(Queue("ws-2", "data_pipeline"), NORMAL, NOW) is None
-
-
 async def test_a_look_that_takes_too_long_is_given_up(mongo: MongoStore) -> None:
     """It says so rather than fail, and the connection goes on; what is asked for without a limit of time is read."""
     await mongo.insert_tasks([make_task(now=NOW - number * MILLISECOND) for number in range(500)])

@@ -10,7 +10,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import PRIORITIES, Key
@@ -21,16 +21,20 @@ ENOUGH = 500
 """A workspace with so many tasks of a type in memory needs no more from the database."""
 SMALL_BYTES = 4096
 """A task with more to it is not kept in memory; it is read again when it is claimed."""
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+"""Nothing is due before it."""
 
 
 @dataclass(slots=True)
 class Cursor:
     """How far the database was looked through for a workspace's tasks of one priority."""
 
-    since: datetime | None = None
-    """Tasks due before it are here, or claimed; None: nothing was looked at yet."""
+    since: datetime = BEGINNING
+    """Tasks due before it are here, or claimed."""
     width: timedelta | None = None
     """How much time to look at at once; None: all there is."""
+    crowd: datetime | None = None
+    """From `since` to then there are more tasks than can be read at once; None: nothing is known of such."""
     behind: bool = True
     """Whether the database may have tasks that are not here."""
 
@@ -75,8 +79,7 @@ class Backlog:
         """The database has a task that is not here."""
         cursor = self.cursors(workspace)[priority]
         cursor.behind = self.behind = True
-        if cursor.since is not None:
-            cursor.since = min(cursor.since, due_at)
+        cursor.since = min(cursor.since, due_at)
 
     def add(self, task: Waiting) -> None:
         """Takes the task in, unless it is here already.

@@ -27,7 +27,7 @@ OVERDUE = 1000
 """How many tasks that have run out of time are seen to at once."""
 HINTS = 1000
 """How many ready tasks are read at once, at most: twice as many as are needed."""
-STEPS = 8
+STEPS = 40
 """How many times in a row one queue is looked at, before the others have their turn."""
 QUEUES = 100
 """How many queues are looked at in one sweep."""
@@ -36,12 +36,10 @@ AGAIN_SECONDS = 5.0
 DELETE_SECONDS = 10.0
 DELETED = 1000
 """How many tasks are deleted at once, and how often."""
-FIRST = timedelta(milliseconds=100)
-"""The first span of time that is looked at; one as short as that is read to its end, however long it takes."""
 FASTER = 4
 """A span of time in which little was found is followed by one so many times as long."""
-NARROWER = 8
-"""One that holds more than can be read in LOOK_SECONDS is divided by this."""
+SHORT = timedelta(milliseconds=100)
+"""A span as short as this is read to its end, however long that takes."""
 LOOK_SECONDS = 0.25
 """On some servers the cost of a look grows with all that is in the span, and others wait for it meanwhile."""
 
@@ -148,11 +146,7 @@ class Sweep:
             if backlog.waiting(queue.workspace) >= share:
                 cursor.behind = True
                 break
-            now = self._clock()
-            since = cursor.since or await self._begin(queue, priority, cursor, now)
-            if since is None:
-                break
-            ready = await self._ready(queue, priority, cursor, since, now, min(HINTS, 2 * share))
+            ready = await self._ready(queue, priority, cursor, min(HINTS, 2 * share))
             for task in ready:
                 self._dispatcher.offer_waiting(task)
             found += len(ready)
@@ -160,33 +154,25 @@ class Sweep:
                 break
         return found
 
-    async def _begin(self, queue: Queue, priority: int, cursor: Cursor, now: datetime) -> datetime | None:
-        """Where the tasks begin; sets a new cursor there. None if there are none."""
-        # What is turned away meanwhile moves the cursor back from here.
-        cursor.since, cursor.behind = now - SKEW, False
-        try:
-            begin = await self._store.first_ready(queue, priority, now)
-        except BaseException:
-            cursor.since, cursor.behind = None, True
-            raise
-        if begin is None:
-            return None
-        _advance(cursor, min(begin, now - SKEW), FIRST, behind=True)
-        return cursor.since
+    async def _ready(self, queue: Queue, priority: int, cursor: Cursor, limit: int) -> Sequence[Waiting]:
+        """What is due next; moves the cursor behind it.
 
-    async def _ready(
-        self, queue: Queue, priority: int, cursor: Cursor, since: datetime, now: datetime, limit: int
-    ) -> Sequence[Waiting]:
-        """What is due next, and moves the cursor behind it."""
+        A span that holds more than can be read is halved until its beginning can: halves with nothing in them cost next
+        to nothing, so a crowd is found behind years of quiet.
+        """
+        now, since = self._clock(), cursor.since
         until = now if cursor.width is None else min(now, since + cursor.width)
+        if cursor.crowd is not None:
+            until = min(until, since + (cursor.crowd - since) / 2)
         span = until - since
         # A task that is turned away from here on moves the cursor back: that wins over what is set below.
         cursor.since, cursor.behind = until, False
         try:
-            within = None if span <= FIRST else LOOK_SECONDS
+            within = None if span <= SHORT else LOOK_SECONDS
             ready = await self._store.ready_tasks(queue, priority, since, until, limit, within)
         except TooMuch:
-            _advance(cursor, since, span / NARROWER, behind=True)
+            _advance(cursor, since, cursor.width, behind=True)
+            cursor.crowd = until
             return ()
         except BaseException:
             cursor.since, cursor.behind = min(since, cursor.since), True
@@ -194,8 +180,11 @@ class Sweep:
         if len(ready) == limit:
             first, last = ready[0].due_at, ready[-1].due_at
             _advance(cursor, last, 2 * (last - first) + timedelta(milliseconds=1), behind=True)
+            cursor.crowd = None
         elif until < now:
             _advance(cursor, until, FASTER * span, behind=True)
+            if cursor.crowd is not None and cursor.crowd - until <= SHORT:
+                cursor.crowd = None
         else:
             _advance(cursor, now - SKEW, None, behind=False)
         return ready
@@ -209,6 +198,6 @@ class Sweep:
 
 def _advance(cursor: Cursor, since: datetime, width: timedelta | None, *, behind: bool) -> None:
     """Moves the cursor on, unless a task was turned away meanwhile."""
-    if cursor.behind and cursor.since is not None:
+    if cursor.behind:
         since = min(since, cursor.since)
     cursor.since, cursor.width, cursor.behind = since, width, behind or cursor.behind

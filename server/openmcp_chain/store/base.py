@@ -88,13 +88,6 @@ class Store(Protocol):
         """The tasks with these keys; a key that has none is left out."""
         ...
 
-    async def first_ready(self, queue: Queue, priority: int, until: datetime) -> datetime | None:
-        """A time before which no PENDING task of the queue and priority is due, and soon after which one is.
-
-        None if none is due at or before `until`.
-        """
-        ...
-
     async def ready_tasks(
         self, queue: Queue, priority: int, since: datetime, until: datetime, limit: int, within: float | None = None
     ) -> Sequence[Waiting]:

@@ -62,9 +62,6 @@ class MemoryStore:
     async def get_tasks(self, keys: Collection[Key]) -> Mapping[Key, Task]:
         return {key: self._tasks[key] for key in keys if key in self._tasks}
 
-    async def first_ready(self, queue: Queue, priority: int, until: datetime) -> datetime | None:
-        return min((task.due_at for task in self._ready(queue, priority, None, until)), default=None)
-
     async def ready_tasks(
         self,
         queue: Queue,
@@ -74,17 +71,14 @@ class MemoryStore:
         limit: int,
         within: float | None = None,  # noqa: ARG002 - memory takes no time
     ) -> Sequence[Waiting]:
-        return [
-            Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at)
-            for task in nsmallest(limit, self._ready(queue, priority, since, until), key=lambda task: task.due_at)
-        ]
-
-    def _ready(self, queue: Queue, priority: int, since: datetime | None, until: datetime) -> Iterable[Task]:
         def ready(task: Task) -> bool:
             of_it = task.status is Status.PENDING and task.queue == queue and task.priority == priority
-            return of_it and (since is None or since <= task.due_at) and task.due_at <= until
+            return of_it and since <= task.due_at <= until
 
-        return self._all(ready)
+        return [
+            Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at)
+            for task in nsmallest(limit, self._all(ready), key=lambda task: task.due_at)
+        ]
 
     async def count_waiting(
         self,

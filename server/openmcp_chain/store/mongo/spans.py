@@ -7,7 +7,7 @@ find nothing, of 1 ms each.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ MARKS = 10_000
 """How many are remembered."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-"""Nothing is older; the last span back is open, in case it is."""
+"""Nothing is older; the last span is open, in case it is."""
 
 
 Span: TypeAlias = Mapping[str, datetime]
@@ -41,24 +41,6 @@ def back(
     else:
         yield from _grow(begin, top, mark)
         yield from _grow(mark, mark, bottom)
-
-
-async def first(until: datetime, any_in: Callable[[datetime, datetime], Awaitable[bool]]) -> datetime | None:
-    """Where the first of them is, `FIRST` or less before it; None if none is at or before `until`.
-
-    `any_in` says whether there is one in a span of time, both ends included. Halving it takes some thirty questions;
-    those about a time when nothing happened cost next to nothing.
-    """
-    low, high = _EPOCH, until
-    if not await any_in(low, high):
-        return None
-    while high - low > FIRST:
-        middle = low + (high - low) / 2
-        if await any_in(low, middle):
-            high = middle
-        else:
-            low = middle
-    return low
 
 
 def between(low: datetime | None, top: datetime | None) -> Span:

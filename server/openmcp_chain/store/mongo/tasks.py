@@ -105,15 +105,6 @@ class Tasks(Part):
         found = map(documents.to_task, await self._tasks.find(_one_of(ids)).to_list(None))
         return {task.key: task for task in found}
 
-    async def first_ready(self, queue: Queue, priority: int, until: datetime) -> datetime | None:
-        async def any_in(low: datetime, high: datetime) -> bool:
-            try:
-                return bool(await self.ready_tasks(queue, priority, low, high, 1, spans.PACE))
-            except TooMuch:
-                return True
-
-        return await spans.first(until, any_in)
-
     async def ready_tasks(
         self, queue: Queue, priority: int, since: datetime, until: datetime, limit: int, within: float | None = None
     ) -> Sequence[Waiting]:
