@@ -1,7 +1,8 @@
 -- Gives REST responses the contract's shape, and Envoy's own replies the contract's errors.
 --
 -- The first filter in the list, so the last to see a response: the transcoder has already made it JSON.
--- REPLIES, the table of Envoy's own replies, and text.lua are put before this source when the configuration is rendered.
+-- HSTS, REPLIES (the table of Envoy's own replies) and text.lua are put before this source when the configuration is
+-- rendered.
 
 -- Set by local_reply_config on replies of Envoy's own: "<HTTP status> <HTTP method> <response code details>". There is no
 -- method in a request that could not even be parsed.
@@ -206,12 +207,12 @@ local function named_reply(handle, name)
   return REPLIES[BY_ROUTE[name] and handle:metadata():get(BY_ROUTE[name]) or name]
 end
 
--- An error that Envoy made. `kept` is what a filter of ours left: the reply that it asks for, or the fault that it
--- found.
-local function rest_refusal(handle, mark, kept)
+-- An error that Envoy made: `named`, if a filter of ours or the route says which reply fits. `fault` is what
+-- request.lua has found.
+local function rest_refusal(handle, mark, named, fault)
   local status, method, details = mark:match(MARK)
   local headers = handle:headers()
-  local reply = named_reply(handle, kept.reply or local_reply(status, method, details))
+  local reply = named_reply(handle, named or local_reply(status, method, details))
   add_headers(headers, reply)
   local told = headers:get("www-authenticate")
   if told then -- Envoy would name the URL that was asked for
@@ -220,9 +221,9 @@ local function rest_refusal(handle, mark, kept)
   if method == "HEAD" then -- must not have a body
     headers:replace("content-type", "application/json")
     headers:remove("content-length")
-  elseif not kept.reply and NAMES_FIELD[details:match("^[%w_]*")] and status == "400" then
+  elseif not named and NAMES_FIELD[details:match("^[%w_]*")] and status == "400" then
     local body = handle:body(true)
-    respond(handle, status, refused_field(body:getBytes(0, body:length()), kept.fault))
+    respond(handle, status, refused_field(body:getBytes(0, body:length()), fault))
   else
     respond(handle, reply.http, reply.body)
   end
@@ -271,9 +272,14 @@ function envoy_on_response(handle)
   local headers = handle:headers()
   local mark = headers:get(LOCAL_REPLY)
   headers:remove(LOCAL_REPLY)
-  local kept = handle:streamInfo():dynamicMetadata():get("openmcp") or {}
+  local info = handle:streamInfo()
+  if info:downstreamSslConnection() then
+    headers:replace("strict-transport-security", HSTS)
+  end
+  local kept = info:dynamicMetadata():get("openmcp") or {}
+  local named = kept.reply or mark and handle:metadata():get("reply")
   if (headers:get("content-type") or ""):find("^application/grpc") then
-    grpc_error(handle, mark, kept.reply)
+    grpc_error(handle, mark, named)
     return
   end
 
@@ -282,7 +288,7 @@ function envoy_on_response(handle)
   end
   local status = headers:get(":status")
   if mark then
-    rest_refusal(handle, mark, kept)
+    rest_refusal(handle, mark, named, kept.fault)
   elseif headers:get(END_OF_STREAM) then
     headers:remove(END_OF_STREAM)
     headers:remove("content-type")

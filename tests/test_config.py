@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openmcp_chain import config
-from openmcp_chain.config import ConfigError
+from openmcp_chain.config import ConfigError, Tls
 
 KEY = base64.b64encode(b"k" * 32).decode()
 GOOD = {"OPENMCP_MONGODB_URI": "mongodb://user:S3CRET@db", "OPENMCP_MASTER_KEY": KEY}
@@ -45,6 +45,7 @@ def test_defaults() -> None:
         ("OPENMCP_GRPC_LISTEN", "localhost:-1"),
         ("OPENMCP_GRPC_LISTEN", "localhost:٣"),
         ("OPENMCP_GRPC_LISTEN", "localhost:" + "1" * 5000),
+        ("OPENMCP_HEALTH_LISTEN", "50052"),
         ("OPENMCP_MASTER_KEY", ""),
         ("OPENMCP_MASTER_KEY", "S3CRET"),
         ("OPENMCP_MASTER_KEY", "S3CRETé"),
@@ -74,6 +75,16 @@ def test_bad_value_is_told_by_its_variable(name: str, value: str) -> None:
     assert "\n" not in told
     assert "S3CRET" not in told
     assert KEY not in told
+
+
+@pytest.mark.parametrize("missing", ["OPENMCP_TLS_CERT_FILE", "OPENMCP_TLS_KEY_FILE"])
+def test_half_of_tls_is_none(missing: str) -> None:
+    """A certificate needs its key, and an authority for clients both: what is missing is named."""
+    tls = {f"OPENMCP_TLS_{name}_FILE": "/s.pem" for name in ("CERT", "KEY", "CLIENT_CA")}
+    assert config.from_environment(GOOD | tls).tls == Tls(Path("/s.pem"), Path("/s.pem"), Path("/s.pem"))
+    assert config.from_environment(GOOD).tls is None
+    with pytest.raises(ConfigError, match=f"^{missing} must be set too"):
+        config.from_environment(GOOD | tls | {missing: ""})
 
 
 def test_missing_variables_are_named() -> None:

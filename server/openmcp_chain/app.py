@@ -7,8 +7,12 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
+
+# gRPC tells in its own lines of every connection that fails. Its errors are enough; read when grpc is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import uvloop
 
@@ -37,6 +41,7 @@ from openmcp_chain.transport.rest import RestService
 from openmcp_chain.transport.rpc import Rpc
 from openmcp_chain.transport.server import Server
 from openmcp_chain.transport.tasks import TaskService
+from openmcp_chain.transport.tls import Certificates
 from openmcp_chain.transport.workers import WorkerService
 
 log = logging.getLogger(__name__)
@@ -94,9 +99,11 @@ class App:
         try:
             await self.keys.load()
             await self.queues.refresh()
-            port = await self.server.start(self._settings.listen)
+            settings, tls = self._settings, self._settings.tls
+            credentials = Certificates(tls.certificate, tls.key, tls.client_ca).credentials() if tls else None
+            port = await self.server.start(settings.listen, credentials, settings.health_listen)
         except (OSError, ValueError) as error:
-            # No port, or another master key: our own words.
+            # No port, no certificate, or another master key: our own words.
             raise StartError(str(error)) from None
         loops = (
             self.keys.run(),

@@ -23,11 +23,28 @@ class ConfigError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """Where the server's certificates are: PEM files, read again when they change."""
+
+    certificate: Path
+    """OPENMCP_TLS_CERT_FILE: the server's certificate, and those between it and an authority that clients trust."""
+    key: Path
+    """OPENMCP_TLS_KEY_FILE: its private key."""
+    client_ca: Path | None
+    """OPENMCP_TLS_CLIENT_CA_FILE: the authorities of one of which every client must have a certificate; None: it needs
+    none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What a server process is told."""
 
     listen: str
     """OPENMCP_GRPC_LISTEN: the `host:port` to serve on; port 0 picks a free one."""
+    tls: Tls | None
+    """None: plain text."""
+    health_listen: str
+    """OPENMCP_HEALTH_LISTEN: the `host:port` where only health is told, in plain text, for probes; empty: nowhere."""
     mongodb_uri: str
     """OPENMCP_MONGODB_URI, or the file that OPENMCP_MONGODB_URI_FILE names. May hold a password: never logged."""
     mongodb_database: str
@@ -53,7 +70,9 @@ class Config:
 def from_environment(environment: Mapping[str, str] = os.environ) -> Config:
     """The settings. Raises ConfigError naming the variable at fault."""
     return Config(
-        listen=_listen(environment.get("OPENMCP_GRPC_LISTEN", "127.0.0.1:50051")),
+        listen=_listen("OPENMCP_GRPC_LISTEN", environment.get("OPENMCP_GRPC_LISTEN", "127.0.0.1:50051")),
+        tls=_tls(environment),
+        health_listen=_health_listen(environment),
         mongodb_uri=secret(environment, "OPENMCP_MONGODB_URI"),
         mongodb_database=_database(environment.get("OPENMCP_MONGODB_DATABASE", "openmcp")),
         mongodb_driver=_driver(environment.get("OPENMCP_MONGODB_DRIVER", "motor")),
@@ -105,11 +124,27 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _listen(value: str) -> str:
+def _listen(name: str, value: str) -> str:
     host, _, port = value.rpartition(":")
     if not host or re.fullmatch("[0-9]{1,5}", port) is None or int(port) > 65535:
-        raise ConfigError(f"OPENMCP_GRPC_LISTEN must be host:port, not {value!r}")
+        raise ConfigError(f"{name} must be host:port, not {value!r}")
     return value
+
+
+def _health_listen(environment: Mapping[str, str]) -> str:
+    value = environment.get("OPENMCP_HEALTH_LISTEN", "")
+    return _listen("OPENMCP_HEALTH_LISTEN", value) if value else ""
+
+
+def _tls(environment: Mapping[str, str]) -> Tls | None:
+    names = ("OPENMCP_TLS_CERT_FILE", "OPENMCP_TLS_KEY_FILE", "OPENMCP_TLS_CLIENT_CA_FILE")
+    certificate, key, client_ca = (environment.get(name, "") for name in names)
+    if not (certificate or key or client_ca):
+        return None
+    for name, value in zip(names[:2], (certificate, key), strict=True):
+        if not value:
+            raise ConfigError(f"{name} must be set too: TLS needs a certificate and its key")
+    return Tls(Path(certificate), Path(key), Path(client_ca) if client_ca else None)
 
 
 def _database(value: str) -> str:

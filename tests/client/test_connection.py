@@ -15,6 +15,8 @@ from support.rogue import Rogue, answer, detail, running_rogue
 from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.client import ApiError, AsyncClient, Client, NewTask, Options, RetryPolicy, SettingsError, connection
 from openmcp_chain.client.connection import Server
+from openmcp_chain.stack.authority import Authority
+from openmcp_chain.transport.tls import Certificates
 
 RUNNING = tasks_pb2.TASK_STATUS_RUNNING
 GOOD = {"OPENMCP_SERVER": "chain:50051", "OPENMCP_WORKSPACE_ID": "ws-1", "OPENMCP_WORKSPACE_SECRET": "S3CRET"}
@@ -29,8 +31,10 @@ def test_from_environment(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("from the file\n")
     more = {"OPENMCP_WORKSPACE_SECRET_FILE": str(secret), "OPENMCP_SECURE": "False", "OPENMCP_CA_FILE": "/ca.pem"}
+    more |= {"OPENMCP_CERT_FILE": "/c.pem", "OPENMCP_KEY_FILE": "/c.key"}
     server, credentials = connection.from_environment(GOOD | more)
     assert (server.secure, server.ca, credentials.workspace_secret) == (False, "/ca.pem", "from the file")
+    assert (server.certificate, server.key) == ("/c.pem", "/c.key")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +98,32 @@ async def test_tls(kind: Kind, tmp_path: Path) -> None:
             with pytest.raises(ApiError, match=r"UNAVAILABLE|DEADLINE_EXCEEDED"):
                 await client.call("get", "task-1")
         assert rogue.sign_ins == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_mutual_tls(kind: Kind, tmp_path: Path) -> None:
+    """A server that asks for a certificate is shown it; without one, no secret is sent to it."""
+    authority = Authority.opened(tmp_path)
+    server, client = authority.issue("server"), authority.issue("client")
+    async with running_rogue(Certificates(server.certificate, server.key, authority.file).credentials()) as rogue:
+        rogue.script["GetTask"].append(answer(detail(RUNNING)))
+        shown: dict[str, Any] = {"certificate": client.certificate, "key": client.key}
+        async with connected(kind, rogue.target, ca=authority.file, **shown) as connection:
+            assert (await connection.call("get", "task-1")).status == "RUNNING"
+        async with connected(kind, rogue.target, ca=authority.file, timeout=0.5) as connection:
+            with pytest.raises(ApiError, match=r"UNAVAILABLE|DEADLINE_EXCEEDED"):
+                await connection.call("get", "task-1")
+        assert rogue.sign_ins == 1
+
+
+@pytest.mark.parametrize("given", [{"certificate": "/c.pem"}, {"key": "/c.key"}])
+def test_half_of_an_identity(given: dict[str, Any]) -> None:
+    """A certificate without its key, or a key alone, is refused when the client is made; so is one without TLS."""
+    who: dict[str, Any] = {"workspace_id": "ws-1", "workspace_secret": "S3CRET"}
+    with pytest.raises(SettingsError, match="certificate, key: both are needed"):
+        Client("chain:1", **who, **given)
+    with pytest.raises(SettingsError, match="is of no use without TLS"):
+        Client("chain:1", secure=False, **who, **given)
 
 
 async def sent(rogue: Rogue, **options: Any) -> tasks_pb2.SubmitTaskRequest:

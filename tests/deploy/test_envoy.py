@@ -97,6 +97,18 @@ def test_envoy_sends_spans_where_the_servers_send_theirs(tmp_path: Path) -> None
         (["--server=server"], {}, "'server' is not host:port"),
         (["--server=server:0"], {}, "'server:0' is not host:port"),
         (["--server=server:1", "--peers=envoys"], {}, "'envoys' is not host:port"),
+        (
+            ["--server=server:1", "--cert-file=/c.pem", "--output=/none/e"],
+            {},
+            "--cert-file, --key-file: both are needed",
+        ),
+        (
+            ["--server=server:1", "--client-key-file=/c.pem"],
+            {},
+            "--client-cert-file, --client-key-file: both are needed",
+        ),
+        (["--server=server:1", "--server-name=server"], {}, "--server-ca-file is needed"),
+        (["--server=server:1", "--server-ca-file=/ca.pem"], {}, "TLS needs files of its own"),
         (["--server=server:1"], {"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, "must be http://host:port"),
         (["--server=server:1"], {"OPENMCP_PLANS_FILE": "/none"}, "OPENMCP_PLANS_FILE: "),
         (["--server=server:1", "--output=/none/envoy.yaml"], {}, "No such file or directory"),

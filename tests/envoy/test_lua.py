@@ -32,7 +32,7 @@ function(given_headers, given_body, nulls)
     metadata = function() return { get = function() return nulls end } end,
     streamInfo = function()
       local metadata = { get = function() end }
-      return { dynamicMetadata = function() return metadata end }
+      return { dynamicMetadata = function() return metadata end, downstreamSslConnection = function() end }
     end,
   })
   return given_headers[":status"], given_body

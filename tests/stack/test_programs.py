@@ -18,6 +18,7 @@ def test_a_server_is_killed_only_when_it_had_its_time(tmp_path: Path) -> None:
         worker=False,
         sample=False,
         once=False,
+        tls=False,
         plan="free",
     )
     with DataFolder(tmp_path) as folder:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,9 @@ def test_what_is_published(tmp_path: Path) -> None:
     """dev.json holds every field, and only its owner may read it; it goes when the folder is closed."""
     with DataFolder(tmp_path / "data") as folder:
         folder.publish(INFO)
+        tls = {"ca_file", "cert_file", "key_file"}
+        assert set(json.loads(folder.dev_json.read_text())) == {field.name for field in fields(Info)} - tls
+        folder.publish(replace(INFO, ca_file="/ca.pem", cert_file="/c.pem", key_file="/c.key"))
         assert set(json.loads(folder.dev_json.read_text())) == {field.name for field in fields(Info)}
         assert folder.dev_json.stat().st_mode & 0o777 == 0o600
     assert not folder.dev_json.exists()

@@ -1,6 +1,7 @@
 """A real Envoy, on the configuration that is shipped, before a real gRPC server."""
 
 import asyncio
+import ssl
 import tomllib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import grpc
 import httpx
 from support.upstream import Upstream
 
+from openmcp_chain.client.connection import Server
 from openmcp_chain.domain import plans
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.stack import envoy, ports
@@ -60,9 +62,14 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running(folder: Path, **changed: Any) -> AsyncIterator[Gateway]:
-    """An Envoy with the shipped configuration, but with short times and small limits."""
-    upstream = Upstream()
+async def running(
+    folder: Path, *, upstream: Upstream | None = None, ca: Path | None = None, **changed: Any
+) -> AsyncIterator[Gateway]:
+    """An Envoy with the shipped configuration, but with short times and small limits.
+
+    `ca` is whom its clients trust, if it has an identity to show.
+    """
+    upstream = upstream or Upstream()
     await upstream.start()
     listen = Address("127.0.0.1", ports.choose({"envoy": 0})[0])
     told: dict[str, Any] = {
@@ -75,13 +82,14 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Gateway]:
         "open_calls": OFTEN,
     }
     settings = Settings(listen=listen, **told | changed)
-    url = f"http://127.0.0.1:{listen.port}"
+    url = f"{'https' if ca else 'http'}://127.0.0.1:{listen.port}"
+    trust = ssl.create_default_context(cafile=ca) if ca else False
     bearer = {"authorization": f"Bearer {upstream.key.token()}"}
     try:
         async with (
-            httpx.AsyncClient(base_url=url, headers=bearer, timeout=10) as rest,
-            httpx.AsyncClient(base_url=url, timeout=10) as anonymous,
-            grpc.aio.insecure_channel(f"127.0.0.1:{listen.port}") as channel,
+            httpx.AsyncClient(base_url=url, headers=bearer, timeout=10, verify=trust) as rest,
+            httpx.AsyncClient(base_url=url, timeout=10, verify=trust) as anonymous,
+            Server(f"127.0.0.1:{listen.port}", ca=ca).channel() as channel,
             process(settings, folder, rest) as log,
         ):
             yield Gateway(upstream, rest, anonymous, channel, log)

@@ -28,6 +28,10 @@ class StackInfo:
     workspace_secret: str
     files_dir: Path
     data_dir: Path
+    ca_file: str | None = None
+    """With TLS; so are the next two."""
+    cert_file: str | None = None
+    key_file: str | None = None
     process: "subprocess.Popen[bytes]"
     """The supervisor, `openmcp dev`."""
 

@@ -197,8 +197,10 @@ class Workers:
 class Upstream:
     """The server, which can be stopped and started again on its port."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+        """Speaks TLS if there are credentials."""
         self.port = 0
+        self._credentials = credentials
         self.requests: dict[str, Message] = {}
         """The last request of each method for which there is no function here."""
         self.answers: dict[str, Message] = {}
@@ -219,7 +221,11 @@ class Upstream:
         self.health = health.aio.HealthServicer()
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self._credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, self._credentials)
         await self._server.start()
 
     def _handler(self) -> grpc.GenericRpcHandler:

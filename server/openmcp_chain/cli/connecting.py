@@ -41,6 +41,15 @@ def _options(
             envvar="OPENMCP_CA_FILE", help="PEM file with the authorities to trust for TLS.", show_default=False
         ),
     ] = "",
+    cert_file: Annotated[
+        str,
+        typer.Option(
+            envvar="OPENMCP_CERT_FILE", help="PEM file with the certificate to show the server.", show_default=False
+        ),
+    ] = "",
+    key_file: Annotated[
+        str, typer.Option(envvar="OPENMCP_KEY_FILE", help="PEM file with its key.", show_default=False)
+    ] = "",
     secure: Annotated[
         bool | None,
         typer.Option(
@@ -68,6 +77,8 @@ def _options(
         "OPENMCP_WORKSPACE_ID": workspace_id,
         "OPENMCP_WORKSPACE_SECRET_FILE": secret_file,
         "OPENMCP_CA_FILE": ca_file,
+        "OPENMCP_CERT_FILE": cert_file,
+        "OPENMCP_KEY_FILE": key_file,
         "OPENMCP_SECURE": "" if secure is None else str(secure),
     }
     return Client.from_environment({**os.environ, **told}, timeout=TIMEOUT_SECONDS)
@@ -118,4 +129,7 @@ def _of_stack(data_dir: Path) -> Mapping[str, Any]:
         "target": told["grpc_target"],
         "workspace_id": told["workspace_id"],
         "workspace_secret": told["workspace_secret"],
+        "ca": told.get("ca_file"),
+        "certificate": told.get("cert_file"),
+        "key": told.get("key_file"),
     }

@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from openmcp_chain.stack.envoy.tls import Identity, Servers
 
 
 def envoy_config(
@@ -40,6 +43,26 @@ def envoy_config(
     sign_in_burst: Annotated[
         int | None, typer.Option(min=1, help="How often it may do so at once.", show_default="100")
     ] = None,
+    cert_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM file with the certificate to show clients; with it, HTTPS only.", show_default="plain HTTP"
+        ),
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="PEM file with its key.", show_default=False)] = None,
+    server_ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM file with the authorities that vouch for the servers.", show_default="plain text to them"
+        ),
+    ] = None,
+    server_name: Annotated[
+        str, typer.Option(help="The name that a server's certificate must have.", show_default="the host of --server")
+    ] = "",
+    client_cert_file: Annotated[
+        Path | None, typer.Option(help="PEM file with the certificate to show the servers.", show_default=False)
+    ] = None,
+    client_key_file: Annotated[Path | None, typer.Option(help="PEM file with its key.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option(help="The file to write; by default standard output.")] = None,
 ) -> None:
     """Write Envoy's configuration, for the plans that OPENMCP_PLANS_FILE names or the shipped ones."""
@@ -49,9 +72,13 @@ def envoy_config(
 
     usual = envoy.SIGN_INS
     try:
+        to_servers = envoy.Address.parse(server)
+        shown = _identity("--client-cert-file, --client-key-file", client_cert_file, client_key_file)
         settings = envoy.Settings(
             listen=envoy.Address.parse(listen),
-            server=envoy.Address.parse(server),
+            server=to_servers,
+            identity=_identity("--cert-file, --key-file", cert_file, key_file),
+            server_tls=_servers(server_ca_file, server_name, to_servers.host, shown),
             peers=[envoy.Address.parse(peer) for peer in peers or ()],
             plans=config.load_plans(os.environ),
             admin=envoy.Address.parse(admin) if admin else None,
@@ -61,11 +88,30 @@ def envoy_config(
                 {**os.environ, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": otlp} if otlp else os.environ
             ),
         )
-        text = envoy.render(settings)
         if output is None:
-            typer.echo(text)
+            typer.echo(envoy.render(settings))
         else:
-            output.write_text(text)
+            envoy.write(settings, output.absolute().parent, output.name)
     except (config.ConfigError, ValueError, OSError) as error:
         typer.echo(f"openmcp envoy-config: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def _identity(options: str, certificate: Path | None, key: Path | None) -> "Identity | None":
+    """Raises ValueError if one is given without the other."""
+    from openmcp_chain.stack.envoy.tls import Identity  # noqa: PLC0415 - see cli.main
+
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ValueError(f"{options}: both are needed, or neither")
+    return Identity(certificate.absolute(), key.absolute())
+
+
+def _servers(ca: Path | None, name: str, host: str, shown: "Identity | None") -> "Servers | None":
+    """Raises ValueError if something is said of a TLS that is not spoken."""
+    from openmcp_chain.stack.envoy.tls import Servers  # noqa: PLC0415 - see cli.main
+
+    if ca is None and (shown or name):
+        raise ValueError("--server-ca-file is needed: without it, no TLS is spoken to the servers")
+    return Servers(ca.absolute(), name or host, shown) if ca else None

@@ -28,6 +28,10 @@ def dev(
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Start no worker; then there is no sample.")] = False,
     no_sample: Annotated[bool, typer.Option("--no-sample", help="Run no sample task.")] = False,
     once: Annotated[bool, typer.Option("--once", help="End after the sample; status 0 only if it succeeded.")] = False,
+    tls: Annotated[
+        bool,
+        typer.Option("--tls", help="Speak HTTPS, and mutual TLS inside, with an authority kept in the data folder."),
+    ] = False,
     plan: Annotated[str, typer.Option(help="The demo workspace's plan: free, standard or unlimited.")] = "standard",
 ) -> None:
     """Start everything on this machine: Envoy, the server, a database and a worker; run a sample task; stay up.
@@ -49,6 +53,7 @@ def dev(
                 worker=not no_worker,
                 sample=not (no_sample or no_worker),
                 once=once,
+                tls=tls,
                 plan=plan,
             )
         )

@@ -27,16 +27,19 @@ class Base(ABC):
         workspace_secret: str,
         secure: bool | None = None,
         ca: str | Path | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
         timeout: Seconds = TIMEOUT_SECONDS,
         scopes: Iterable[str] = (),
     ) -> None:
         """`target` is `host:port`. `timeout` is for one call with all its tries, unless that call says otherwise.
 
         TLS is used unless the target is this machine, or as `secure` says; `ca` names a PEM file with the authorities
-        to trust in place of gRPC's own. `scopes` is what the client's tokens are to allow, `tasks:read` or
-        `tasks:write`; by default it is all that the workspace may do. Raises SettingsError.
+        to trust in place of gRPC's own; `certificate` and `key` name what a server is shown that asks for it. `scopes`
+        is what the client's tokens are to allow, `tasks:read` or `tasks:write`; by default it is all that the workspace
+        may do. Raises SettingsError.
         """
-        self._server = Server(target, secure, ca)
+        self._server = Server(target, secure, ca, certificate, key)
         self._secured = self._server.credentials()
         self._calls = Calls(Credentials(workspace_id, workspace_secret, tuple(scopes)), timeout)
         self._methods: Mapping[str, Any] = {}
@@ -57,7 +60,7 @@ class Base(ABC):
         """A client by the environment's variables. Raises SettingsError.
 
         OPENMCP_SERVER, OPENMCP_WORKSPACE_ID; OPENMCP_WORKSPACE_SECRET, or the file that OPENMCP_WORKSPACE_SECRET_FILE
-        names; OPENMCP_SECURE (`true` or `false`) and OPENMCP_CA_FILE, if need be.
+        names; OPENMCP_SECURE (`true` or `false`), OPENMCP_CA_FILE, OPENMCP_CERT_FILE and OPENMCP_KEY_FILE, if need be.
         """
         server, credentials = connection.from_environment(environment)
         return cls(
@@ -66,6 +69,8 @@ class Base(ABC):
             workspace_secret=credentials.workspace_secret,
             secure=server.secure,
             ca=server.ca,
+            certificate=server.certificate,
+            key=server.key,
             timeout=timeout,
             scopes=scopes,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import grpc.aio
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import openmcp_chain
@@ -57,19 +58,35 @@ class Server:
     clear but by somebody's word."""
     ca: str | Path | None = None
     """A PEM file with the certificates of the authorities to trust, in place of gRPC's own list."""
+    certificate: str | Path | None = None
+    """A PEM file with the certificate to show to a server that asks for one, and those between it and an authority."""
+    key: str | Path | None = None
+    """The PEM file with that certificate's key."""
 
     def credentials(self) -> grpc.ChannelCredentials | None:
         """How the channel is secured; None for plaintext. Raises SettingsError."""
-        secure = self.secure if self.secure is not None else self.ca is not None or not self._is_here
+        files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
+        named = [name for name, file in files.items() if file is not None]
+        secure = self.secure if self.secure is not None else bool(named) or not self._is_here
         if not secure:
-            if self.ca is not None:
-                raise SettingsError("ca: is of no use without TLS")
+            if named:
+                raise SettingsError(f"{named[0]}: is of no use without TLS")
             return None
-        try:
-            roots = Path(self.ca).read_bytes() if self.ca is not None else None
-        except OSError as error:
-            raise SettingsError(f"ca: cannot read {str(self.ca)!r}: {error.strerror}") from None
-        return grpc.ssl_channel_credentials(root_certificates=roots)
+        if (self.certificate is None) != (self.key is None):
+            raise SettingsError("certificate, key: both are needed, or neither")
+        roots, certificate, key = (_read(name, file) for name, file in files.items())
+        return grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=certificate)
+
+    def files(self) -> tuple[object, ...]:
+        """Something that changes when a file does of which the credentials were made."""
+        return tuple(_state(file) for file in (self.ca, self.certificate, self.key) if file is not None)
+
+    def channel(self) -> grpc.aio.Channel:
+        """A channel that connects with its first call. Raises SettingsError."""
+        secured = self.credentials()
+        if secured is None:
+            return grpc.aio.insecure_channel(self.target, self.options())
+        return grpc.aio.secure_channel(self.target, secured, self.options())
 
     def options(self) -> list[tuple[str, str | int]]:
         """Of the channel."""
@@ -101,6 +118,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> tuple[Serve
         _required(environment, "OPENMCP_SERVER"),
         secure == "true" if secure else None,
         environment.get("OPENMCP_CA_FILE") or None,
+        environment.get("OPENMCP_CERT_FILE") or None,
+        environment.get("OPENMCP_KEY_FILE") or None,
     )
     return server, Credentials(_required(environment, "OPENMCP_WORKSPACE_ID"), _secret(environment))
 
@@ -114,6 +133,21 @@ def read_secret(path: str | Path, name: str) -> str:
     if not secret:
         raise SettingsError(f"{name}: {path} is empty")
     return secret
+
+
+def _read(name: str, file: str | Path | None) -> bytes | None:
+    try:
+        return Path(file).read_bytes() if file is not None else None
+    except OSError as error:
+        raise SettingsError(f"{name}: cannot read {str(file)!r}: {error.strerror}") from None
+
+
+def _state(file: str | Path) -> tuple[int, int, int] | None:
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _secret(environment: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ Error:
     ├── NOT_FOUND           TaskNotFound · WorkspaceNotFound · SecretNotFound · RouteNotFound · ServiceUnknown
     ├── ALREADY_EXISTS      RequestIdReused · DedupeKeyTaken · WorkspaceExists
     ├── FAILED_PRECONDITION LeaseLost · TaskEnded · TaskNotRetryable · CancelNotRequested
-    ├── FAILED_PRECONDITION OwnWorkspace · WorkspaceDeleting
+    ├── FAILED_PRECONDITION OwnWorkspace · WorkspaceDeleting · HttpsRequired
     ├── RESOURCE_EXHAUSTED  RateLimited · TooManySignIns · TooManyStreams · TooManyPending · TooManyTypes · EventsFull
     ├── ABORTED             Aborted
     ├── DEADLINE_EXCEEDED   DeadlineExceeded
@@ -141,6 +141,18 @@ class MalformedRequest(Error):
         super().__init__(
             "The request is not well-formed HTTP for this service. Among others, header names with underscores and "
             "paths with escaped slashes are refused."
+        )
+
+
+class HttpsRequired(Error):
+    code = "HTTPS_REQUIRED"
+    status = Status.FAILED_PRECONDITION
+    when = "A request comes without TLS to a port that speaks it."
+    sent_by = "envoy"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This port speaks HTTPS only: nothing was done. If a token or a secret was sent in the clear, replace it."
         )
 
 

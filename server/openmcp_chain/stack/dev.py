@@ -1,12 +1,13 @@
 """`openmcp dev`: the whole stack on this machine, as real processes, for one person."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
 
 import openmcp_chain
-from openmcp_chain.stack import programs, site
+from openmcp_chain.stack import authority, programs, site
 from openmcp_chain.stack.console import Console, print_failure
 from openmcp_chain.stack.failure import StackError
 from openmcp_chain.stack.parts import Parts
@@ -76,8 +77,20 @@ async def _work(options: Options, place: Site, parts: Parts, console: Console) -
         if options.once:
             return 0 if succeeded else 1
     console.note("\nCtrl-C ends everything.")
-    await parts.lost()
+    renewal = asyncio.create_task(_renew(place))
+    try:
+        await parts.lost()
+    finally:
+        renewal.cancel()
     return 1
+
+
+async def _renew(place: Site) -> None:
+    """Issues the certificates anew, long before their end, for as long as the stack is up."""
+    while place.certificates is not None:
+        await asyncio.sleep(authority.RENEWAL.total_seconds())
+        with contextlib.suppress(StackError):
+            site.certificates(place.folder)
 
 
 def _greet(console: Console, options: Options, place: Site, info: Info, seconds: float) -> None:

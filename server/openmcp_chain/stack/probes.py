@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
@@ -71,21 +72,25 @@ def accepts(address: str) -> Callable[[], Awaitable[bool]]:
     return lambda: _accepts(address)
 
 
-def accepts_token(rest_url: str, workspace_id: str, workspace_secret: str) -> Callable[[], Awaitable[bool]]:
+def accepts_token(
+    rest_url: str, workspace_id: str, workspace_secret: str, ca: str | None
+) -> Callable[[], Awaitable[bool]]:
     """Does a REST call with a real token get through Envoy and the server to the database?
 
-    It asks for a task that isn't there: only the database can know that.
+    It asks for a task that isn't there: only the database can know that. `ca` is the file of the authorities to trust,
+    if `rest_url` is one of HTTPS.
     """
     # Not by httpx, which takes as long to import as Envoy to start; and by no proxy, whatever the environment says.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    tls = [urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca))] if ca else []
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), *tls)
     credentials = json.dumps({"workspace_id": workspace_id, "workspace_secret": workspace_secret}).encode()
     token = ""
 
     def call(path: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, Any]:
-        request = urllib.request.Request(rest_url + path, body, dict(headers))  # noqa: S310 - http, to our own Envoy
+        request = urllib.request.Request(rest_url + path, body, dict(headers))  # noqa: S310 - to our own Envoy
         try:
             with opener.open(request, timeout=_TIMEOUT) as answer:
-                return answer.status, json.load(answer)
+                return answer.status, json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as refusal:
             with refusal:
                 return refusal.code, json.load(refusal)
@@ -94,6 +99,9 @@ def accepts_token(rest_url: str, workspace_id: str, workspace_secret: str) -> Ca
         nonlocal token
         try:
             if not token:
+                # Before anybody could answer, a sign-in would fail, and still count: an address has only so many.
+                if call("/healthz", {})[0] != http.HTTPStatus.OK:
+                    return False
                 status, body = call("/v1/auth/token", {"content-type": "application/json"}, credentials)
                 if status != http.HTTPStatus.OK:
                     return False

@@ -34,6 +34,27 @@ def server_environment(site: Site) -> Mapping[str, str]:
         "OPENMCP_MASTER_KEY_FILE": str(site.folder.master_key),
         "OPENMCP_LAME_DUCK_SECONDS": str(LAME_DUCK_SECONDS),
         "OPENMCP_DRAIN_SECONDS": str(DRAIN_SECONDS),
+        **_server_certificates(site),
+    }
+
+
+def _server_certificates(site: Site) -> Mapping[str, str]:
+    ours = site.certificates
+    return {
+        "OPENMCP_TLS_CERT_FILE": str(ours.server.certificate) if ours else "",
+        "OPENMCP_TLS_KEY_FILE": str(ours.server.key) if ours else "",
+        "OPENMCP_TLS_CLIENT_CA_FILE": str(ours.authority.file) if ours else "",
+        "OPENMCP_HEALTH_LISTEN": "",
+    }
+
+
+def _client_certificates(site: Site) -> Mapping[str, str]:
+    ours = site.certificates
+    return {
+        "OPENMCP_SECURE": "true" if ours else "false",
+        "OPENMCP_CA_FILE": str(ours.authority.file) if ours else "",
+        "OPENMCP_CERT_FILE": str(ours.client.certificate) if ours else "",
+        "OPENMCP_KEY_FILE": str(ours.client.key) if ours else "",
     }
 
 
@@ -67,5 +88,6 @@ def worker(site: Site, memory: Memory) -> Program:
         "OPENMCP_PIPELINE_WORKDIR": str(site.folder.path / "work"),
         "OPENMCP_WORKER_READY_FILE": str(worker_ready_file(site)),
         "no_grpc_proxy": ports.HOST,
+        **_client_certificates(site),
     }
     return Program("worker", _python("openmcp_chain.executors.worker"), env=environment)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shlex
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,6 +17,7 @@ import httpx
 from google.protobuf.json_format import MessageToDict
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
+from openmcp_chain.client.connection import Server
 from openmcp_chain.stack import demo
 from openmcp_chain.stack.console import Console
 from openmcp_chain.stack.state import DataFolder, Info
@@ -56,7 +59,10 @@ class ServerSentEvent:
 async def run(info: Info, folder: DataFolder, console: Console) -> bool:
     """Runs the sample and shows it. Returns whether it succeeded; whatever went wrong has been shown then."""
     headers = {"accept": "application/json"}
-    async with httpx.AsyncClient(base_url=info.rest_url, headers=headers, timeout=_SECONDS, trust_env=False) as rest:
+    trust = ssl.create_default_context(cafile=info.ca_file) if info.ca_file else False
+    async with httpx.AsyncClient(
+        base_url=info.rest_url, headers=headers, timeout=_SECONDS, trust_env=False, verify=trust
+    ) as rest:
         try:
             token = await _sign_in(rest, info)
             rest.headers["authorization"] = f"Bearer {token}"
@@ -65,7 +71,7 @@ async def run(info: Info, folder: DataFolder, console: Console) -> bool:
             await _follow(rest, task_id, console)
             detail = await _json(await rest.get(f"/v1/tasks/{task_id}"))
             _show_result(detail, console)
-            await _show_by_grpc(info.grpc_target, token, detail, console)
+            await _show_by_grpc(info, token, detail, console)
         except SampleError as error:
             console.warning(f"  the sample failed: {error}")
             return False
@@ -144,10 +150,10 @@ def _show_result(detail: dict[str, Any], console: Console) -> None:
         console.row("", json.dumps(row, ensure_ascii=False))
 
 
-async def _show_by_grpc(target: str, token: str, detail: dict[str, Any], console: Console) -> None:
+async def _show_by_grpc(info: Info, token: str, detail: dict[str, Any], console: Console) -> None:
     """The same task, read by gRPC from the server itself."""
-    options = [("grpc.enable_http_proxy", 0)]
-    async with grpc.aio.insecure_channel(target, options=options) as channel:
+    server = Server(info.grpc_target, ca=info.ca_file, certificate=info.cert_file, key=info.key_file)
+    async with server.channel() as channel:
         stub: tasks_pb2_grpc.TaskServiceAsyncStub = tasks_pb2_grpc.TaskServiceStub(channel)
         task = await stub.GetTask(
             tasks_pb2.GetTaskRequest(task_id=detail["task_id"]),
@@ -168,25 +174,29 @@ def _show_commands(info: Info, task_id: str, console: Console) -> None:
     bearer = '-H "authorization: Bearer $TOKEN"'
     is_json = "-H 'content-type: application/json'"
     service = "openmcp.chain.v1.TaskService"
+    curl, grpcurl = "curl -s", "grpcurl -plaintext"
+    if info.ca_file and info.cert_file and info.key_file:
+        ca, certificate, key = map(shlex.quote, (info.ca_file, info.cert_file, info.key_file))
+        curl, grpcurl = f"curl -s --cacert {ca}", f"grpcurl -cacert {ca} -cert {certificate} -key {key}"
     console.heading("Your turn: paste these")
     find_it = 'sed \'s/.*"access_token": *"\\([^"]*\\)".*/\\1/\''
     console.paste(
         "a token, good for 15 minutes",
-        [f"TOKEN=$(curl -s {info.rest_url}/v1/auth/token {is_json} -d '{credentials}' | {find_it})"],
+        [f"TOKEN=$({curl} {info.rest_url}/v1/auth/token {is_json} -d '{credentials}' | {find_it})"],
     )
     console.paste(
         "REST: a task, its state, its events",
         [
-            f"curl -s {info.rest_url}/v1/tasks {bearer} {is_json} -d '{task}'",
-            f"curl -s {info.rest_url}/v1/tasks/{task_id} {bearer}",
-            f"curl -sN {info.rest_url}/v1/tasks/{task_id}/events {bearer}",
+            f"{curl} {info.rest_url}/v1/tasks {bearer} {is_json} -d '{task}'",
+            f"{curl} {info.rest_url}/v1/tasks/{task_id} {bearer}",
+            f"{curl} -N {info.rest_url}/v1/tasks/{task_id}/events {bearer}",
         ],
     )
     console.paste(
         "gRPC: the same, through reflection",
         [
-            f"grpcurl -plaintext {bearer} -d '{task}' {info.grpc_target} {service}/SubmitTask",
-            f'grpcurl -plaintext {bearer} -d \'{{"task_id":"{task_id}"}}\' {info.grpc_target} {service}/GetTask',
+            f"{grpcurl} {bearer} -d '{task}' {info.grpc_target} {service}/SubmitTask",
+            f'{grpcurl} {bearer} -d \'{{"task_id":"{task_id}"}}\' {info.grpc_target} {service}/GetTask',
         ],
     )
 

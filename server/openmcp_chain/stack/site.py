@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from openmcp_chain.stack import database, ports
+from openmcp_chain.stack.authority import Authority, Issued
 from openmcp_chain.stack.database import Database
 from openmcp_chain.stack.failure import StackError
 from openmcp_chain.stack.state import DataFolder
@@ -24,8 +26,29 @@ class Options:
     sample: bool
     once: bool
     """End after the sample."""
+    tls: bool
+    """Whether all speak TLS to each other, with certificates of this stack's own."""
     plan: str
     """The demo workspace's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificates:
+    """What the parts show each other, and trust; issued anew at every start, and every few hours."""
+
+    authority: Authority
+    server: Issued
+    envoy: Issued
+    """To its clients."""
+    client: Issued
+    """What whoever calls the server shows it: Envoy, the worker, and the person at the terminal."""
+
+    @classmethod
+    def issued(cls, folder: Path) -> Self:
+        """Those of the authority in the folder. Raises OSError."""
+        authority = Authority.opened(folder)
+        parts = ("server", "envoy", "client")
+        return cls(authority=authority, **{part: authority.issue(part) for part in parts})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +61,12 @@ class Site:
     """The program's path."""
     rest_port: int
     grpc_port: int
+    certificates: Certificates | None
+    """None without TLS."""
 
     @property
     def rest_url(self) -> str:
-        return f"http://{self.envoy_target}"
+        return f"{'https' if self.certificates else 'http'}://{self.envoy_target}"
 
     @property
     def envoy_target(self) -> str:
@@ -65,4 +90,13 @@ def choose(options: Options, folder: DataFolder) -> Site:
         envoy=envoy,
         rest_port=rest,
         grpc_port=grpc,
+        certificates=certificates(folder) if options.tls else None,
     )
+
+
+def certificates(folder: DataFolder) -> Certificates:
+    """New ones for all parts. Raises StackError if they can't be written."""
+    try:
+        return Certificates.issued(folder.tls)
+    except OSError as error:
+        raise StackError(f"certificates can't be written to {folder.tls}: {error.strerror}") from None

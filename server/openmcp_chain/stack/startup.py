@@ -32,9 +32,11 @@ async def finish(options: Options, site: Site, parts: Parts) -> Info:
     if options.worker:  # before Envoy: it takes longer
         await parts.spawn(programs.worker(site, memory))
     await parts.spawn(_envoy(site, settings))
+    ours = site.certificates
+    ca = str(ours.authority.file) if ours else None
     steps = [
         parts.until_ready("server", probes.accepts(site.grpc_target)),
-        parts.until_ready("envoy", probes.accepts_token(site.rest_url, demo.WORKSPACE, memory.workspace_secret)),
+        parts.until_ready("envoy", probes.accepts_token(site.rest_url, demo.WORKSPACE, memory.workspace_secret, ca)),
     ]
     if options.worker:
         steps.append(parts.until_ready("worker", probes.exists(programs.worker_ready_file(site))))
@@ -48,6 +50,9 @@ async def finish(options: Options, site: Site, parts: Parts) -> Info:
             mongodb_uri=site.database.uri,
             workspace_id=demo.WORKSPACE,
             workspace_secret=memory.workspace_secret,
+            ca_file=ca,
+            cert_file=str(ours.client.certificate) if ours else None,
+            key_file=str(ours.client.key) if ours else None,
             files_dir=str(site.folder.files),
             pids=parts.pids,
         )
@@ -61,12 +66,17 @@ def _envoy(site: Site, settings: Config) -> Program:
     """Renders its configuration, and returns how to run it."""
     from openmcp_chain.stack import envoy  # noqa: PLC0415 - the worker starts while these are imported
     from openmcp_chain.stack.envoy.collector import Collector  # noqa: PLC0415 - as above
+    from openmcp_chain.stack.envoy.tls import Identity, Servers  # noqa: PLC0415 - as above
 
+    ours = site.certificates
+    client = Identity(ours.client.certificate, ours.client.key) if ours else None
     try:
         wanted = envoy.Settings(
             listen=envoy.Address(ports.HOST, site.rest_port),
             server=envoy.Address(ports.HOST, site.grpc_port),
             plans=settings.plans,
+            identity=Identity(ours.envoy.certificate, ours.envoy.key) if ours else None,
+            server_tls=Servers(ours.authority.file, "localhost", client) if client and ours else None,
             otlp=Collector.from_environment(os.environ),
         )
     except ValueError as error:

@@ -30,6 +30,11 @@ class Info:
     """The folder that the demo workspace's `file://` may touch."""
     pids: Mapping[str, int]
     """The children's, by name; kept up to date when one is started again."""
+    ca_file: str | None = None
+    """With TLS, the authority to trust. It and the next two are not in `dev.json` otherwise."""
+    cert_file: str | None = None
+    """With TLS, what a caller shows the server itself."""
+    key_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,7 @@ class DataFolder:
         self.database = self.path / "database"
         self.envoy = self.path / "envoy"
         self.files = self.path / "files"
+        self.tls = self.path / "tls"
         self.dev_json = self.path / "dev.json"
         self.master_key = self.path / "master.key"
         self._memory = self.path / "memory.json"
@@ -59,7 +65,7 @@ class DataFolder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             self._take_lock()
-            for folder in (self.logs, self.database, self.envoy, self.files):
+            for folder in (self.logs, self.database, self.envoy, self.files, self.tls):
                 folder.mkdir(mode=0o700, exist_ok=True)
             self.dev_json.unlink(missing_ok=True)  # left by a stack that was killed
             if not self.master_key.exists():
@@ -80,7 +86,8 @@ class DataFolder:
 
     def publish(self, info: Info) -> None:
         """Writes `dev.json`: who finds it finds a stack that is ready."""
-        write_private(self.dev_json, json.dumps(asdict(info), indent=2) + "\n")
+        told = {name: value for name, value in asdict(info).items() if value is not None}
+        write_private(self.dev_json, json.dumps(told, indent=2) + "\n")
 
     def recall(self) -> Memory:
         """What was remembered last; nothing, if that can't be read."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -118,15 +118,27 @@ class Server:
             handlers.update(rpc.methods(calls, descriptor, servicer, ACCESS))
         self._server = grpc.aio.server(options=OPTIONS)
         self._server.add_generic_rpc_handlers((_Methods(handlers),))
+        self._probes = {path: one for path, one in handlers.items() if path.startswith(f"/{health.SERVICE_NAME}/")}
+        self._probed: grpc.aio.Server | None = None
 
-    async def start(self, address: str) -> int:
-        """Listens on `host:port` and serves; returns the port. Raises OSError if it can't."""
-        try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError:
-            raise OSError(f"cannot listen on {address}: is the port in use?") from None
+    async def start(self, address: str, credentials: grpc.ServerCredentials | None = None, probed: str = "") -> int:
+        """Listens on `host:port` and serves; returns the port. Raises OSError if it can't.
+
+        Without credentials it speaks plain text. `probed` is where it tells of its health alone, in plain text: those
+        who probe it need no certificate then. Empty for nowhere.
+        """
+        if credentials is None:
+            port = _listen(address, self._server.add_insecure_port)
+        else:
+            port = _listen(address, lambda where: self._server.add_secure_port(where, credentials))
+        if probed:
+            self._probed = grpc.aio.server(options=OPTIONS)
+            self._probed.add_generic_rpc_handlers((_Methods(self._probes),))
+            _listen(probed, self._probed.add_insecure_port)
         self._health.set(serving=await self._database_answers())
         await self._server.start()
+        if self._probed is not None:
+            await self._probed.start()
         return port
 
     async def watch_health(self) -> None:
@@ -158,6 +170,15 @@ class Server:
         """Takes no new calls, and returns when those under way have ended, or after `grace` seconds."""
         self._reflection.drain()
         await self._server.stop(grace)
+        if self._probed is not None:
+            await self._probed.stop(None)
+
+
+def _listen(address: str, add_port: Callable[[str], int]) -> int:
+    try:
+        return add_port(address)
+    except RuntimeError:
+        raise OSError(f"cannot listen on {address}: is the port in use?") from None
 
 
 class _Methods(grpc.GenericRpcHandler):

@@ -1,6 +1,7 @@
 """A worker's connection: signs in, keeps its token fresh, and opens streams."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -9,6 +10,7 @@ import grpc
 
 from openmcp.chain.v1 import auth_pb2_grpc, workers_pb2, workers_pb2_grpc
 from openmcp_chain.client.connection import Credentials, Server
+from openmcp_chain.client.errors import SettingsError
 
 FRESH_SECONDS = 120.0
 """A token is replaced this long before it expires."""
@@ -23,11 +25,9 @@ class Connection:
 
     def __init__(self, server: Server, credentials: Credentials) -> None:
         """Raises SettingsError. Connects with the first call."""
-        secured = server.credentials()
-        if secured is None:
-            self._channel = grpc.aio.insecure_channel(server.target, options=server.options())
-        else:
-            self._channel = grpc.aio.secure_channel(server.target, secured, options=server.options())
+        self._server = server
+        self._files = server.files()
+        self._channel = server.channel()
         self._credentials = credentials.request()
         self._token = ""
         self._expires_at = datetime.min.replace(tzinfo=UTC)
@@ -46,9 +46,19 @@ class Connection:
         self._expires_at = datetime.min.replace(tzinfo=UTC)
 
     async def work(self, requests: AsyncIterator[workers_pb2.WorkRequest]) -> Stream:
-        """Opens a stream that sends `requests`. Raises grpc.aio.AioRpcError."""
+        """Opens a stream that sends `requests`, with the certificates of now. Raises grpc.aio.AioRpcError."""
+        await self._renew()
         stub: workers_pb2_grpc.WorkerServiceAsyncStub = workers_pb2_grpc.WorkerServiceStub(self._channel)
         return stub.Work(requests, metadata=(("authorization", f"Bearer {await self.token()}"),))
+
+    async def _renew(self) -> None:
+        """Connects anew if the certificates' files have changed; what can't be read is left for the next time."""
+        if (now := self._server.files()) == self._files:
+            return
+        with contextlib.suppress(SettingsError):
+            renewed = self._server.channel()
+            await self._channel.close()
+            self._channel, self._files = renewed, now
 
     async def until_stale(self) -> None:
         """Returns when the token wants replacing."""

@@ -16,7 +16,7 @@ class Settings:
     """Where a worker works, as whom, and how much."""
 
     server: Server
-    """OPENMCP_SERVER: `host:port`; OPENMCP_SECURE and OPENMCP_CA_FILE, if need be."""
+    """OPENMCP_SERVER: `host:port`; OPENMCP_SECURE, OPENMCP_CA_FILE, OPENMCP_CERT_FILE, OPENMCP_KEY_FILE, if need be."""
     credentials: Credentials
     """OPENMCP_WORKSPACE_ID: a workspace, or an operator; and OPENMCP_WORKSPACE_SECRET, or the file that
     OPENMCP_WORKSPACE_SECRET_FILE names."""

@@ -54,6 +54,8 @@ class Worker:
         workspace_secret: str,
         secure: bool | None = None,
         ca: str | Path | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
         concurrency: int = 4,
         name: str = "",
         version: str = "",
@@ -68,13 +70,15 @@ class Worker:
             workspace_secret: The workspace's secret.
             secure: Whether TLS is used; by default it is, unless the target is this machine.
             ca: A PEM file with the authorities to trust, in place of gRPC's own.
+            certificate: A PEM file with the certificate to show to a server that asks for one.
+            key: The PEM file with that certificate's key.
             concurrency: How many tasks at a time, from 1 to 1,000.
             name: Shown in the events of each task that it runs; by default host and process id.
             version: Of its code, shown beside the name.
             drain: How long running tasks may go on after it was told to stop,
             ready_file: A file that is there while a server gives it tasks; for probes.
         """
-        self._server = Server(target, secure, ca)
+        self._server = Server(target, secure, ca, certificate, key)
         # No more than it needs: whoever gets hold of its token can't submit or read the workspace's other tasks.
         self._credentials = Credentials(workspace_id, workspace_secret, ("worker",))
         self._concurrency = concurrency
@@ -103,6 +107,8 @@ class Worker:
             workspace_secret=settings.credentials.workspace_secret,
             secure=settings.server.secure,
             ca=settings.server.ca,
+            certificate=settings.server.certificate,
+            key=settings.server.key,
             concurrency=settings.concurrency,
             ready_file=settings.ready_file,
             name=name,

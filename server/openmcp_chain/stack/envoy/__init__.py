@@ -19,8 +19,9 @@ from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine import tokens
-from openmcp_chain.stack.envoy import replies, routes, view
+from openmcp_chain.stack.envoy import replies, routes, tls, view
 from openmcp_chain.stack.envoy.collector import Collector
+from openmcp_chain.stack.envoy.tls import Identity, Servers
 
 HEADER_BYTES = 8 * 1024
 """Of all request headers, names and values, Envoy's own among them; the server reads 16 KiB of metadata."""
@@ -74,6 +75,10 @@ class Settings:
     server: Address
     """Where it reaches the gRPC server."""
     plans: Mapping[str, Plan]
+    identity: Identity | None = None
+    """The certificate that it shows its clients; None: it speaks plain HTTP to them."""
+    server_tls: Servers | None = None
+    """How it speaks TLS to the servers; None: plain text."""
     peers: Sequence[Address] = ()
     """This Envoy and the others before the same servers, or a DNS name for all: each then grants its part of a limit.
     None: it grants the whole."""
@@ -113,11 +118,12 @@ class Settings:
         return routes.Limits(self.body_limit, self.unary_seconds)
 
 
-def write(settings: Settings, folder: Path) -> Path:
-    """Writes the configuration into the folder, and says where."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "envoy.yaml"
-    path.write_text(render(settings))
+def write(settings: Settings, folder: Path, name: str = "envoy.yaml") -> Path:
+    """Writes the configuration into the folder, beside it what it says of certificates, and says where it is."""
+    path = folder / name
+    path.write_text(render(settings, folder))
+    for file, secret in tls.secrets(settings.identity, settings.server_tls).items():
+        (folder / file).write_text(json.dumps(secret))
     return path
 
 
@@ -131,9 +137,15 @@ def command(config: Path, *, concurrency: int = 1) -> list[str]:
     return ["envoy", "-c", str(config), "--disable-hot-restart", "--concurrency", str(concurrency), *logs]
 
 
-def render(settings: Settings) -> str:
-    """The whole configuration in one file: descriptors and Lua are inside it."""
+def render(settings: Settings, folder: Path | None = None) -> str:
+    """The whole configuration in one file: descriptors and Lua are inside it.
+
+    But where certificates are is told by files in the folder, which `write` writes. Raises ValueError without one.
+    """
     methods, otlp = view.methods(), settings.otlp
+    if folder is None and (settings.identity or settings.server_tls):
+        raise ValueError("TLS needs files of its own beside the configuration, and so a file for that")
+    beside = (folder or Path()).absolute()
     values = {
         "ADDRESS_LIMITS": [
             _bucket([{"key": "limit", "value": name}, {"key": "masked_remote_address"}], rate)
@@ -151,10 +163,13 @@ def render(settings: Settings) -> str:
         "ENVOYS": _endpoints("envoys", *settings.peers),
         "HEAP": settings.heap_bytes,
         "HEADERS": f"local HEADER_BYTES, HEADER_COUNT = {HEADER_BYTES}, {HEADER_COUNT}\n" + _source("headers.lua"),
+        "HSTS": tls.told(settings.identity),
         # Envoy reads % as the beginning of one of its own variables.
         "INTERNAL": replies.body(errors.Internal()).replace("%", "%%"),
         "ISSUER": settings.issuer,
         "JWKS_REFRESH": f"{settings.jwks_seconds}s",
+        "LISTENER_FILTERS": tls.inspector() if settings.identity else [],
+        "LISTENER_TLS": tls.downstream(settings.identity, beside),
         "LISTEN_HOST": settings.listen.host,
         "LISTEN_PORT": settings.listen.port,
         "LUA": lua(settings),
@@ -168,10 +183,13 @@ def render(settings: Settings) -> str:
         "RESPONSE_LIMIT": settings.response_limit,
         "ROUTES": routes.table(methods, settings.limits),
         "SELF": _endpoints("self", _reachable(settings.listen)),
+        "SELF_TLS": tls.loopback(settings.identity),
         "SERVER": _endpoints("server", settings.server),
         "SERVER_STREAMS": SERVER_STREAMS,
+        "SERVER_TLS": tls.upstream(settings.server_tls, beside),
         "SERVICES": view.services(),
         "SHARED": {} if settings.peers else None,
+        "TLS_ONLY": {"transport_protocol": "tls"} if settings.identity else None,
         "TRACING": otlp.tracing() if otlp else None,
         "TRUSTED_HOPS": settings.trusted_hops,
     }
@@ -182,7 +200,8 @@ def render(settings: Settings) -> str:
 def lua(settings: Settings) -> str:
     """The first Lua filter: its table of replies, what it knows of text, then its source."""
     sizes = {routes.too_large(method, settings.limits) for method in (*view.methods(), *routes.FOREIGN)}
-    return replies.lua_table(replies.replies(sizes, HEADER_BYTES)) + _source("text.lua") + _source("rest.lua")
+    table = replies.lua_table(replies.replies(sizes, HEADER_BYTES))
+    return f'local HSTS = "{tls.HSTS}"\n' + table + _source("text.lua") + _source("rest.lua")
 
 
 def request_lua() -> str:

@@ -48,6 +48,7 @@ def replies(sizes: Collection[tuple[str, int]], header_limit: int) -> Mapping[st
     """
     by_code = (
         errors.DeadlineExceeded(),
+        errors.HttpsRequired(),
         errors.Internal(),
         errors.InvalidArgument(Violation("FIELD", "DESCRIPTION")),  # the Lua filter puts in what it knows
         errors.MalformedRequest(),
