@@ -10,6 +10,7 @@ from bench import task
 from bench.lab import Lab
 from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 from openmcp_chain import config
+from openmcp_chain.engine.administration import local_actor
 from openmcp_chain.engine.sealing import MasterKey
 from openmcp_chain.stack import administration, database, ports
 
@@ -47,8 +48,8 @@ async def serve(lab: Lab) -> Served:
         "OPENMCP_GRPC_LISTEN": target,
         "OPENMCP_MASTER_KEY": MasterKey.generate(),
     }
-    async with administration.opened(config.from_environment(environment)) as identity:
-        _, secret = await identity.create_workspace(PLAN, WORKSPACE)
+    async with administration.opened(config.from_environment(environment)) as opened:
+        _, secret = await opened.workspaces.create(local_actor(), PLAN, WORKSPACE)
     command = database.find("openmcp")
     assert command, "the project is not installed"
     lab.start("server", [command, "server"], environment)

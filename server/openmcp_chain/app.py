@@ -19,9 +19,11 @@ import uvloop
 from openmcp_chain import config, logs, telemetry
 from openmcp_chain.config import Config, ConfigError
 from openmcp_chain.domain import errors
-from openmcp_chain.engine import clock
+from openmcp_chain.engine import administration, clock
+from openmcp_chain.engine.administration import Administration
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.events import EventHub
+from openmcp_chain.engine.eviction import Eviction
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.leasing import Leasing
@@ -43,6 +45,7 @@ from openmcp_chain.transport.server import Server
 from openmcp_chain.transport.tasks import TaskService
 from openmcp_chain.transport.tls import Certificates
 from openmcp_chain.transport.workers import WorkerService
+from openmcp_chain.transport.workspaces import WorkspaceService
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class App:
         self.events = EventHub(self.ledger, self.streams)
         self.queues = Queues(store, now)
         self.pending = Pending(store, self.ledger, self.queues, self.identity.quotas)
+        self.administration = Administration(store, settings.master, settings.plans, self.queues, now)
         self.dispatcher = Dispatcher(
             self.ledger,
             self.queues,
@@ -79,6 +83,9 @@ class App:
         self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, now)
         self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
         self.dispatcher.look = self.sweep.wake
+        self.eviction = Eviction(store, self.queues)
+        for follower in (self.identity.forget, self.pending.forget):
+            self.eviction.follow(follower)
         self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, self.pending, now)
         self.tasks = Tasks(store, self.ledger, self.leases, self.pending)
         self.signals = Signals(store, self.ledger, now)
@@ -90,6 +97,7 @@ class App:
             tasks=TaskService(self.submission, self.tasks, self.queues, self.events, self.identity, now),
             rest=RestService(self.events, self.identity, self.keys),
             workers=self.workers,
+            workspaces=WorkspaceService(self.administration),
             store=store,
         )
         self._loops: list[asyncio.Task[None]] = []
@@ -99,22 +107,26 @@ class App:
         try:
             await self.keys.load()
             await self.queues.refresh()
+            await self._admit_administrator()
             settings, tls = self._settings, self._settings.tls
             credentials = Certificates(tls.certificate, tls.key, tls.client_ca).credentials() if tls else None
             port = await self.server.start(settings.listen, credentials, settings.health_listen)
         except (OSError, ValueError) as error:
             # No port, no certificate, or another master key: our own words.
             raise StartError(str(error)) from None
-        loops = (
-            self.keys.run(),
-            self.queues.run(),
-            self.pending.run(),
-            self.sweep.run(),
-            self.signals.run(),
-            self.server.watch_health(),
-        )
+        parts = (self.keys, self.queues, self.pending, self.sweep, self.eviction, self.signals)
+        loops = (*(part.run() for part in parts), self.server.watch_health())
         self._loops = [asyncio.create_task(loop) for loop in loops]
         return port
+
+    async def _admit_administrator(self) -> None:
+        """Raises ValueError if there is a secret for the first administrator, and its id is not an administrator's."""
+        if self._settings.admin_secret:
+            actor, admit = administration.local_actor(), self.administration.workspaces.admit_administrator
+            try:
+                await admit(actor, administration.FIRST, self._settings.admin_secret)
+            except ValueError as error:
+                raise ValueError(f"OPENMCP_ADMIN_SECRET: {error}") from None
 
     async def stop(self) -> None:
         """Drains, in an order that loses no call.

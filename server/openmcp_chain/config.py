@@ -4,13 +4,13 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from openmcp_chain.domain import plans
+from openmcp_chain.domain import plans, workspace
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine.sealing import MasterKey
 
@@ -53,6 +53,8 @@ class Config:
     """OPENMCP_MONGODB_DRIVER: `motor`, or `pymongo` for its successor."""
     master: MasterKey
     """OPENMCP_MASTER_KEY, or the file that OPENMCP_MASTER_KEY_FILE names: 32 bytes in base64."""
+    admin_secret: str = field(repr=False)
+    """OPENMCP_ADMIN_SECRET, or the file that OPENMCP_ADMIN_SECRET_FILE names: the first administrator's, if any."""
     plans: Mapping[str, Plan]
     """OPENMCP_PLANS_FILE; by default the one that is shipped."""
     lease_duration: timedelta
@@ -77,6 +79,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Config:
         mongodb_database=_database(environment.get("OPENMCP_MONGODB_DATABASE", "openmcp")),
         mongodb_driver=_driver(environment.get("OPENMCP_MONGODB_DRIVER", "motor")),
         master=_master(environment),
+        admin_secret=_admin_secret(environment),
         plans=load_plans(environment),
         lease_duration=_seconds(environment, "OPENMCP_LEASE_DURATION", 15, least=0.5),
         retention=_seconds(environment, "OPENMCP_RETENTION", 7 * 24 * 3600, least=1),
@@ -106,6 +109,14 @@ def load_plans(environment: Mapping[str, str]) -> Mapping[str, Plan]:
 
 def secret(environment: Mapping[str, str], name: str) -> str:
     """The variable `name`, or the contents of the file that `name`_FILE names. Raises ConfigError."""
+    value = _optional_secret(environment, name)
+    if not value:
+        raise ConfigError(f"{name} must be set")
+    return value
+
+
+def _optional_secret(environment: Mapping[str, str], name: str) -> str:
+    """The same; empty if neither is set."""
     if path := environment.get(f"{name}_FILE"):
         try:
             value = Path(path).read_text().strip()
@@ -114,14 +125,7 @@ def secret(environment: Mapping[str, str], name: str) -> str:
         if not value:
             raise ConfigError(f"{name}_FILE: {path} is empty")
         return value
-    return _required(environment, name)
-
-
-def _required(environment: Mapping[str, str], name: str) -> str:
-    value = environment.get(name, "")
-    if not value:
-        raise ConfigError(f"{name} must be set")
-    return value
+    return environment.get(name, "")
 
 
 def _listen(name: str, value: str) -> str:
@@ -167,6 +171,13 @@ def _master(environment: Mapping[str, str]) -> MasterKey:
         return MasterKey.decode(secret(environment, "OPENMCP_MASTER_KEY"))
     except ValueError as error:
         raise ConfigError(f"OPENMCP_MASTER_KEY: {error}") from None
+
+
+def _admin_secret(environment: Mapping[str, str]) -> str:
+    value = _optional_secret(environment, "OPENMCP_ADMIN_SECRET")
+    if value and workspace.secret_id(value) is None:
+        raise ConfigError(f"OPENMCP_ADMIN_SECRET is not of the form {workspace.SECRET_FORM}")
+    return value
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float, *, least: float) -> timedelta:

@@ -1,6 +1,6 @@
 """One stack for all of the contract's tests: real Envoy, server, database and worker, as `openmcp dev` runs them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
@@ -9,6 +9,9 @@ from support.echo import running_echo
 from support.rest import Rest
 from support.stack import StackInfo, running_stack
 from support.workspaces import Credentials
+
+from openmcp_chain.domain.workspace import Scope
+from openmcp_chain.transport.server import ACCESS
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +49,13 @@ def rest(stack: StackInfo, credentials: Credentials) -> Iterator[Rest]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def admin(stack: StackInfo) -> Iterator[Rest]:
+    """An administrator over REST."""
+    with Rest(stack.rest_url, workspaces.create_administrator(stack)) as client:
+        yield client
+
+
 @pytest.fixture(scope="session", params=["direct", "envoy"])
 def channel(stack: StackInfo, request: pytest.FixtureRequest) -> Iterator[grpc.Channel]:
     """gRPC, to the server itself and through Envoy."""
@@ -53,6 +63,12 @@ def channel(stack: StackInfo, request: pytest.FixtureRequest) -> Iterator[grpc.C
     options = [("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(target, options) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def token_for(rest: Rest, admin: Rest) -> Callable[[str], str]:
+    """A token for a method, by its full name: an administrator's for those that need one, else the workspace's."""
+    return lambda method: (admin if ACCESS[f"/{method}"].scope is Scope.ADMIN else rest).token
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,13 @@ QUICK = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 Metadata = tuple[tuple[str, str | bytes], ...]
+BearerFor = Callable[[str], Metadata]
+
+
+@pytest.fixture
+def bearer_for(token_for: Callable[[str], str]) -> BearerFor:
+    """The metadata of somebody who may call the method."""
+    return lambda method: (("authorization", f"Bearer {token_for(method)}"),)
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +68,9 @@ def request_of(method: str) -> Any:
 @pytest.mark.parametrize("method", METHODS)
 @QUICK
 @given(body=st.binary(max_size=200), signed_in=st.booleans())
-def test_any_bytes(channel: grpc.Channel, bearer: Metadata, method: str, body: bytes, *, signed_in: bool) -> None:
+def test_any_bytes(channel: grpc.Channel, bearer_for: BearerFor, method: str, body: bytes, *, signed_in: bool) -> None:
     """Whatever bytes a message is made of, the answer has the one shape."""
-    call(channel, method, [body], bearer if signed_in else ())
+    call(channel, method, [body], bearer_for(method) if signed_in else ())
 
 
 def wire(field: int, kind: int, value: bytes) -> bytes:
@@ -86,28 +93,28 @@ FIELDS = st.one_of(
 @pytest.mark.parametrize("method", METHODS)
 @QUICK
 @given(data=st.data())
-def test_any_fields(channel: grpc.Channel, bearer: Metadata, method: str, data: st.DataObject) -> None:
+def test_any_fields(channel: grpc.Channel, bearer_for: BearerFor, method: str, data: st.DataObject) -> None:
     """Fields of the right number and the wrong type, or with wrong contents, are refused in the one shape."""
-    call(channel, method, [b"".join(data.draw(st.lists(FIELDS, max_size=5)))], bearer)
+    call(channel, method, [b"".join(data.draw(st.lists(FIELDS, max_size=5)))], bearer_for(method))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_several_messages(channel: grpc.Channel, bearer: Metadata, method: str) -> None:
+def test_several_messages(channel: grpc.Channel, bearer_for: BearerFor, method: str) -> None:
     """A call that brings more than its one message is answered by the first, or refused."""
-    call(channel, method, [b"", b"", b""], bearer)
+    call(channel, method, [b"", b"", b""], bearer_for(method))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_call_without_a_message(channel: grpc.Channel, bearer: Metadata, method: str) -> None:
+def test_call_without_a_message(channel: grpc.Channel, bearer_for: BearerFor, method: str) -> None:
     """A call that is over before its message is answered at once."""
-    assert call(channel, method, [], bearer) == ("OK" if method.endswith("/Work") else "INVALID_ARGUMENT")
+    assert call(channel, method, [], bearer_for(method)) == ("OK" if method.endswith("/Work") else "INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_truncated_frames(stack: StackInfo, rest: Rest, method: str) -> None:
+def test_truncated_frames(stack: StackInfo, token_for: Callable[[str], str], method: str) -> None:
     """So is a call whose message breaks off in its frame, or says a length that nothing could have."""
     headers = [
-        ("authorization", f"Bearer {rest.token}"),
+        ("authorization", f"Bearer {token_for(method)}"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
     ]

@@ -3,7 +3,7 @@
 import json
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -19,6 +19,8 @@ from openmcp_chain.stack.envoy import view
 
 ROUTES = [route for method in view.methods() for route in method.routes]
 """(method, path template): every REST route that the contract's annotations give."""
+WRITES = [(verb, template) for verb, template in ROUTES if verb in ("POST", "PATCH")]
+"""Those that take a body."""
 TASK_ID = "01a20ab1-7e68-7207-88ee-c510558c969c"
 JSON: Headers = [("content-type", "application/json")]
 QUICK = settings(
@@ -55,6 +57,13 @@ def judge(answer: Answer, method: str = "GET") -> Mapping[str, Any] | None:
 @pytest.fixture
 def bearer(rest: Rest) -> Headers:
     return [("authorization", f"Bearer {rest.token}")]
+
+
+@pytest.fixture
+def bearer_for(token_for: Callable[[str], str]) -> Callable[[str], Headers]:
+    """The headers of somebody who may call a route, by its path template."""
+    methods = {template: method.name for method in view.methods() for _, template in method.routes}
+    return lambda template: [("authorization", f"Bearer {token_for(methods[template])}")]
 
 
 SEGMENTS = [
@@ -150,17 +159,22 @@ BODIES: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("template", [template for method, template in ROUTES if method == "POST"])
+REFUSED = ("INVALID_ARGUMENT", "CREDENTIALS_INVALID", "TASK_NOT_FOUND", "WORKSPACE_NOT_FOUND")
+
+
+@pytest.mark.parametrize(("verb", "template"), WRITES)
 @pytest.mark.parametrize("name", BODIES)
-def test_bad_bodies(stack: StackInfo, bearer: Headers, template: str, name: str) -> None:
+def test_bad_bodies(
+    stack: StackInfo, bearer_for: Callable[[str], Headers], verb: str, template: str, name: str
+) -> None:
     """A body that does not fit is answered by INVALID_ARGUMENT, in both framings that HTTP/1.1 has."""
-    body = BODIES[name]
+    body, bearer = BODIES[name], bearer_for(template)
     chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
     answers = [
-        exchange(stack.rest_url, "POST", fill(template), [*bearer, *JSON], body),
+        exchange(stack.rest_url, verb, fill(template), [*bearer, *JSON], body),
         exchange(
             stack.rest_url,
-            "POST",
+            verb,
             fill(template),
             [*bearer, *JSON, ("transfer-encoding", "chunked")],
             chunked,
@@ -171,7 +185,7 @@ def test_bad_bodies(stack: StackInfo, bearer: Headers, template: str, name: str)
         error = judge(answer)
         if error:
             # Some routes have all they need in their path, and no field that these bodies get wrong.
-            assert error["code"] in ("INVALID_ARGUMENT", "CREDENTIALS_INVALID", "TASK_NOT_FOUND"), error
+            assert error["code"] in REFUSED, error
             assert error["code"] != "INVALID_ARGUMENT" or fields_named(error), error
     assert answers[0].status == answers[1].status
 
@@ -238,26 +252,35 @@ def fields(template: str) -> st.SearchStrategy[str]:
     return st.sampled_from([*known, *(f"{name}.a" for name in known), "access_token"]) | TEXT
 
 
-@pytest.mark.parametrize("template", [template for method, template in ROUTES if method == "POST"])
+@pytest.mark.parametrize(("verb", "template"), WRITES)
 @QUICK
 @given(data=st.data())
-def test_any_json(stack: StackInfo, rest: Rest, template: str, data: st.DataObject) -> None:
+def test_any_json(
+    stack: StackInfo,
+    rest: Rest,
+    bearer_for: Callable[[str], Headers],
+    verb: str,
+    template: str,
+    data: st.DataObject,
+) -> None:
     """Whatever JSON is sent is refused in the one shape, or accepted: then the task can be read."""
     sent = data.draw(st.dictionaries(fields(template), VALUES, max_size=4) | VALUES)
     if isinstance(sent, dict) and data.draw(st.booleans()):
         sent |= {"type": "nobody_takes_this", "payload": data.draw(st.dictionaries(TEXT, VALUES, max_size=3))}
-    headers = [("authorization", f"Bearer {rest.token}"), *JSON]
-    answer = exchange(stack.rest_url, "POST", fill(template), headers, json.dumps(sent).encode())
+    headers = [*bearer_for(template), *JSON]
+    answer = exchange(stack.rest_url, verb, fill(template), headers, json.dumps(sent).encode())
     if judge(answer) is None and template == "/v1/tasks":
         rest.get(json.loads(answer.body)["task_id"])
 
 
-@pytest.mark.parametrize("template", [template for method, template in ROUTES if method == "POST"])
+@pytest.mark.parametrize(("verb", "template"), WRITES)
 @QUICK
 @given(body=st.binary(max_size=300))
-def test_any_bytes(stack: StackInfo, rest: Rest, template: str, body: bytes) -> None:
+def test_any_bytes(
+    stack: StackInfo, bearer_for: Callable[[str], Headers], verb: str, template: str, body: bytes
+) -> None:
     """Bytes that are no JSON are refused in the one shape."""
-    judge(exchange(stack.rest_url, "POST", fill(template), [("authorization", f"Bearer {rest.token}"), *JSON], body))
+    judge(exchange(stack.rest_url, verb, fill(template), [*bearer_for(template), *JSON], body))
 
 
 @pytest.mark.parametrize(("method", "template"), ROUTES)

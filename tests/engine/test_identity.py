@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 from support.engine import Engine
-from support.service import SETTINGS, ManualClock
+from support.service import LOCAL, SETTINGS, ManualClock
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.keys import CLOCK_SKEW, LIFETIME
@@ -23,7 +23,7 @@ from openmcp_chain.store.memory import MemoryStore
 async def signed_in(engine: Engine, plan: str = "standard") -> tuple[str, str, str]:
     """Workspace id, secret, token."""
     await engine.app.tokens.keys.load()
-    created, secret = await engine.app.identity.create_workspace(plan)
+    created, secret = await engine.app.administration.workspaces.create(LOCAL, plan)
     token = (await engine.app.identity.authenticate(created.id, secret)).token
     return created.id, secret, token
 
@@ -65,10 +65,10 @@ async def test_two_secrets_work_during_a_rotation_and_the_third_ends_the_first()
     """Old and new secret both sign in; making another ends the oldest, and the tokens got with it."""
     engine = Engine()
     workspace_id, first, token = await signed_in(engine)
-    second = await engine.app.identity.add_secret(workspace_id)
+    _, second = await engine.app.administration.secrets.rotate(LOCAL, workspace_id)
     for secret in (first, second):
         await engine.app.identity.authenticate(workspace_id, secret)
-    await engine.app.identity.add_secret(workspace_id)
+    await engine.app.administration.secrets.rotate(LOCAL, workspace_id)
     with pytest.raises(errors.CredentialsInvalid):
         await engine.app.identity.authenticate(workspace_id, first)
     engine.app.identity._recalled.clear()  # as RECALL_SECONDS do
@@ -144,7 +144,7 @@ async def test_processes_that_start_at_once_publish_each_others_keys(monkeypatch
     sets = [json.loads(await engine.app.tokens.keys.key_set()) for engine in (one, two)]
     assert sets[0] == sets[1]
     assert len(sets[0]["keys"]) == 2
-    created, secret = await one.app.identity.create_workspace("free")
+    created, secret = await one.app.administration.workspaces.create(LOCAL, "free")
     for issuer, checker in ((one, two), (two, one)):
         token = (await issuer.app.identity.authenticate(created.id, secret)).token
         assert (await checker.app.identity.check(token, None)).workspace == created.id
@@ -159,7 +159,7 @@ async def test_new_key_is_published_before_it_signs(monkeypatch: pytest.MonkeyPa
     key = engine.app.tokens.keys._new_key(clock() + timedelta(seconds=60))
     await engine.store.add_key(key)
     assert key.kid in (await engine.app.tokens.keys.key_set()).decode()
-    workspace = (await engine.store.list_workspaces())[0]
+    workspace = (await engine.store.list_workspaces("", 1))[0]
     before = (await engine.app.tokens.issue(workspace, workspace.secrets[0].id)).token
     clock.advance(61)
     after = (await engine.app.tokens.issue(workspace, workspace.secrets[0].id)).token
@@ -197,7 +197,7 @@ async def rotated() -> tuple[SlowKeys, Tokens, list[str]]:
     clock.advance(1)
     await store.add_key(engine.app.tokens.keys._new_key(clock()))
     await engine.app.tokens.keys.load()
-    created, _ = await engine.app.identity.create_workspace("free")
+    created, _ = await engine.app.administration.workspaces.create(LOCAL, "free")
     signed = [(await engine.app.tokens.issue(created, created.secrets[0].id)).token for _ in range(3)]
     behind.keys._refreshed = float("-inf")  # as KEYS_EVERY_SECONDS do
     store.reads = 0
@@ -243,7 +243,7 @@ async def test_first_key_signs_even_where_the_clock_is_behind() -> None:
     await engine.app.tokens.keys.load()
     behind = Tokens(engine.store, SETTINGS.master, ManualClock())
     await behind.keys.load()
-    created, _ = await engine.app.identity.create_workspace("free")
+    created, _ = await engine.app.administration.workspaces.create(LOCAL, "free")
     token = (await behind.issue(created, created.secrets[0].id)).token
     assert (await behind.check(token)).workspace == created.id
 
@@ -270,7 +270,7 @@ async def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(tokens, "CACHED_TOKENS", 3)
     engine = Engine()
     await engine.app.tokens.keys.load()
-    created, _ = await engine.app.identity.create_workspace("free")
+    created, _ = await engine.app.administration.workspaces.create(LOCAL, "free")
     issued = [(await engine.app.tokens.issue(created, created.secrets[0].id)).token for _ in range(6)]
     await asyncio.gather(*(engine.app.tokens.check(token) for token in issued))
     assert len(engine.app.tokens._seen) == 3
@@ -302,30 +302,12 @@ async def test_weight_is_that_of_the_plan_while_it_is_remembered() -> None:
     assert engine.app.identity.weight(workspace_id) == 1
 
 
-async def test_identities_are_checked_when_they_are_made() -> None:
-    """Bad plans, ids and type lists are refused by the name of the field; a taken id is WORKSPACE_EXISTS."""
-    made = Engine().app.identity
-    await made.create_workspace("free", "ws-1234")
-    with pytest.raises(errors.WorkspaceExists):
-        await made.create_workspace("free", "ws-1234")
-    for refused in (
-        made.create_workspace("gold"),
-        made.create_workspace("free", "No Good"),
-        made.create_operator([]),
-        made.change_plan("ws-1234", "gold"),
-        made.change_plan("nobody", "free"),
-        made.add_secret("nobody"),
-    ):
-        with pytest.raises(errors.InvalidArgument):
-            await refused
-
-
 async def test_operator_gets_the_plan_that_allows_most() -> None:
     """Whatever the plans file calls its plans: an operator's is the one with most calls, then with most streams."""
     engine = Engine()
     for names, best in ((["free", "standard"], "standard"), (["free", "unlimited", "standard"], "unlimited")):
-        engine.app.identity._plans = {name: SETTINGS.plans[name] for name in names}
-        created, _ = await engine.app.identity.create_operator(["echo"])
+        engine.app.administration.workspaces._plans = {name: SETTINGS.plans[name] for name in names}
+        created, _ = await engine.app.administration.workspaces.create_operator(LOCAL, ["echo"])
         assert created.plan == best
 
 

@@ -34,7 +34,7 @@ class Fleet:
         await self.one.app.tokens.keys.load()
         await self.two.keys.load()
         self._loops = [asyncio.create_task(tokens.keys.run()) for tokens in (self.one.app.tokens, self.two)]
-        self.workspace, self.secret = await self.one.app.identity.create_workspace("free")
+        self.workspace, self.secret = await self.one.app.administration.workspaces.create(ACTOR, "free")
         return self
 
     async def sign_in(self) -> tuple[str, str]:
@@ -152,7 +152,7 @@ async def test_every_deed_is_in_the_audit_log_before_it_is_done() -> None:
     fleet.wire.cut = ""
     new = await fleet.two.keys.rotate(ACTOR)
     await fleet.two.keys.revoke(new.kid, ACTOR)
-    events = await fleet.store.list_audit_events("", "", 10)
+    events = [event for event in await fleet.store.list_audit_events("", "", 10) if not event.workspace]
     assert [(event.action, event.actor, event.details["kid"]) for event in events] == [
         (Action.KEY_REVOKE, ACTOR, new.kid),
         (Action.KEY_ROTATE, ACTOR, new.kid),
@@ -160,4 +160,4 @@ async def test_every_deed_is_in_the_audit_log_before_it_is_done() -> None:
     with pytest.raises(errors.InvalidArgument) as refused:
         await fleet.two.keys.revoke("nobody", ACTOR)
     assert [violation.field for violation in refused.value.violations] == ["kid"]
-    assert len(await fleet.store.list_audit_events("", "", 10)) == 2
+    assert (await fleet.store.list_audit_events("", "", 1))[0] == events[0]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from support.engine import DistantStore, Engine
+from support.service import LOCAL
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.workspace import State
@@ -23,10 +24,11 @@ class Gate:
         self.store = DistantStore()
         self.engine = Engine(self.store)
         self.identity = self.engine.app.identity
+        self.administration = self.engine.app.administration
 
     async def open(self) -> "Gate":
         await self.engine.app.tokens.keys.load()
-        self.workspace, self.secret = await self.identity.create_workspace("free", "known")
+        self.workspace, self.secret = await self.administration.workspaces.create(LOCAL, "free", "known")
         return self
 
     async def try_(self, name: str, secret: str = WRONG) -> tuple[str, float]:
@@ -66,7 +68,7 @@ async def test_time_does_not_tell_what_there_is(delay: float) -> None:
     Each answer comes a whole number of steps after its call.
     """
     gate = await Gate().open()
-    disabled, secret = await gate.identity.create_workspace("free", "disabled")
+    disabled, secret = await gate.administration.workspaces.create(LOCAL, "free", "disabled")
     await gate.store.put_workspace(replace(disabled, state=State.DISABLED, version=2))
     gate.store.delay = delay
 
@@ -150,7 +152,7 @@ async def test_a_shared_read_is_never_older_than_its_call(what: str) -> None:
     await asyncio.sleep(0.01)
     secret = gate.secret
     for _ in range(2 if what == "revoked" else 1):
-        new = await gate.identity.add_secret("known")
+        _, new = await gate.administration.secrets.rotate(LOCAL, "known")
         secret = secret if what == "revoked" else new
     after = asyncio.create_task(gate.try_("known", secret))
     await asyncio.sleep(0.01)

@@ -17,10 +17,11 @@ ODD = "$a.b/c\0é😀" + "x" * 120
 
 
 async def test_a_queue_comes_back_as_it_was_put(store: Store) -> None:
-    """New, paused, and going on again."""
+    """New, paused, suspended beside it, and going on again."""
     new = queue.new(QUEUE, NOW)
     paused = new.paused("why", NOW + SECOND)
-    for state in (new, paused, paused.resumed(NOW + 2 * SECOND)):
+    suspended = paused.with_suspended(True, NOW + 2 * SECOND)
+    for state in (new, paused, suspended, suspended.resumed(NOW + 3 * SECOND)):
         assert await store.put_queue(state)
         assert await store.put_queue(state), "the same again counts as done"
         assert await store.list_queues(None) == [state]

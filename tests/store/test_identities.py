@@ -33,10 +33,31 @@ async def test_a_workspace_comes_back_as_it_was_put(store: Store) -> None:
 
 
 async def test_workspaces_are_listed_by_id(store: Store) -> None:
-    """However they were added."""
-    for name in ("c", "a", "b"):
+    """However they were added, page by page, from behind an id, whether there is one like it or not."""
+    names = ["b", "a-1", "c", "a", "a1", "0"]
+    for name in names:
         await store.put_workspace(replace(WORKSPACE, id=name))
-    assert [workspace.id for workspace in await store.list_workspaces()] == ["a", "b", "c"]
+
+    async def listed(after: str, limit: int) -> list[str]:
+        return [workspace.id for workspace in await store.list_workspaces(after, limit)]
+
+    assert await listed("", 10) == sorted(names)
+    assert [await listed("", 2), await listed("a", 2), await listed("a1", 2)] == [["0", "a"], ["a-1", "a1"], ["b", "c"]]
+    assert await listed("a2", 10) == ["b", "c"]
+    assert await listed("c", 10) == await listed("", 0) == []
+
+
+async def test_workspaces_are_found_by_their_state(store: Store) -> None:
+    """As it is now, whatever it was before."""
+    states = {"a": State.ACTIVE, "b": State.DISABLED, "c": State.DELETING, "d": State.DISABLED}
+    for name, state in states.items():
+        await store.put_workspace(replace(WORKSPACE, id=name, state=state))
+    await store.put_workspace(replace(WORKSPACE, id="d", version=2, state=State.DELETING))
+
+    async def found(state: State) -> set[str]:
+        return {workspace.id for workspace in await store.workspaces_in(state)}
+
+    assert [await found(State.DISABLED), await found(State.DELETING)] == [{"b"}, {"c", "d"}]
 
 
 async def test_a_workspace_is_added_once(store: Store) -> None:

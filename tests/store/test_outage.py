@@ -13,6 +13,7 @@ from support.samples import KEY, NOW, WORKSPACE, at, make_lease, make_task
 
 from openmcp_chain.domain import errors, filters, queue, transitions
 from openmcp_chain.domain.task import Change, Key, Task
+from openmcp_chain.domain.workspace import State
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.mongo import client
 from openmcp_chain.store.mongo.client import Driver
@@ -71,6 +72,7 @@ async def test_without_a_database_every_call_says_unavailable(own: Database, sto
         lambda: store.ready_tasks(task.queue, task.priority, NOW, NOW, 10),
         lambda: store.overdue_tasks(NOW, 10),
         lambda: store.delete_ended(NOW, 10),
+        lambda: store.erase_tasks("ws-1", 10),
         lambda: store.list_tasks("ws-1", filters.EVERYTHING, None, 10, bodies=True),
         lambda: store.count_tasks("ws-1", filters.EVERYTHING),
         lambda: store.put_queue(queue.new(task.queue, NOW)),
@@ -80,8 +82,10 @@ async def test_without_a_database_every_call_says_unavailable(own: Database, sto
         lambda: store.record_leases("ws-1", "request", [], NOW),
         lambda: store.recorded_leases("ws-1", "request"),
         lambda: store.get_workspace(WORKSPACE.id),
-        store.list_workspaces,
+        lambda: store.list_workspaces("", 10),
+        lambda: store.workspaces_in(State.DELETING),
         lambda: store.put_workspace(replace(WORKSPACE, version=2)),
+        lambda: store.delete_workspace(WORKSPACE),
         store.list_keys,
         lambda: store.add_key(replace(KEY, kid="kid-2")),
         lambda: store.beat("one", NOW),
@@ -94,7 +98,7 @@ async def test_without_a_database_every_call_says_unavailable(own: Database, sto
     own.start()
     await store.ping()
     assert await store.get_tasks([task.key]) == {task.key: running}
-    assert await store.list_workspaces() == [WORKSPACE]
+    assert await store.list_workspaces("", 10) == [WORKSPACE]
     assert await store.list_keys() == [KEY]
 
 

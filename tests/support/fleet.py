@@ -15,10 +15,8 @@ from support.database import running_database
 from support.workspaces import Credentials
 
 from openmcp_chain import config
-from openmcp_chain.engine import clock
-from openmcp_chain.engine.identity import Identity
-from openmcp_chain.engine.tokens import Tokens
-from openmcp_chain.store.mongo import store as mongo
+from openmcp_chain.engine.administration import local_actor
+from openmcp_chain.stack import administration
 
 START_SECONDS = 30.0
 PAUSE_SECONDS = 0.02
@@ -89,16 +87,11 @@ class Fleet:
 
     async def _create(self, task_types: Sequence[str]) -> Credentials:
         settings = config.from_environment({**SETTINGS, "OPENMCP_MONGODB_URI": self.mongodb_uri})
-        store = await mongo.connect(self.mongodb_uri, settings.mongodb_database, settings.mongodb_driver)
-        try:
-            tokens = Tokens(store, settings.master, clock.system)
-            identity = Identity(store, settings.master, tokens, settings.plans, clock.system)
+        async with administration.opened(settings) as opened:
             if task_types:
-                created, secret = await identity.create_operator(task_types)
+                created, secret = await opened.workspaces.create_operator(local_actor(), task_types)
             else:
-                created, secret = await identity.create_workspace("unlimited")
-        finally:
-            await store.close()
+                created, secret = await opened.workspaces.create(local_actor(), "unlimited")
         return Credentials(created.id, secret)
 
 

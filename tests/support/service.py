@@ -21,10 +21,12 @@ from openmcp.chain.v1 import (
     tasks_pb2_grpc,
     workers_pb2,
     workers_pb2_grpc,
+    workspaces_pb2_grpc,
 )
 from openmcp_chain import config
 from openmcp_chain.app import App
 from openmcp_chain.config import Config
+from openmcp_chain.domain.audit import Actor
 from openmcp_chain.domain.workspace import Workspace
 from openmcp_chain.engine import clock
 from openmcp_chain.store.base import Store
@@ -69,6 +71,8 @@ class StoppedClock:
         return self._now
 
 
+LOCAL = Actor("local:test")
+"""Who makes the workspaces of tests."""
 NOBODYS = workers_pb2.LeaseRef(workspace_id="nobody", task_id="none", lease_token="none")
 """A lease that nobody has."""
 
@@ -106,15 +110,23 @@ class Service:
         self.tasks: tasks_pb2_grpc.TaskServiceAsyncStub = tasks_pb2_grpc.TaskServiceStub(self.channel)
         self.rest: rest_pb2_grpc.RestServiceAsyncStub = rest_pb2_grpc.RestServiceStub(self.channel)
         self.workers: workers_pb2_grpc.WorkerServiceAsyncStub = workers_pb2_grpc.WorkerServiceStub(self.channel)
+        self.workspaces: workspaces_pb2_grpc.WorkspaceServiceAsyncStub = workspaces_pb2_grpc.WorkspaceServiceStub(
+            self.channel
+        )
 
     async def workspace(self, plan: str = "unlimited", workspace_id: str = "") -> Caller:
         """A new workspace, signed in."""
-        created, secret = await self.app.identity.create_workspace(plan, workspace_id)
+        created, secret = await self.app.administration.workspaces.create(LOCAL, plan, workspace_id)
         return await self.sign_in(created, secret)
 
     async def operator(self, *task_types: str) -> Caller:
         """A new operator for these task types, signed in."""
-        created, secret = await self.app.identity.create_operator(task_types)
+        created, secret = await self.app.administration.workspaces.create_operator(LOCAL, task_types)
+        return await self.sign_in(created, secret)
+
+    async def administrator(self) -> Caller:
+        """A new administrator, signed in."""
+        created, secret = await self.app.administration.workspaces.create_administrator(LOCAL)
         return await self.sign_in(created, secret)
 
     async def sign_in(self, workspace: Workspace, secret: str) -> Caller:

@@ -33,6 +33,13 @@ def create(stack: StackInfo, plan: str = "unlimited", workspace_id: str = "") ->
     return Credentials(**json.loads(done.stdout))
 
 
+def create_administrator(stack: StackInfo) -> Credentials:
+    """A new administrator of a running stack."""
+    command = [str(Path(sys.executable).with_name("openmcp")), "admins", "create", "--json"]
+    done = subprocess.run([*command, "--data-dir", str(stack.data_dir)], check=True, capture_output=True, text=True)
+    return Credentials(**json.loads(done.stdout))
+
+
 def expired_token(stack: StackInfo, credentials: Credentials) -> str:
     """A token that the server itself would have issued to the workspace an hour ago."""
 

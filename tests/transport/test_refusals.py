@@ -7,7 +7,7 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.methods import METHODS, call
+from support.methods import METHODS, call, caller_of
 from support.service import PATIENCE, Caller, Service, as_struct, refused, serving
 
 from openmcp.chain.v1 import auth_pb2, tasks_pb2, workers_pb2
@@ -53,9 +53,8 @@ def test_every_method_has_its_line_of_access() -> None:
 async def test_garbage_is_refused_by_every_method(path: str, data: bytes) -> None:
     """Bytes that are no message: INVALID_ARGUMENT that names a field or the request."""
     async with serving() as service:
-        caller = await service.workspace()
-        told = await call(service, path, data, caller.metadata)
-        await healthy(service, caller)
+        told = await call(service, path, data, (await caller_of(service, path)).metadata)
+        await healthy(service, await service.workspace())
     assert told
     assert told.status is grpc.StatusCode.INVALID_ARGUMENT
     assert told.fields
@@ -66,12 +65,12 @@ def test_random_bytes_never_bring_more_than_a_refusal() -> None:
     documented = set(errors.TABLE) - {"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "OVERLOADED"}
     loop = asyncio.Runner()
 
-    async def start() -> tuple[Any, Service, Caller]:
+    async def start() -> tuple[Any, Service, dict[str, Caller]]:
         context = serving()
         service = await context.__aenter__()
-        return context, service, await service.workspace()
+        return context, service, {path: await caller_of(service, path) for path in METHODS}
 
-    context, service, caller = loop.run(start())
+    context, service, callers = loop.run(start())
     path = st.sampled_from(sorted(METHODS))
     damage = st.tuples(st.integers(0, 200), st.binary(min_size=1, max_size=4))
 
@@ -82,11 +81,11 @@ def test_random_bytes_never_bring_more_than_a_refusal() -> None:
         for place, bytes_ in damages:
             at = place % (len(data) + 1)
             data[at : at + len(bytes_)] = bytes_
-        told = loop.run(call(service, path, bytes(data), caller.metadata))
+        told = loop.run(call(service, path, bytes(data), callers[path].metadata))
         assert told is None or told.code in documented, told
 
     throw()
-    loop.run(healthy(service, caller))
+    loop.run(healthy(service, loop.run(service.workspace())))
     loop.run(context.__aexit__(None, None, None))
     loop.close()
 

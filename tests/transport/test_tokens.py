@@ -21,6 +21,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message_factory import GetMessageClass
 from support.methods import METHODS, call
 from support.service import (
+    LOCAL,
     NOBODYS,
     PATIENCE,
     Caller,
@@ -34,7 +35,7 @@ from support.service import (
 )
 
 from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
-from openmcp_chain.domain.workspace import Scope, State
+from openmcp_chain.domain.workspace import Kind, State
 from openmcp_chain.engine import identity
 from openmcp_chain.transport import workstream
 from openmcp_chain.transport.server import ACCESS
@@ -233,15 +234,17 @@ async def test_expired_token_says_refresh() -> None:
 async def test_scopes_of_every_method(path: str) -> None:
     """Without a token: TOKEN_MISSING, before a byte of the request is parsed. Without the scope: SCOPE_MISSING."""
     async with serving() as service:
-        tenant, operator = await service.workspace(), await service.operator("echo")
         told = await call(service, path, b"\xff\xff")
         assert told
         assert told.code == "TOKEN_MISSING"
-        told = await call(service, path, b"", operator.metadata)
-        assert told
-        assert (told.code == "SCOPE_MISSING") == (ACCESS[path].scope is not Scope.WORKER)
-        told = await call(service, path, b"", tenant.metadata)
-        assert told is None or told.code != "SCOPE_MISSING"
+        kinds = {
+            Kind.TENANT: await service.workspace(),
+            Kind.OPERATOR: await service.operator("echo"),
+            Kind.ADMINISTRATOR: await service.administrator(),
+        }
+        for kind, caller in kinds.items():
+            told = await call(service, path, b"", caller.metadata)
+            assert (told is not None and told.code == "SCOPE_MISSING") == (ACCESS[path].scope not in kind.scopes)
 
 
 @pytest.mark.parametrize("path", sorted(path for path, access in ACCESS.items() if access.scope is None))
@@ -388,8 +391,8 @@ async def _disable(service: Service, caller: Caller) -> None:
 
 
 async def _revoke(service: Service, caller: Caller) -> None:
-    await service.app.identity.add_secret(caller.workspace_id)
-    await service.app.identity.add_secret(caller.workspace_id)
+    await service.app.administration.secrets.rotate(LOCAL, caller.workspace_id)
+    await service.app.administration.secrets.rotate(LOCAL, caller.workspace_id)
 
 
 @pytest.mark.parametrize("take_back", [_disable, _revoke], ids=["disabled", "revoked"])

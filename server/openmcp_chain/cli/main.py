@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import openmcp_chain
-from openmcp_chain.cli import envoy, identities, processes, tasks
+from openmcp_chain.cli import audit, envoy, processes, secrets, tasks, workspaces
 
 app = typer.Typer(
     name="openmcp",
@@ -38,5 +38,8 @@ app.command()(processes.server)
 app.command()(processes.worker)
 app.command()(envoy.envoy_config)
 app.add_typer(tasks.tasks, name="tasks")
-app.add_typer(identities.workspaces, name="workspaces")
-app.add_typer(identities.operators, name="operators")
+app.add_typer(workspaces.workspaces, name="workspaces")
+app.add_typer(workspaces.operators, name="operators")
+app.add_typer(workspaces.admins, name="admins")
+app.add_typer(secrets.secrets, name="secrets")
+app.add_typer(audit.audit, name="audit")

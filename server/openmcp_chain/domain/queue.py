@@ -21,6 +21,13 @@ class QueueState:
     changed_at: datetime
     version: int
     """1, 2, …: raised by each stored change."""
+    suspended: bool = False
+    """Whether nothing of it is given to workers because its workspace is shut out. A pause is another matter."""
+
+    @property
+    def halted(self) -> bool:
+        """Whether nothing of it is given to workers, for whichever reason."""
+        return self.suspended or self.paused_at is not None
 
     def paused(self, reason: str, now: datetime) -> "QueueState":
         """The queue, paused; itself if it is already."""
@@ -33,6 +40,12 @@ class QueueState:
         if self.paused_at is None:
             return self
         return replace(self, paused_at=None, reason="", changed_at=now, version=self.version + 1)
+
+    def with_suspended(self, suspended: bool, now: datetime) -> "QueueState":
+        """The queue, suspended or not; itself if it is so already."""
+        if self.suspended == suspended:
+            return self
+        return replace(self, suspended=suspended, changed_at=now, version=self.version + 1)
 
 
 def new(queue: Queue, now: datetime) -> QueueState:

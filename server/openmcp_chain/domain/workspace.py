@@ -4,12 +4,16 @@ import enum
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from openmcp_chain.domain.plans import Plan
 
 SECRET_PREFIX = "omcp_"  # noqa: S105 - a mark by which scanners find leaked secrets, not a secret
+SECRET_FORM = "omcp_, 8 of 0-9 a-f, _, 43 of A-Z a-z 0-9 - _"  # noqa: S105 - as above
+SECRETS = 2
+"""How many secrets a workspace may have at once: the old and the new one of a rotation."""
+
 _SECRET = re.compile(rf"{SECRET_PREFIX}([0-9a-f]{{8}})_([A-Za-z0-9_-]{{43}})")
 
 
@@ -87,6 +91,9 @@ class Quotas:
         return Quotas(self.pending_tasks or plan.pending_tasks, self.streams or plan.streams)
 
 
+AS_PLANNED = Quotas()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
     """Who may sign in: a tenant, an operator or an administrator."""
@@ -96,7 +103,7 @@ class Workspace:
     state: State = State.ACTIVE
     plan: str
     """A name in the plans file."""
-    quotas: Quotas = Quotas()
+    quotas: Quotas = AS_PLANNED
     worker_types: frozenset[str] = frozenset()
     """An operator's: the task types that it may take from every workspace."""
     secrets: tuple[Secret, ...]
@@ -112,6 +119,20 @@ class Workspace:
     def secret(self, secret_id: str, now: datetime) -> Secret | None:
         """The secret with this id, if it is valid."""
         return next((s for s in self.secrets if s.id == secret_id and s.valid(now)), None)
+
+    def with_secret(self, new: Secret, overlap: timedelta) -> "Workspace":
+        """The workspace with a new secret; those of before end after `overlap`, if not sooner.
+
+        Of more than `SECRETS`, the oldest ends at once.
+        """
+        now, end = new.created_at, new.created_at + overlap
+        ending = (replace(s, expires_at=min(s.expires_at or end, end)) for s in self.secrets)
+        kept = tuple(s for s in ending if s.valid(now))
+        return replace(self, secrets=(*kept[-(SECRETS - 1) :], new))
+
+    def without_secret(self, secret_id: str) -> "Workspace":
+        """The workspace without this secret."""
+        return replace(self, secrets=tuple(s for s in self.secrets if s.id != secret_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +163,12 @@ class SigningKey:
     """Published before it signs, so that every verifier knows it by then."""
 
 
+def secret_id(presented: str) -> str | None:
+    """The id that is part of a secret; None for what has not the form of one."""
+    shape = _SECRET.fullmatch(presented)
+    return shape.group(1) if shape else None
+
+
 def digest(pepper: bytes, salt: bytes, secret: str) -> bytes:
     """What is kept of a secret: HMAC-SHA-256 under a key that the database does not hold.
 
@@ -156,9 +183,7 @@ def matches(workspace: Workspace | None, presented: str, pepper: bytes, now: dat
     Takes the same steps for an unknown workspace, a disabled one and a wrong secret, so that neither answer nor time
     tells them apart.
     """
-    shape = _SECRET.fullmatch(presented)
-    wanted = shape.group(1) if shape else ""
-    found = workspace.secret(wanted, now) if workspace else None
+    found = workspace.secret(secret_id(presented) or "", now) if workspace else None
     kept = found or _NOBODY
     equal = hmac.compare_digest(digest(pepper, kept.salt, presented[:256]), kept.digest)
     return found if equal and workspace and workspace.active else None

@@ -117,6 +117,11 @@ class Backlog:
         if workspace in self._heaps:
             self._remove(workspace)
 
+    def forget(self, workspace: str) -> None:
+        """Lets go of a workspace's tasks, of which the database has none either."""
+        self.drop(workspace)
+        self._cursors.pop(workspace, None)
+
     def _all(self, workspace: str) -> Iterator[Waiting]:
         return (entry[-1] for entry in self._heaps.get(workspace, ()))
 

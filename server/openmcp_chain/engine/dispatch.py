@@ -36,7 +36,7 @@ KEPT_SECONDS = 60.0
 """A type's backlog outlives its last worker by so much at most: one that calls is soon back."""
 HINTED = 8
 """A workspace with fewer tasks of a type in memory gets those that other processes tell of."""
-PAUSED = Failure("TYPE_PAUSED", "the type was paused before the worker got the task")
+PAUSED = Failure("TYPE_PAUSED", "the type was paused, or its workspace disabled, before the worker got the task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,7 @@ class Dispatcher:
         self._background: set[asyncio.Task[None]] = set()
         self._later = 0
         queues.changed = self._queue_changed
+        queues.forgotten = self._queue_forgotten
 
     def lease_duration(self, task: Task) -> timedelta:
         """How long a worker may be silent on this task."""
@@ -213,7 +214,7 @@ class Dispatcher:
         backlog = self._backlogs.get(task.type)
         if backlog is None:
             return
-        if self._queues.paused(task.queue):
+        if self._queues.halted(task.queue):
             backlog.missing(task.key.workspace, task.priority, task.due_at)
             return
         session = self._idle_for(task.queue)
@@ -243,7 +244,7 @@ class Dispatcher:
 
         The caller stores the task and then calls `deliver`, or `give_back` if it was not stored.
         """
-        if task.type not in self._idle or task.due_at > self._clock() or self._queues.paused(task.queue):
+        if task.type not in self._idle or task.due_at > self._clock() or self._queues.halted(task.queue):
             return None
         session = self._idle_for(task.queue)
         if session is None:
@@ -257,8 +258,8 @@ class Dispatcher:
         return session, leased
 
     async def deliver(self, session: Session, task: Task) -> None:
-        """Hands a claimed task to the worker, even one that left meanwhile; unless its queue was paused."""
-        if await self._queues.certain() and not self._queues.paused(task.queue):
+        """Hands a claimed task to the worker, even one that left meanwhile; unless its queue was halted."""
+        if await self._queues.certain() and not self._queues.halted(task.queue):
             tracing.record_wait(task)
             self.holder.granted(task, session)
             session.deliver(task)
@@ -371,17 +372,22 @@ class Dispatcher:
 
     def _offer_later(self, task: Waiting) -> None:
         self._later -= 1
-        self.offer_waiting(task)
+        if self._queues.knows(task.queue):
+            self.offer_waiting(task)
 
     def _queue_changed(self, state: QueueState) -> None:
         backlog = self._backlogs.get(state.queue.type)
         if backlog is None:
             return
-        if state.paused_at is not None:
+        if state.halted:
             backlog.drop(state.queue.workspace)
         else:
             backlog.behind = True
             self.look()
+
+    def _queue_forgotten(self, queue: Queue) -> None:
+        if queue.type in self._backlogs:
+            self._backlogs[queue.type].forget(queue.workspace)
 
 
 def _small(task: Task) -> bool:

@@ -1,14 +1,20 @@
-"""Which queues there are, and which are paused: known to every process, and never for longer than it is true.
+"""Which queues there are, and which are halted: known to every process, and never for longer than it is true.
 
 A process may give out a task only while what it knows of the queue is fresh: read no more than `VALID_SECONDS` ago. A
 pause is answered when that time has passed since it was written. So after the answer no process can still believe
 that the queue goes on, and no task slips through, with no process having to ask another.
+
+The queues of a workspace that is shut out are suspended, in the same way. A submit that was let in just before may
+still add a queue afterwards. So whoever adds one looks, once it is stored, whether the workspace is shut out by now:
+either it sees that, or the one that shuts out sees the queue.
 """
 
 import asyncio
+import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 
 from openmcp_chain.domain import errors, queue
@@ -28,6 +34,10 @@ ASKED = 6
 """How often it is asked in a row what is not known, before a claimed task is given back."""
 AGAIN = 10
 """How often a change is tried when others come first."""
+PART = 100
+"""How many queues are changed at once."""
+LAPSE_SECONDS = 20.0
+"""Who has not read for so long reads all anew: a workspace may have been deleted meanwhile, which nothing tells of."""
 
 
 class Queues:
@@ -41,13 +51,16 @@ class Queues:
         self._types = Counter[str]()
         self._adding: dict[Queue, asyncio.Task[None]] = {}
         self._since: datetime | None = None
+        self._read_at = float("-inf")
         self._fresh_until = 0.0
         self._refreshing: asyncio.Task[None] | None = None
         self.changed: Callable[[QueueState], None] = lambda _: None
-        """Called with each queue that is new here, or was paused or resumed."""
+        """Called with each queue that is new here, or was halted or let go on."""
+        self.forgotten: Callable[[Queue], None] = lambda _: None
+        """Called with each queue that is no more."""
 
     async def ensure(self, wanted: Queue) -> None:
-        """Makes the queue durable, if it is not known yet. Raises TooManyTypes."""
+        """Makes the queue durable, if it is not known yet. Raises TooManyTypes; TokenInvalid if it is shut out."""
         if wanted in self._states:
             return
         adding = self._adding.get(wanted)
@@ -67,10 +80,22 @@ class Queues:
         mine = (state for state in self._states.values() if state.queue.workspace == workspace)
         return sorted(mine, key=lambda state: state.queue.type)
 
-    def paused(self, wanted: Queue) -> bool:
-        """Whether it is paused, as far as is known."""
+    def halted(self, wanted: Queue) -> bool:
+        """Whether nothing of it may be given out, as far as is known."""
         state = self._states.get(wanted)
-        return state is not None and state.paused_at is not None
+        return state is not None and state.halted
+
+    def knows(self, wanted: Queue) -> bool:
+        """Whether it is known to exist."""
+        return wanted in self._states
+
+    def suspended(self) -> AbstractSet[str]:
+        """The workspaces of which a queue is suspended, as far as is known."""
+        return {state.queue.workspace for state in self._states.values() if state.suspended}
+
+    def unsuspended(self) -> AbstractSet[str]:
+        """The workspaces of which a queue is not suspended, as far as is known."""
+        return {state.queue.workspace for state in self._states.values() if not state.suspended}
 
     @property
     def fresh(self) -> bool:
@@ -98,6 +123,34 @@ class Queues:
         """Ends the pause."""
         return await self._change(wanted, lambda state: state.resumed(self._clock()))
 
+    async def set_suspended(self, workspace: str, suspended: bool) -> None:
+        """Suspends all queues of a workspace, or lets them go on. VALID_SECONDS later every process knows.
+
+        Raises Aborted if others keep changing them.
+        """
+        for _ in range(AGAIN):
+            await self.refresh()
+            changes = [
+                after
+                for state in self.of_workspace(workspace)
+                if (after := state.with_suspended(suspended, self._clock())) is not state
+            ]
+            if not changes:
+                return
+            for part in range(0, len(changes), PART):
+                some = changes[part : part + PART]
+                put = await asyncio.gather(*map(self._store.put_queue, some))
+                for after in itertools.compress(some, put):
+                    self._learn(after)
+        raise errors.Aborted
+
+    async def forget(self, workspace: str) -> None:
+        """The workspace is no more, nor are its queues in the database."""
+        while self._refreshing is not None:  # it may have read them before
+            await asyncio.wait([self._refreshing])
+        for state in self.of_workspace(workspace):
+            self._forget(state)
+
     async def refresh(self) -> None:
         """Reads what has changed until now. Raises Unavailable."""
         if self._refreshing is not None:  # it may have begun before what the caller is to know of
@@ -120,20 +173,32 @@ class Queues:
     async def _add(self, wanted: Queue) -> None:
         try:
             state = queue.new(wanted, self._clock())
-            if await self._store.put_queue(state):
+            added = await self._store.put_queue(state)
+            workspace = await self._store.get_workspace(wanted.workspace)
+            if workspace is not None and not workspace.active:
+                raise errors.TokenInvalid  # `eviction` suspends the queue
+            if added:
                 self._learn(state)
             else:
                 await self.refresh()
         finally:
-            self._types[wanted.workspace] -= 1
+            self._uncount(wanted.workspace)
             del self._adding[wanted]
 
     async def _refresh(self) -> None:
         try:
             began, now = asyncio.get_running_loop().time(), self._clock()
-            for state in await self._store.list_queues(self._since):
+            anew, before = began - self._read_at > LAPSE_SECONDS, list(self._states.values())
+            found = await self._store.list_queues(None if anew else self._since)
+            if anew:
+                versions = {state.queue: state.version for state in found}
+                for known in before:
+                    # One that has gone back has been deleted, and is another.
+                    if self._states.get(known.queue) is known and versions.get(known.queue, 0) < known.version:
+                        self._forget(known)
+            for state in found:
                 self._learn(state)
-            self._since = now - SKEW
+            self._since, self._read_at = now - SKEW, began
             self._fresh_until = began + VALID_SECONDS
         finally:
             self._refreshing = None
@@ -159,3 +224,17 @@ class Queues:
             self._by_type[state.queue.type][state.queue] = None
         self._states[state.queue] = state
         self.changed(state)
+
+    def _forget(self, state: QueueState) -> None:
+        gone = state.queue
+        del self._states[gone]
+        del self._by_type[gone.type][gone]
+        if not self._by_type[gone.type]:
+            del self._by_type[gone.type]
+        self._uncount(gone.workspace)
+        self.forgotten(gone)
+
+    def _uncount(self, workspace: str) -> None:
+        self._types[workspace] -= 1
+        if not self._types[workspace]:
+            del self._types[workspace]

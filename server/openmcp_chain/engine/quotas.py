@@ -112,6 +112,10 @@ class Pending:
         waiting = self._waiting.get(workspace)
         return waiting.estimate if waiting is not None else 0
 
+    def forget(self, workspace: str) -> None:
+        """The workspace is no more; the next one of its name has none of its tasks."""
+        self._waiting.pop(workspace, None)
+
     async def run_once(self) -> int:
         """Counts where it is due; returns how many were counted."""
         now = asyncio.get_running_loop().time()

@@ -124,7 +124,7 @@ class Sweep:
             backlog.behind = any(
                 cursor.behind
                 for queue in self._queues.of_type(task_type)
-                if self._takes(queue) and not self._queues.paused(queue)
+                if self._takes(queue) and not self._queues.halted(queue)
                 for cursor in backlog.cursors(queue.workspace).values()
             )
         return found
@@ -133,7 +133,7 @@ class Sweep:
         return any(demand.covers(queue) for demand in self._dispatcher.demands())
 
     def _wants(self, queue: Queue, backlog: Backlog, now: float) -> bool:
-        if self._queues.paused(queue) or not backlog.short_of(queue.workspace) or not self._takes(queue):
+        if self._queues.halted(queue) or not backlog.short_of(queue.workspace) or not self._takes(queue):
             return False
         behind = any(cursor.behind for cursor in backlog.cursors(queue.workspace).values())
         return behind or now - self._looked.get(queue, 0.0) >= AGAIN_SECONDS
@@ -192,6 +192,7 @@ class Sweep:
     async def _delete(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._delete_at:
+            self._looked = {queue: looked for queue, looked in self._looked.items() if self._queues.knows(queue)}
             deleted = await self._store.delete_ended(self._clock(), DELETED)
             self._delete_at = now if deleted == DELETED else now + DELETE_SECONDS
 

@@ -13,7 +13,7 @@ from typing import Any
 from openmcp_chain import config
 from openmcp_chain.config import Config, ConfigError
 from openmcp_chain.domain import errors
-from openmcp_chain.engine.identity import Identity
+from openmcp_chain.engine.administration import Administration, local_actor
 from openmcp_chain.stack import administration, demo, ports, probes, programs
 from openmcp_chain.stack.children import Program
 from openmcp_chain.stack.failure import StackError
@@ -92,8 +92,8 @@ async def _enrol(options: Options, site: Site, settings: Config, parts: Parts) -
             await parts.until_ready("database", takes_writes)
     remembered = site.folder.recall()
     try:
-        async with administration.opened(settings) as identity:
-            memory = await _credentials(identity, remembered, options.plan)
+        async with administration.opened(settings) as opened:
+            memory = await _credentials(opened, remembered, options.plan)
     except errors.Unavailable:
         raise StackError(f"no MongoDB takes writes at {site.database.address}") from None
     except (errors.InvalidArgument, ValueError) as error:
@@ -102,23 +102,27 @@ async def _enrol(options: Options, site: Site, settings: Config, parts: Parts) -
     return memory
 
 
-async def _credentials(identity: Identity, remembered: Memory, plan: str) -> Memory:
+async def _credentials(opened: Administration, remembered: Memory, plan: str) -> Memory:
     """Makes both if they aren't there. What is remembered and still valid stays; the workspace gets `plan`."""
+    actor = local_actor()
     try:
-        _, workspace_secret = await identity.create_workspace(plan, demo.WORKSPACE)
+        _, workspace_secret = await opened.workspaces.create(actor, plan, demo.WORKSPACE)
     except errors.WorkspaceExists:
-        await identity.change_plan(demo.WORKSPACE, plan)
-        workspace_secret = await _keep(identity, demo.WORKSPACE, remembered.workspace_secret)
+        await opened.workspaces.update(actor, demo.WORKSPACE, plan)
+        workspace_secret = await _keep(opened, demo.WORKSPACE, remembered.workspace_secret)
     try:
-        _, operator_secret = await identity.create_operator([demo.TASK_TYPE], demo.OPERATOR)
+        _, operator_secret = await opened.workspaces.create_operator(actor, [demo.TASK_TYPE], demo.OPERATOR)
     except errors.WorkspaceExists:
-        operator_secret = await _keep(identity, demo.OPERATOR, remembered.operator_secret)
+        operator_secret = await _keep(opened, demo.OPERATOR, remembered.operator_secret)
     return replace(remembered, workspace_secret=workspace_secret, operator_secret=operator_secret)
 
 
-async def _keep(identity: Identity, workspace_id: str, secret: str) -> str:
+async def _keep(opened: Administration, workspace_id: str, secret: str) -> str:
     """This secret if it is valid, else a new one."""
-    return secret if await identity.accepts(workspace_id, secret) else await identity.add_secret(workspace_id)
+    if await opened.secrets.accepts(workspace_id, secret):
+        return secret
+    _, told = await opened.secrets.rotate(local_actor(), workspace_id)
+    return told
 
 
 async def _all(*steps: Coroutine[Any, Any, None]) -> None:

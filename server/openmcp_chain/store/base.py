@@ -14,7 +14,7 @@ from openmcp_chain.domain import audit
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Change, Key, Queue, Status, Task
-from openmcp_chain.domain.workspace import SigningKey, Workspace
+from openmcp_chain.domain.workspace import SigningKey, State, Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,13 @@ class Store(Protocol):
         """Deletes up to `limit` ended tasks with `due_at` at or before `now`; returns how many."""
         ...
 
+    async def erase_tasks(self, workspace: str, limit: int) -> int:
+        """Deletes up to `limit` of a workspace's tasks, whatever their status; returns how many.
+
+        Fewer than `limit`: those were all that it had when the call began.
+        """
+        ...
+
     async def list_tasks(
         self, workspace: str, chosen: Filter, after: Place | None, limit: int, *, bodies: bool
     ) -> Page:
@@ -168,21 +175,34 @@ class Store(Protocol):
     # --- identity
 
     async def get_workspace(self, workspace_id: str) -> Workspace | None:
-        """The workspace or operator with this id."""
+        """The workspace, operator or administrator with this id."""
         ...
 
     async def get_workspaces(self, workspace_ids: Collection[str]) -> Mapping[str, Workspace]:
         """The same for several ids; one that has none is left out."""
         ...
 
-    async def list_workspaces(self) -> Sequence[Workspace]:
-        """All workspaces and operators, by id."""
+    async def list_workspaces(self, after: str, limit: int) -> Sequence[Workspace]:
+        """Up to `limit` workspaces, operators and administrators with ids greater than `after`, by id."""
+        ...
+
+    async def workspaces_in(self, state: State) -> Sequence[Workspace]:
+        """All that are in this state, in no set order. Not for `ACTIVE`: those may be many."""
         ...
 
     async def put_workspace(self, workspace: Workspace) -> bool:
         """Adds the workspace if its version is 1, else replaces the one whose version is one less.
 
         Returns whether it is now what is stored; if not, another write came first.
+        """
+        ...
+
+    async def delete_workspace(self, workspace: Workspace) -> bool:
+        """Deletes the workspace if it still has this version, and before it all that is kept beside tasks.
+
+        That is its queues, generations and recorded leases, and what there is left of its tasks' timers. A call that
+        fails may have deleted a part of these; the workspace itself is the last. Returns whether it is gone: also if an
+        earlier try of the same call has deleted it. Its tasks must be gone before.
         """
         ...
 

@@ -12,7 +12,7 @@ from openmcp_chain.domain import audit, filters
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Change, Key, Queue, Status, Task
-from openmcp_chain.domain.workspace import SigningKey, Workspace
+from openmcp_chain.domain.workspace import SigningKey, State, Workspace
 from openmcp_chain.store.base import Granted, Page, Place, Signal
 
 _K = TypeVar("_K")
@@ -100,6 +100,12 @@ class MemoryStore:
             del self._tasks[task.key]
         return len(over)
 
+    async def erase_tasks(self, workspace: str, limit: int) -> int:
+        erased = list(islice(self._all(lambda task: task.workspace == workspace), limit))
+        for task in erased:
+            del self._tasks[task.key]
+        return len(erased)
+
     async def list_tasks(
         self, workspace: str, chosen: Filter, after: Place | None, limit: int, *, bodies: bool
     ) -> Page:
@@ -153,11 +159,26 @@ class MemoryStore:
     async def get_workspaces(self, workspace_ids: Collection[str]) -> Mapping[str, Workspace]:
         return {id_: self._workspaces[id_] for id_ in workspace_ids if id_ in self._workspaces}
 
-    async def list_workspaces(self) -> Sequence[Workspace]:
-        return sorted(self._workspaces.values(), key=lambda workspace: workspace.id)
+    async def list_workspaces(self, after: str, limit: int) -> Sequence[Workspace]:
+        return [self._workspaces[id_] for id_ in nsmallest(limit, (id_ for id_ in self._workspaces if id_ > after))]
+
+    async def workspaces_in(self, state: State) -> Sequence[Workspace]:
+        return [workspace for workspace in self._workspaces.values() if workspace.state is state]
 
     async def put_workspace(self, workspace: Workspace) -> bool:
         return _put(self._workspaces, workspace.id, workspace)
+
+    async def delete_workspace(self, workspace: Workspace) -> bool:
+        stored = self._workspaces.get(workspace.id)
+        if stored is None or stored.version != workspace.version:
+            return stored is None
+        for queue in [queue for queue in self._queues if queue.workspace == workspace.id]:
+            del self._queues[queue]
+        for records in (self._generations, self._leases):
+            for key in [key for key in records if key[0] == workspace.id]:
+                del records[key]
+        del self._workspaces[workspace.id]
+        return True
 
     async def list_keys(self) -> Sequence[SigningKey]:
         return sorted(self._keys.values(), key=lambda key: key.signs_from)

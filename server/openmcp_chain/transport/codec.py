@@ -8,9 +8,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp.chain.v1 import tasks_pb2, workers_pb2, workspaces_pb2
+from openmcp_chain.domain import audit
 from openmcp_chain.domain.queue import QueueState
 from openmcp_chain.domain.task import Event, Key, Status, Task
+from openmcp_chain.domain.workspace import Kind, Quotas, Secret, State, Workspace
 from openmcp_chain.engine.leases import LeaseRef
 
 _STATUS = {
@@ -19,6 +21,16 @@ _STATUS = {
     Status.SUCCEEDED: tasks_pb2.TASK_STATUS_SUCCEEDED,
     Status.FAILED: tasks_pb2.TASK_STATUS_FAILED,
     Status.CANCELLED: tasks_pb2.TASK_STATUS_CANCELLED,
+}
+_KIND = {
+    Kind.TENANT: workspaces_pb2.WORKSPACE_KIND_TENANT,
+    Kind.OPERATOR: workspaces_pb2.WORKSPACE_KIND_OPERATOR,
+    Kind.ADMINISTRATOR: workspaces_pb2.WORKSPACE_KIND_ADMINISTRATOR,
+}
+_STATE = {
+    State.ACTIVE: workspaces_pb2.WORKSPACE_STATE_ACTIVE,
+    State.DISABLED: workspaces_pb2.WORKSPACE_STATE_DISABLED,
+    State.DELETING: workspaces_pb2.WORKSPACE_STATE_DELETING,
 }
 
 
@@ -160,3 +172,44 @@ def lease_of(task: Task) -> workers_pb2.LeaseRef:
 def lease_ref(ref: workers_pb2.LeaseRef) -> LeaseRef:
     """The lease that a worker names."""
     return LeaseRef(Key(ref.workspace_id, ref.task_id), ref.lease_token)
+
+
+def workspace(known: Workspace) -> workspaces_pb2.Workspace:
+    """A workspace, as administrators see it."""
+    return workspaces_pb2.Workspace(
+        workspace_id=known.id,
+        kind=_KIND[known.kind],
+        state=_STATE[known.state],
+        plan=known.plan,
+        quotas=workspaces_pb2.Quotas(pending_tasks=known.quotas.pending_tasks, streams=known.quotas.streams),
+        worker_types=sorted(known.worker_types),
+        created_at=timestamp(known.created_at),
+        updated_at=timestamp(known.updated_at),
+    )
+
+
+def quotas(wanted: workspaces_pb2.Quotas) -> Quotas:
+    """What a workspace is to be allowed."""
+    return Quotas(pending_tasks=wanted.pending_tasks, streams=wanted.streams)
+
+
+def secret_info(kept: Secret) -> workspaces_pb2.SecretInfo:
+    """What may be told of a secret."""
+    return workspaces_pb2.SecretInfo(
+        secret_id=kept.id,
+        created_at=timestamp(kept.created_at),
+        expires_at=timestamp(kept.expires_at) if kept.expires_at else None,
+    )
+
+
+def audit_event(done: audit.Event) -> workspaces_pb2.AuditEvent:
+    """An entry of the audit log."""
+    return workspaces_pb2.AuditEvent(
+        event_id=done.id,
+        occurred_at=timestamp(done.at),
+        actor=done.actor.name,
+        action=done.action.value,
+        workspace_id=done.workspace,
+        details=done.details,
+        request_id=done.actor.request_id,
+    )

@@ -9,7 +9,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
+from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2, workspaces_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.store.base import Store
@@ -21,6 +21,7 @@ from openmcp_chain.transport.rest import RestService
 from openmcp_chain.transport.rpc import Access, Context, Handler, Rpc
 from openmcp_chain.transport.tasks import TaskService
 from openmcp_chain.transport.workers import WorkerService
+from openmcp_chain.transport.workspaces import WorkspaceService
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,17 @@ ACCESS: Mapping[str, Access] = {
     f"{_PACKAGE}.WorkerService/CompleteTask": Access(Scope.WORKER, bulky="result"),
     f"{_PACKAGE}.WorkerService/FailTask": Access(Scope.WORKER),
     f"{_PACKAGE}.WorkerService/StopTask": Access(Scope.WORKER),
+    f"{_PACKAGE}.WorkspaceService/CreateWorkspace": Access(Scope.ADMIN),
+    f"{_PACKAGE}.WorkspaceService/GetWorkspace": Access(Scope.ADMIN),
+    f"{_PACKAGE}.WorkspaceService/ListWorkspaces": Access(Scope.ADMIN),
+    f"{_PACKAGE}.WorkspaceService/UpdateWorkspace": Access(Scope.ADMIN),
+    f"{_PACKAGE}.WorkspaceService/DisableWorkspace": Access(Scope.ADMIN),
+    f"{_PACKAGE}.WorkspaceService/EnableWorkspace": Access(Scope.ADMIN),
+    f"{_PACKAGE}.WorkspaceService/DeleteWorkspace": Access(Scope.ADMIN),
+    f"{_PACKAGE}.WorkspaceService/RotateSecret": Access(Scope.ADMIN),
+    f"{_PACKAGE}.WorkspaceService/RevokeSecret": Access(Scope.ADMIN),
+    f"{_PACKAGE}.WorkspaceService/ListSecrets": Access(Scope.ADMIN),
+    f"{_PACKAGE}.WorkspaceService/ListAuditEvents": Access(Scope.ADMIN),
     # Health is asked by those who have no token; reflection tells only what proto/ publishes.
     "/grpc.health.v1.Health/Check": Access(None),
     "/grpc.health.v1.Health/List": Access(None),
@@ -98,6 +110,7 @@ class Server:
         tasks: TaskService,
         rest: RestService,
         workers: WorkerService,
+        workspaces: WorkspaceService,
         store: Store,
     ) -> None:
         self._calls = calls
@@ -107,6 +120,7 @@ class Server:
             tasks_pb2.DESCRIPTOR.services_by_name["TaskService"]: tasks,
             rest_pb2.DESCRIPTOR.services_by_name["RestService"]: rest,
             workers_pb2.DESCRIPTOR.services_by_name["WorkerService"]: workers,
+            workspaces_pb2.DESCRIPTOR.services_by_name["WorkspaceService"]: workspaces,
         }
         names = [service.full_name for service in served]
         self._health = Health(names)

@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.rpc import error_details_pb2, status_pb2
 
-from openmcp.chain.v1 import auth_pb2, errors_pb2, rest_pb2, tasks_pb2, workers_pb2
+from openmcp.chain.v1 import auth_pb2, errors_pb2, rest_pb2, tasks_pb2, workers_pb2, workspaces_pb2
 
 CONTRACT: Sequence[FileDescriptor] = (
     auth_pb2.DESCRIPTOR,
@@ -20,6 +20,7 @@ CONTRACT: Sequence[FileDescriptor] = (
     rest_pb2.DESCRIPTOR,
     tasks_pb2.DESCRIPTOR,
     workers_pb2.DESCRIPTOR,
+    workspaces_pb2.DESCRIPTOR,
 )
 """The files of openmcp.chain.v1; a test proves that none is missing."""
 
@@ -27,6 +28,8 @@ SHORT_ENUMS: Mapping[str, str] = {
     "openmcp.chain.v1.TaskStatus": "TASK_STATUS_",
     "openmcp.chain.v1.TaskView": "TASK_VIEW_",
     "openmcp.chain.v1.ConflictPolicy": "CONFLICT_POLICY_",
+    "openmcp.chain.v1.WorkspaceKind": "WORKSPACE_KIND_",
+    "openmcp.chain.v1.WorkspaceState": "WORKSPACE_STATE_",
 }
 """The prefix that REST cuts from the names of an enum's values; not from that of 0, since all enums share one scope."""
 

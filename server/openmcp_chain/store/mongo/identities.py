@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from openmcp_chain.domain import audit
-from openmcp_chain.domain.workspace import SigningKey, Workspace
+from openmcp_chain.domain.workspace import SigningKey, State, Workspace
 from openmcp_chain.store.mongo import records
 from openmcp_chain.store.mongo.part import Part, added
 
@@ -21,12 +21,36 @@ class Identities(Part):
         found = await self._persist(lambda: self._database.workspaces.find(query).to_list(None))
         return {document["_id"]: records.to_workspace(document) for document in found}
 
-    async def list_workspaces(self) -> Sequence[Workspace]:
-        found = await self._persist(lambda: self._database.workspaces.find().to_list(None))
-        return sorted(map(records.to_workspace, found), key=lambda workspace: workspace.id)
+    async def list_workspaces(self, after: str, limit: int) -> Sequence[Workspace]:
+        if limit <= 0:  # to the database, 0 is no limit
+            return []
+        query = {"_id": {"$gt": after}}
+        found = await self._persist(
+            lambda: self._database.workspaces.find(query, sort=[("_id", 1)], limit=limit).to_list(None)
+        )
+        return list(map(records.to_workspace, found))
+
+    async def workspaces_in(self, state: State) -> Sequence[Workspace]:
+        query = {"state": state.value}
+        found = await self._persist(lambda: self._database.workspaces.find(query).to_list(None))
+        return list(map(records.to_workspace, found))
 
     async def put_workspace(self, workspace: Workspace) -> bool:
         return await self._put(self._database.workspaces, records.from_workspace(workspace))
+
+    async def delete_workspace(self, workspace: Workspace) -> bool:
+        of_it = {"_id": {"$gte": records.within(workspace.id, ""), "$lt": f"{workspace.id}0"}}  # 0 follows the slash
+
+        async def delete() -> bool:
+            found = await self._database.workspaces.find_one({"_id": workspace.id}, {"version": 1})
+            if found is None or found["version"] != workspace.version:
+                return found is None
+            for kept in ("timers", "generations", "leases", "queues"):
+                await self._database[kept].delete_many(of_it)
+            await self._database.workspaces.delete_one({"_id": workspace.id, "version": workspace.version})
+            return await self._database.workspaces.find_one({"_id": workspace.id}, {"version": 1}) is None
+
+        return await self._persist(delete)
 
     async def list_keys(self) -> Sequence[SigningKey]:
         found = await self._persist(lambda: self._database.signing_keys.find().to_list(None))

@@ -27,6 +27,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("workspace", ASCENDING), ("submitted_at", DESCENDING)], name="listed"),
     ),
     "timers": (IndexModel([("at", ASCENDING)], name="due"),),
+    "workspaces": (IndexModel([("state", ASCENDING)], name="state"),),
     "audit": (IndexModel([("workspace", ASCENDING), ("_id", DESCENDING)], name="listed"),),
     "queues": (IndexModel([("changed_at", ASCENDING)], name="changed"),),
     "leases": (_expiry("expire_at"),),

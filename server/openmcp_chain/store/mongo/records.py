@@ -24,6 +24,7 @@ def from_queue(state: QueueState) -> dict[str, Any]:
         "type": state.queue.type,
         "paused_at": state.paused_at,
         "reason": state.reason,
+        "suspended": state.suspended,
         "changed_at": state.changed_at,
         "version": state.version,
     }
@@ -36,6 +37,7 @@ def to_queue(document: Document) -> QueueState:
         reason=document["reason"],
         changed_at=document["changed_at"],
         version=document["version"],
+        suspended=document["suspended"],
     )
 
 

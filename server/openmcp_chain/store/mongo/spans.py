@@ -77,5 +77,10 @@ class Newest:
         if len(self._seen) > MARKS:
             del self._seen[next(iter(self._seen))]
 
+    def gone(self, workspace: str, submitted_at: datetime) -> None:
+        """Those that were submitted later have been deleted."""
+        if workspace in self._seen:
+            self._seen[workspace] = submitted_at
+
     def of(self, workspace: str) -> datetime | None:
         return self._seen.get(workspace)

@@ -10,6 +10,7 @@ limit over what is not bounded in time, `$or`, ranges on `_id`, transactions.
 from pymongo.errors import NotPrimaryError
 
 from openmcp_chain.store.mongo import client, indexes
+from openmcp_chain.store.mongo.deletions import Deletions
 from openmcp_chain.store.mongo.errors import persist
 from openmcp_chain.store.mongo.identities import Identities
 from openmcp_chain.store.mongo.lists import Lists
@@ -39,7 +40,7 @@ async def connect(
     return MongoStore(connection, patience)
 
 
-class MongoStore(Tasks, Lists, Queues, Identities, Processes):
+class MongoStore(Tasks, Deletions, Lists, Queues, Identities, Processes):
     """`store.base.Store` on MongoDB."""
 
     async def ping(self) -> None:

@@ -1,27 +1,22 @@
 """Tasks by their keys and by what is due: each promise is a read, or a guarded write and a read of what it lost to."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import datetime
 from typing import Any
 
 import pymongo
-from pymongo import DeleteOne, UpdateOne
+from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import PRIORITIES, Change, Key, Queue, Task
 from openmcp_chain.store.base import TooMuch
-from openmcp_chain.store.mongo import documents, spans
+from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.client import Connection
 from openmcp_chain.store.mongo.documents import Document
 from openmcp_chain.store.mongo.errors import taken
 from openmcp_chain.store.mongo.part import Part
 from openmcp_chain.store.mongo.timers import Timers
-
-COMMAND = 100
-"""How many tasks one command deletes by their keys. It takes the embedded server up to 3 ms for each, and what takes it
-long makes others wait, the driver's heartbeats too."""
 
 EMBEDDED_COUNT = 0.0005
 """Seconds that the embedded server takes to count a task, more or less."""
@@ -30,13 +25,11 @@ _WAITING = {"submitted_at": 1, "due_at": 1}
 
 
 class Tasks(Part):
-    """The part of `store.base.Store` under "tasks", but for lists."""
+    """The part of `store.base.Store` under "tasks", but for lists and deletions."""
 
     def __init__(self, connection: Connection, patience: float) -> None:
         super().__init__(connection, patience)
         self._tasks = self._database.tasks
-        self._undeleted: datetime | None = None
-        """Ended tasks that are due then, or some time before, are left."""
         self._embedded: bool | None = None
         """None: it is not known yet."""
         self._timers = Timers(self._database.timers, self._tasks)
@@ -157,40 +150,6 @@ class Tasks(Part):
             found, more = await self._persist(lambda: self._timers.due(now, limit))
             late = list(dict.fromkeys([*late, *found]))
         return [*map(documents.to_key, silent), *late[:limit]]
-
-    async def delete_ended(self, now: datetime, limit: int) -> int:
-        if limit <= 0:
-            return 0
-        deleted = 0
-        for _, span in spans.back(now, now + timedelta(milliseconds=1), None, self._undeleted):
-            all_of_it = False
-            while deleted < limit and not all_of_it:
-                count, all_of_it = await self._persist(partial(self._delete, span, limit - deleted))
-                deleted += count
-        return deleted
-
-    async def _delete(self, span: spans.Span, limit: int) -> tuple[int, bool]:
-        """Deletes the last of the ended tasks that are due in the span: how many, and whether that was all.
-
-        What is deleted has ended still: it is said again in the command. One for a span of time costs the embedded
-        server a quarter of one for each task.
-        """
-        query = {"queue": documents.ENDED, "due_at": span}
-        found = await self._tasks.find(query, {"due_at": 1}, sort=[("due_at", -1)], limit=limit).to_list(None)
-        if not found:
-            return 0, True
-        if len(found) < limit:
-            return (await self._tasks.delete_many(query)).deleted_count, True
-        first = self._undeleted = found[-1]["due_at"]
-        if found[0]["due_at"] > first:
-            query["due_at"] = {**span, "$gte": first + timedelta(milliseconds=1)}
-            return (await self._tasks.delete_many(query)).deleted_count, False
-        deletes = [DeleteOne({"_id": one["_id"], "queue": documents.ENDED, "due_at": first}) for one in found]
-        results = [
-            await self._tasks.bulk_write(deletes[start : start + COMMAND], ordered=False)
-            for start in range(0, len(deletes), COMMAND)
-        ]
-        return sum(result.deleted_count for result in results), False
 
 
 def _same_if_equal(given: Task, found: Task) -> Task:

@@ -1,0 +1,40 @@
+"""All that an administrator may do, put together over a store: for a server, and for commands on the database."""
+
+import getpass
+import os
+from collections.abc import Mapping
+
+from openmcp_chain.domain.audit import Actor
+from openmcp_chain.domain.plans import Plan
+from openmcp_chain.engine.auditing import AuditLog
+from openmcp_chain.engine.clock import Clock
+from openmcp_chain.engine.queues import Queues
+from openmcp_chain.engine.registry import Registry
+from openmcp_chain.engine.sealing import MasterKey
+from openmcp_chain.engine.secrets import Secrets
+from openmcp_chain.engine.workspaces import Workspaces
+from openmcp_chain.store.base import Store
+
+FIRST = "admin"
+"""The id of the first administrator."""
+
+
+class Administration:
+    """Workspaces, their secrets, and the log of what was done to them."""
+
+    def __init__(
+        self, store: Store, master: MasterKey, plans: Mapping[str, Plan], queues: Queues, clock: Clock
+    ) -> None:
+        self.audit = AuditLog(store, clock)
+        registry = Registry(store, self.audit, clock)
+        self.secrets = Secrets(registry, self.audit, master, clock)
+        self.workspaces = Workspaces(store, registry, self.secrets, queues, plans)
+
+
+def local_actor() -> Actor:
+    """Whoever runs this process, as the audit log has them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have a number only
+        user = str(os.getuid())
+    return Actor(f"local:{user}")

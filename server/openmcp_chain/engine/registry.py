@@ -1,0 +1,70 @@
+"""The one way to change workspaces: guarded, and written to the audit log before it is done.
+
+What is refused, or would change nothing, is not written there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from openmcp_chain.domain import errors, ids
+from openmcp_chain.domain.audit import Action, Actor
+from openmcp_chain.domain.workspace import State, Workspace
+from openmcp_chain.engine.auditing import AuditLog
+from openmcp_chain.engine.clock import Clock
+from openmcp_chain.store.base import Store
+
+AGAIN = 10
+"""How often a change is tried when others come first."""
+
+
+class Registry:
+    """Workspaces, operators and administrators by id."""
+
+    def __init__(self, store: Store, log: AuditLog, clock: Clock) -> None:
+        self._store = store
+        self._log = log
+        self._clock = clock
+
+    async def get(self, workspace_id: str) -> Workspace:
+        """The workspace. Raises WorkspaceNotFound."""
+        known = await self._store.get_workspace(workspace_id) if ids.is_workspace_id(workspace_id) else None
+        if known is None:
+            raise errors.WorkspaceNotFound(workspace_id)
+        return known
+
+    async def add(self, actor: Actor, new: Workspace, details: Mapping[str, str]) -> None:
+        """Adds a workspace. Raises WorkspaceExists."""
+        if await self._store.get_workspace(new.id) is None:
+            await self._log.write(actor, Action.WORKSPACE_CREATE, new.id, details)
+            if await self._store.put_workspace(new):
+                return
+        raise errors.WorkspaceExists(new.id)
+
+    async def change(
+        self,
+        actor: Actor,
+        action: Action,
+        workspace_id: str,
+        decide: Callable[[Workspace], Workspace],
+        details: Mapping[str, str] | None = None,
+    ) -> Workspace:
+        """Changes a workspace as `decide` says; if another change came first, reads it again and decides again.
+
+        `decide` returns what is to be (the same: nothing to do), or raises. Raises WorkspaceNotFound, WorkspaceDeleting
+        for a change of what is being deleted, Aborted if others keep coming first.
+        """
+        written = False
+        for _ in range(AGAIN):
+            known = await self.get(workspace_id)
+            wanted = decide(known)
+            if wanted == known:
+                return known
+            if known.state is State.DELETING:
+                raise errors.WorkspaceDeleting
+            if not written:
+                await self._log.write(actor, action, workspace_id, details)
+                written = True
+            changed = replace(wanted, updated_at=self._clock(), version=known.version + 1)
+            if await self._store.put_workspace(changed):
+                return changed
+        raise errors.Aborted

@@ -1,0 +1,195 @@
+"""What administrators do with workspaces: make them, change them, shut them out, delete them.
+
+A change of state is written first on the workspace itself, then on its queues: what a process leaves undone, because it
+died in between, `eviction` does.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import uuid_utils
+
+from openmcp_chain.domain import errors, ids
+from openmcp_chain.domain.audit import Action, Actor
+from openmcp_chain.domain.errors import Violation
+from openmcp_chain.domain.plans import Plan, largest
+from openmcp_chain.domain.workspace import AS_PLANNED, Kind, Quotas, Secret, State, Workspace
+from openmcp_chain.engine import identity, pages, queues
+from openmcp_chain.engine.queues import Queues
+from openmcp_chain.engine.registry import Registry
+from openmcp_chain.engine.secrets import Secrets
+from openmcp_chain.store.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of workspaces, and the token of the next one; empty if this is the last."""
+
+    workspaces: Sequence[Workspace]
+    next_page_token: str
+
+
+class Workspaces:
+    """All workspaces, operators and administrators. An unknown one: WorkspaceNotFound."""
+
+    def __init__(
+        self, store: Store, registry: Registry, secrets: Secrets, queues: Queues, plans: Mapping[str, Plan]
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._secrets = secrets
+        self._queues = queues
+        self._plans = plans
+
+    async def get(self, workspace_id: str) -> Workspace:
+        """The workspace as it is now."""
+        return await self._registry.get(workspace_id)
+
+    async def list(self, size: int, page_token: str = "") -> Listed:
+        """A page of up to `size`, by id. Raises InvalidArgument for a token that is not of this list."""
+        mark = pages.mark("workspaces")
+        after = str(pages.decode(mark, page_token, 1)[0]) if page_token else ""
+        found = await self._store.list_workspaces(after, size + 1)
+        page = found[:size]
+        return Listed(page, pages.encode(mark, page[-1].id) if len(found) > size else "")
+
+    async def create(
+        self, actor: Actor, plan: str, workspace_id: str = "", quotas: Quotas = AS_PLANNED
+    ) -> tuple[Workspace, str]:
+        """A new workspace, and its secret, which is told here and never again.
+
+        Raises InvalidArgument for a bad plan or id, WorkspaceExists.
+        """
+        kept, told = self._secrets.new()
+        return await self._create(actor, Kind.TENANT, plan, workspace_id, kept, quotas), told
+
+    async def create_operator(
+        self,
+        actor: Actor,
+        worker_types: Collection[str],
+        operator_id: str = "",
+        plan: str = "",
+        quotas: Quotas = AS_PLANNED,
+    ) -> tuple[Workspace, str]:
+        """A new operator, whose workers take these task types from every workspace, and its secret. Raises as above.
+
+        Without a plan it gets the one that allows most: it works for all of them.
+        """
+        if not worker_types:
+            raise errors.InvalidArgument(Violation("worker_types", "names no task type"))
+        kept, told = self._secrets.new()
+        plan, types = plan or largest(self._plans).name, frozenset(worker_types)
+        return await self._create(actor, Kind.OPERATOR, plan, operator_id, kept, quotas, types), told
+
+    async def create_administrator(self, actor: Actor, administrator_id: str = "") -> tuple[Workspace, str]:
+        """A new administrator, and its secret. Raises as above."""
+        kept, told = self._secrets.new()
+        plan = largest(self._plans).name
+        return await self._create(actor, Kind.ADMINISTRATOR, plan, administrator_id, kept), told
+
+    async def admit_administrator(self, actor: Actor, administrator_id: str, secret: str) -> None:
+        """Makes sure that there is this administrator, and that it can sign in with this secret: see `Secrets.admit`.
+
+        Raises ValueError for what is no secret, or if the id is that of another kind.
+        """
+        kept, plan = self._secrets.keep(secret), largest(self._plans).name
+        try:
+            await self._create(actor, Kind.ADMINISTRATOR, plan, administrator_id, kept)
+        except errors.WorkspaceExists:
+            if (await self.get(administrator_id)).kind is not Kind.ADMINISTRATOR:
+                raise ValueError(f"{administrator_id} is no administrator") from None
+            await self._secrets.admit(actor, administrator_id, secret)
+
+    async def update(self, actor: Actor, workspace_id: str, plan: str = "", quotas: Quotas | None = None) -> Workspace:
+        """Gives it another plan or other quotas; empty, None: the same as before.
+
+        Raises InvalidArgument for a bad plan, WorkspaceDeleting, Aborted if others keep changing it.
+        """
+        if plan:
+            self._check_plan(plan)
+
+        def decide(known: Workspace) -> Workspace:
+            return replace(known, plan=plan or known.plan, quotas=known.quotas if quotas is None else quotas)
+
+        details = ({"plan": plan} if plan else {}) | (_told(quotas) if quotas is not None else {})
+        return await self._registry.change(actor, Action.WORKSPACE_UPDATE, workspace_id, decide, details)
+
+    async def disable(self, actor: Actor, workspace_id: str, reason: str = "") -> Workspace:
+        """Shuts it out; returns when no token of it is taken any more, and no waiting task of it given out.
+
+        Raises OwnWorkspace, WorkspaceDeleting, Aborted.
+        """
+        details = {"reason": reason} if reason else {}
+        return await self._shut_out(actor, Action.WORKSPACE_DISABLE, workspace_id, State.DISABLED, details)
+
+    async def enable(self, actor: Actor, workspace_id: str) -> Workspace:
+        """Lets it in again. Raises WorkspaceDeleting, Aborted."""
+
+        def decide(known: Workspace) -> Workspace:
+            return replace(known, state=State.ACTIVE)
+
+        enabled = await self._registry.change(actor, Action.WORKSPACE_ENABLE, workspace_id, decide)
+        await self._queues.set_suspended(workspace_id, False)
+        return enabled
+
+    async def delete(self, actor: Actor, workspace_id: str) -> Workspace:
+        """Shuts it out as `disable` does, for good: `eviction` deletes its tasks, then itself.
+
+        The same again changes nothing. Raises OwnWorkspace, Aborted.
+        """
+        return await self._shut_out(actor, Action.WORKSPACE_DELETE, workspace_id, State.DELETING, {})
+
+    async def _shut_out(
+        self, actor: Actor, action: Action, workspace_id: str, state: State, details: Mapping[str, str]
+    ) -> Workspace:
+        if workspace_id == actor.name:
+            raise errors.OwnWorkspace
+
+        def decide(known: Workspace) -> Workspace:
+            return replace(known, state=state)
+
+        shut = await self._registry.change(actor, action, workspace_id, decide, details)
+        await self._queues.set_suspended(workspace_id, True)
+        await asyncio.sleep(max(identity.RECALL_SECONDS, queues.VALID_SECONDS))
+        return shut
+
+    async def _create(
+        self,
+        actor: Actor,
+        kind: Kind,
+        plan: str,
+        workspace_id: str,
+        secret: Secret,
+        quotas: Quotas = AS_PLANNED,
+        worker_types: frozenset[str] = frozenset(),
+    ) -> Workspace:
+        self._check_plan(plan)
+        workspace_id = workspace_id or str(uuid_utils.uuid7())
+        if not ids.is_workspace_id(workspace_id):
+            rule = "must be 1 to 64 of a-z, 0-9 and -, beginning and ending with a letter or digit"
+            raise errors.InvalidArgument(Violation("workspace_id", rule))
+        created = Workspace(
+            id=workspace_id,
+            kind=kind,
+            plan=plan,
+            quotas=quotas,
+            worker_types=worker_types,
+            secrets=(secret,),
+            created_at=secret.created_at,
+            updated_at=secret.created_at,
+            version=1,
+        )
+        details = {"kind": kind.value, "plan": plan, "secret_id": secret.id}
+        if worker_types:
+            details["worker_types"] = " ".join(sorted(worker_types))
+        await self._registry.add(actor, created, details | (_told(quotas) if quotas != AS_PLANNED else {}))
+        return created
+
+    def _check_plan(self, plan: str) -> None:
+        if plan not in self._plans:
+            raise errors.InvalidArgument(Violation("plan", f"must be one of {', '.join(sorted(self._plans))}"))
+
+
+def _told(quotas: Quotas) -> dict[str, str]:
+    return {"pending_tasks": str(quotas.pending_tasks), "streams": str(quotas.streams)}
