@@ -18,6 +18,7 @@ AT_WORST: Mapping[str, Any] = {
     **dict.fromkeys(("task_id", "task_type", "workspace_id", "secret_id"), "é\n\0😀" * 100_000),
     **dict.fromkeys(("after", "last", "size", "limit"), 2**63),
     **dict.fromkeys(("field", "scope", "reason", "status"), "ours"),
+    "whose": "workspace",
     "violations": Violation("metadata", "must be text"),
 }
 """What the arguments of errors can be: those that are a client's are as long and as strange as it likes."""

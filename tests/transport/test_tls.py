@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.hello import client_hello
-from support.service import PATIENCE, SETTINGS, Caller, Service, serving
+from support.service import LOCAL, PATIENCE, SETTINGS, Caller, Service, serving
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
 from openmcp_chain.app import App, StartError
@@ -66,7 +66,7 @@ async def lists(service: Service, caller: Caller, server: Server) -> bool:
 
 async def caller(service: Service) -> Caller:
     """A workspace with a token, without a call."""
-    created, secret = await service.app.identity.create_workspace("unlimited")
+    created, secret = await service.app.administration.workspaces.create(LOCAL, "unlimited")
     issued = await service.app.identity.authenticate(created.id, secret)
     return Caller(created.id, secret, issued.token)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.service import SETTINGS, serving
+from support.service import LOCAL, SETTINGS, serving
 
 from openmcp.chain.v1 import workers_pb2
 from openmcp_chain.client.connection import Credentials, Server
@@ -61,7 +61,7 @@ async def test_certificates_are_read_again(tmp_path: Path) -> None:
         for authority in (first, second)
     ]
     async with serving(store, settings=settings[0]) as service:
-        created, secret = await service.app.identity.create_workspace("unlimited")
+        created, secret = await service.app.administration.workspaces.create(LOCAL, "unlimited")
         to_server = Server(f"127.0.0.1:{port}", None, first.file, *shown)
         connection = Connection(to_server, Credentials(created.id, secret))
         assert await is_welcome(connection)
