@@ -31,7 +31,6 @@ class Issued:
 
     token: str
     expires_at: datetime
-    scopes: frozenset[Scope]
 
 
 class Tokens:
@@ -62,7 +61,7 @@ class Tokens:
             "exp": expires_at,
             "jti": str(uuid.uuid4()),
         }
-        return Issued(jwt.encode(claims, key, ALGORITHM, headers={"kid": kid}), expires_at, allowed)
+        return Issued(jwt.encode(claims, key, ALGORITHM, headers={"kid": kid}), expires_at)
 
     async def check(self, token: str) -> Principal:
         """Who bears the token. Raises TokenInvalid or TokenExpired.

@@ -20,6 +20,4 @@ class AuthService:
         checks.required("workspace_secret", request.workspace_secret)
         checks.done()
         issued = await self._identity.authenticate(request.workspace_id, request.workspace_secret, request.scopes)
-        return auth_pb2.AuthToken(
-            token=issued.token, expires_at=codec.timestamp(issued.expires_at), scopes=sorted(issued.scopes)
-        )
+        return auth_pb2.AuthToken(token=issued.token, expires_at=codec.timestamp(issued.expires_at))

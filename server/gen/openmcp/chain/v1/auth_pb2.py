@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bopenmcp/chain/v1/auth.proto\x12\x10openmcp.chain.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"u\n\x0b\x41uthRequest\x12\"\n\x0cworkspace_id\x18\x01 \x01(\tR\x0cworkspace_id\x12*\n\x10workspace_secret\x18\x02 \x01(\tR\x10workspace_secret\x12\x16\n\x06scopes\x18\x03 \x03(\tR\x06scopes\"|\n\tAuthToken\x12\x1b\n\x05token\x18\x01 \x01(\tR\x0c\x61\x63\x63\x65ss_token\x12:\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpires_at\x12\x16\n\x06scopes\x18\x03 \x03(\tR\x06scopes2t\n\x0b\x41uthService\x12\x65\n\x0c\x41uthenticate\x12\x1d.openmcp.chain.v1.AuthRequest\x1a\x1b.openmcp.chain.v1.AuthToken\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/auth/token:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bopenmcp/chain/v1/auth.proto\x12\x10openmcp.chain.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"u\n\x0b\x41uthRequest\x12\"\n\x0cworkspace_id\x18\x01 \x01(\tR\x0cworkspace_id\x12*\n\x10workspace_secret\x18\x02 \x01(\tR\x10workspace_secret\x12\x16\n\x06scopes\x18\x03 \x03(\tR\x06scopes\"d\n\tAuthToken\x12\x1b\n\x05token\x18\x01 \x01(\tR\x0c\x61\x63\x63\x65ss_token\x12:\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpires_at2t\n\x0b\x41uthService\x12\x65\n\x0c\x41uthenticate\x12\x1d.openmcp.chain.v1.AuthRequest\x1a\x1b.openmcp.chain.v1.AuthToken\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/auth/token:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHREQUEST']._serialized_start=112
   _globals['_AUTHREQUEST']._serialized_end=229
   _globals['_AUTHTOKEN']._serialized_start=231
-  _globals['_AUTHTOKEN']._serialized_end=355
-  _globals['_AUTHSERVICE']._serialized_start=357
-  _globals['_AUTHSERVICE']._serialized_end=473
+  _globals['_AUTHTOKEN']._serialized_end=331
+  _globals['_AUTHSERVICE']._serialized_start=333
+  _globals['_AUTHSERVICE']._serialized_end=449
 # @@protoc_insertion_point(module_scope)
