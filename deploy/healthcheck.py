@@ -11,7 +11,8 @@ TIMEOUT_SECONDS = 2.0
 
 
 def main() -> None:
-    port = os.environ.get("OPENMCP_GRPC_LISTEN", ":50051").rpartition(":")[2]
+    listen = os.environ.get("OPENMCP_HEALTH_LISTEN") or os.environ.get("OPENMCP_GRPC_LISTEN", ":50051")
+    port = listen.rpartition(":")[2]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)

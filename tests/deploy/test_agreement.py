@@ -49,12 +49,13 @@ def test_variables_of_one_shot_containers_are_read() -> None:
 def test_ports_are_the_same_everywhere() -> None:
     """Servers listen where Envoy, workers, probes, services and network policies look for them; so does Envoy."""
     services = manifests.compose()["services"]
-    server, envoy = 50051, 8080
+    server, envoy, probed = 50051, 8443, 50052
     assert manifests.image_environment("server")["OPENMCP_GRPC_LISTEN"] == f"0.0.0.0:{server}"
     assert ("EXPOSE", str(server)) in manifests.stages()["server"]
     assert services["server"]["environment"]["OPENMCP_GRPC_LISTEN"] == f"0.0.0.0:{server}"
     assert services["worker"]["environment"]["OPENMCP_SERVER"] == f"server:{server}"
-    assert services["envoy"]["ports"] == [f"${{OPENMCP_PUBLISH:-127.0.0.1:8080}}:{envoy}"]
+    assert services["server"]["environment"]["OPENMCP_HEALTH_LISTEN"] == f"127.0.0.1:{probed}"
+    assert services["envoy"]["ports"] == [f"${{OPENMCP_PUBLISH:-127.0.0.1:{envoy}}}:{envoy}"]
     (config,) = manifests.pod("envoy")["initContainers"]
     for arguments in (services["envoy-config"]["command"], config["args"]):
         assert f"--server=server:{server}" in arguments
@@ -62,18 +63,23 @@ def test_ports_are_the_same_everywhere() -> None:
 
     assert f"--peers=envoy:{envoy}" in services["envoy-config"]["command"]
     assert f"--peers=envoys:{envoy}" in config["args"]
-    assert _ports(manifests.of_kind("Service")["envoys"]) == [(envoy, "http")]
+    assert _ports(manifests.of_kind("Service")["envoys"]) == [(envoy, "https")]
 
     (container,) = manifests.pod("server")["containers"]
     assert {"name": "OPENMCP_GRPC_LISTEN", "value": f"0.0.0.0:{server}"} in container["env"]
-    assert container["ports"] == [{"name": "grpc", "containerPort": server}]
+    assert {"name": "OPENMCP_HEALTH_LISTEN", "value": f"0.0.0.0:{probed}"} in container["env"]
+    assert container["ports"] == [
+        {"name": "grpc", "containerPort": server},
+        {"name": "health", "containerPort": probed},
+    ]
     probes = [container[f"{kind}Probe"]["grpc"] for kind in ("startup", "readiness", "liveness")]
-    assert [probe["port"] for probe in probes] == [server] * 3
+    assert [probe["port"] for probe in probes] == [probed] * 3
     assert [probe.get("service") for probe in probes] == [health.LIVENESS, None, health.LIVENESS]
     assert _ports(manifests.of_kind("Service")["server"]) == [(server, "grpc")]
     (container,) = manifests.pod("envoy")["containers"]
-    assert container["ports"] == [{"name": "http", "containerPort": envoy}]
-    assert _ports(manifests.of_kind("Service")["envoy"]) == [(80, "http")]
+    assert container["ports"] == [{"name": "https", "containerPort": envoy}]
+    assert container["startupProbe"]["httpGet"]["scheme"] == "HTTPS"
+    assert _ports(manifests.of_kind("Service")["envoy"]) == [(443, "https")]
     (container,) = manifests.pod("worker")["containers"]
     assert {"name": "OPENMCP_SERVER", "value": f"server:{server}"} in container["env"]
 
@@ -144,8 +150,11 @@ def test_every_key_of_a_secret_or_configmap_is_there() -> None:
 def test_files_that_variables_name_are_mounted(name: str) -> None:
     """A path in a variable or argument is in a volume of this container, under a name that the volume really has."""
     volumes = {volume["name"]: volume for volume in manifests.pod(name)["volumes"]}
+    (runs,) = manifests.pod(name)["containers"]
     for container in manifests.containers(name):
-        mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+        # What the first container writes down for the second is in that one's volumes.
+        mounted = [*container["volumeMounts"], *runs["volumeMounts"]]
+        mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in mounted}
         values = [one["value"] for one in container.get("env", ()) if "value" in one]
         arguments = [argument.rpartition("=")[2] for argument in container["args"]]
         for path in (text for text in values + arguments if text.startswith("/")):
@@ -158,7 +167,7 @@ def test_files_that_variables_name_are_mounted(name: str) -> None:
 def test_secrets_of_compose_are_made_and_mounted() -> None:
     """What the script makes is what the file names, every service mounts only such, and every path is a mounted one."""
     loaded = manifests.compose()
-    made = re.findall(r"^make (\S+)", (manifests.DEPLOY / "secrets.sh").read_text(), re.MULTILINE)
+    made = re.findall(r"^make ([\w-]+) ", (manifests.DEPLOY / "secrets.sh").read_text(), re.MULTILINE)
     assert {name: f"./secrets/{name}" for name in made} == {n: s["file"] for n, s in loaded["secrets"].items()}
     for name, service in loaded["services"].items():
         read = set(re.findall(r"/run/secrets/([a-z-]+)", f"{service}"))
@@ -168,13 +177,23 @@ def test_secrets_of_compose_are_made_and_mounted() -> None:
 
 
 def test_files_and_volumes_of_compose_exist() -> None:
-    """Each mount is of a declared volume or a file of the repository; so are networks, and services waited for."""
+    """Each mount is of a declared volume, a file of the repository, or a folder of certificates that the script makes.
+
+    So are networks, and services waited for.
+    """
     loaded = manifests.compose()
+    issued = re.findall(r"^issue (\w+)", (manifests.DEPLOY / "secrets.sh").read_text(), re.MULTILINE)
+    folders = {f"./secrets/{name}" for name in issued}
+    used = set()
     for service in loaded["services"].values():
         for source in (mount.partition(":")[0] for mount in service.get("volumes", ())):
+            if source in folders:
+                used.add(source)
+                continue
             assert (manifests.DEPLOY / source).is_file() if source.startswith(".") else source in loaded["volumes"]
         assert set(service.get("networks", ())) <= set(loaded["networks"])
         assert set(service.get("depends_on", ())) <= set(loaded["services"])
+    assert used == folders
 
 
 def test_a_stop_leaves_time_for_the_drain() -> None:
@@ -222,13 +241,36 @@ def test_containers_may_do_nothing_that_they_need_not(name: str) -> None:
         assert container["resources"]["limits"]["memory"]
 
 
-@pytest.mark.parametrize("name", ["server", "envoy-config", "envoy", "enrol", "worker", "otel-collector"])
+@pytest.mark.parametrize("name", manifests.compose()["services"])
 def test_services_of_compose_may_do_nothing_that_they_need_not(name: str) -> None:
-    """No writable image, no capability, no new privilege."""
+    """No writable image, no capability, no new privilege, no root: by the file's word, or by our image's."""
     service = manifests.compose()["services"][name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+    ours = re.match("openmcp-chain-(server|worker):", service["image"])
+    user = dict(manifests.stages()[ours[1]])["USER"] if ours else service["user"]
+    assert all(int(number) > 0 for number in user.split(":"))
+
+
+def test_who_speaks_tls_to_whom() -> None:
+    """In compose and Kubernetes, servers admit only who has a certificate, and everybody who calls them has one."""
+    services = manifests.compose()["services"]
+    (config,) = manifests.pod("envoy")["initContainers"]
+    for arguments in (services["envoy-config"]["command"], config["args"]):
+        options = {argument.partition("=")[0] for argument in arguments}
+        assert {"--cert-file", "--key-file", "--server-ca-file", "--client-cert-file", "--client-key-file"} <= options
+        assert "--server-name=server" in arguments
+    (server,), (worker,) = (manifests.pod(name)["containers"] for name in ("server", "worker"))
+    kubernetes = {one["name"] for container in (server, worker) for one in container["env"]}
+    compose = {*services["server"]["environment"], *services["worker"]["environment"]}
+    for names in (kubernetes, compose):
+        assert {f"OPENMCP_TLS_{name}_FILE" for name in ("CERT", "KEY", "CLIENT_CA")} <= names
+        assert {f"OPENMCP_{name}_FILE" for name in ("CA", "CERT", "KEY")} <= names
+        assert "OPENMCP_SECURE" not in names
+    script = (manifests.DEPLOY / "secrets.sh").read_text()
+    (shown,) = re.findall(r"^issue server serverAuth (\S+)", script, re.MULTILINE)
+    assert "DNS:server" in shown.split(",")
 
 
 def test_images_are_of_this_version() -> None:

@@ -82,12 +82,12 @@ def test_envoy_is_run_as_everywhere() -> None:
 
 def test_envoy_sends_spans_where_the_servers_send_theirs(tmp_path: Path) -> None:
     """With compose's telemetry switched on, Envoy accepts the file, and sends to the collector that it names."""
-    arguments = [one for one in manifests.compose()["services"]["envoy-config"]["command"] if "--output" not in one]
-    text = render(arguments, OTEL_EXPORTER_OTLP_ENDPOINT="http://otel-collector:4317")
     config = tmp_path / "envoy.yaml"
-    config.write_text(text)
+    command = manifests.compose()["services"]["envoy-config"]["command"]
+    arguments = [argument.replace("/run/openmcp/envoy.yaml", str(config)) for argument in command]
+    assert render(arguments, OTEL_EXPORTER_OTLP_ENDPOINT="http://otel-collector:4317") == ""
     validate(config)
-    clusters = {one["name"]: one for one in yaml.safe_load(text)["static_resources"]["clusters"]}
+    clusters = {one["name"]: one for one in yaml.safe_load(config.read_text())["static_resources"]["clusters"]}
     assert '{"address": "otel-collector", "port_value": 4317}' in json.dumps(clusters["otlp"]["load_assignment"])
 
 

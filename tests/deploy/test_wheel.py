@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -32,7 +33,13 @@ END_SECONDS = 25.0
 PLACES = ("/run/secrets", "/run/openmcp", "/var/lib/openmcp", "/etc/openmcp", "/tmp")  # noqa: S108 - in the containers
 
 
-ADDRESSES = {"server:50051": "server", "0.0.0.0:50051": "server", "0.0.0.0:8080": "envoy", "envoy:8080": "envoy"}
+ADDRESSES = {
+    "server:50051": "server",
+    "0.0.0.0:50051": "server",
+    "127.0.0.1:50052": "probes",
+    "0.0.0.0:8443": "envoy",
+    "envoy:8443": "envoy",
+}
 """Where compose has what listen."""
 
 
@@ -44,14 +51,20 @@ class Machine:
     environment: Path
     """The virtual environment."""
     ports: Mapping[str, int]
-    """Of `server` and `envoy`, for the fixed ones that compose gives them."""
+    """Of `server`, its `probes`, and `envoy`, for the fixed ones that compose gives them."""
 
     def program(self, name: str) -> str:
         return str(self.environment / "bin" / name)
 
-    def here(self, text: str) -> str:
+    def here(self, text: str, service: str) -> str:
         """A value or argument of compose, with this machine's paths and ports."""
-        text = re.sub("|".join(PLACES), lambda place: f"{self.folder}{place[0]}", text.replace("$$", "$"))
+        # The first writes for the second, in whose container the paths are.
+        mounts = manifests.compose()["services"]["envoy" if service == "envoy-config" else service].get("volumes", ())
+        folders = {place: f"{self.folder}{place}" for place in PLACES}
+        for source, _, target in (mount.removesuffix(":ro").partition(":") for mount in mounts):
+            if source.startswith("./secrets/"):
+                folders[target] = f"{self.folder}/{source}"
+        text = re.sub("|".join(folders), lambda place: folders[place[0]], text.replace("$$", "$"))
         for address, name in ADDRESSES.items():
             text = text.replace(address, f"127.0.0.1:{self.ports[name]}")
         return text
@@ -60,7 +73,7 @@ class Machine:
         """What the service's container has: the image's variables, then compose's."""
         image = manifests.image_environment("worker" if service == "worker" else "server")
         composed = manifests.compose()["services"][service].get("environment", {})
-        settings = {name: self.here(value) for name, value in (image | composed).items() if "${" not in value}
+        settings = {name: self.here(value, service) for name, value in (image | composed).items() if "${" not in value}
         del settings[
             "PYTHONDONTWRITEBYTECODE"
         ]  # pip has compiled the image's packages, uv leaves that to the first import
@@ -70,7 +83,7 @@ class Machine:
         """Its entry point and command."""
         described = manifests.compose()["services"][service]
         entrypoint = described.get("entrypoint", ["openmcp"])
-        return [self.here(part) for part in (*entrypoint, *described["command"])]
+        return [self.here(part, service) for part in (*entrypoint, *described["command"])]
 
     def run(self, service: str, command: list[str] | None = None) -> "subprocess.CompletedProcess[str]":
         """Runs a service, or another command in its place, to its end."""
@@ -136,8 +149,8 @@ def machine(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Machine:
     for place in PLACES:
         Path(f"{folder}{place}").mkdir(parents=True)
     shutil.copyfile(manifests.KUBERNETES / "pipeline.toml", f"{folder}/etc/openmcp/pipeline.toml")
-    server, envoy = ports.choose({"server": 0, "envoy": 0})
-    return Machine(folder, environment, {"server": server, "envoy": envoy})
+    names = ("server", "probes", "envoy")
+    return Machine(folder, environment, dict(zip(names, ports.choose(dict.fromkeys(names, 0)), strict=True)))
 
 
 def test_the_wheel_is_whole(wheel: Path) -> None:
@@ -156,10 +169,16 @@ def secrets(machine: Machine, database: Database) -> None:
     """The secrets that the script makes, but for the database's URI: here it is the embedded one."""
     script = str(shutil.copy(manifests.DEPLOY / "secrets.sh", machine.folder))
     _done(["sh", script], machine.folder)
-    made = {file.name: file.read_text() for file in (machine.folder / "secrets").iterdir()}
-    assert set(made) == set(manifests.compose()["secrets"])
+
+    def contents() -> dict[str, str]:
+        folder = machine.folder / "secrets"
+        return {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()}
+
+    first = contents()
     _done(["sh", script], machine.folder)
-    assert made == {file.name: file.read_text() for file in (machine.folder / "secrets").iterdir()}
+    assert first == contents()
+    made = {name: text for name, text in first.items() if "/" not in name}
+    assert set(made) == set(manifests.compose()["secrets"])
     made["mongodb-uri"] = database.uri
     for name, text in made.items():
         Path(f"{machine.folder}/run/secrets/{name}").write_text(text)
@@ -181,7 +200,8 @@ def test_what_compose_runs_serves_and_works(machine: Machine) -> None:
         assert rendered.returncode == 0, rendered.stderr
         created = machine.run("server", ["openmcp", "workspaces", "create", "--plan", "standard", "--json"])
         assert created.returncode == 0, created.stderr
-        rest = httpx.Client(base_url=f"http://127.0.0.1:{machine.ports['envoy']}", timeout=10)
+        trust = ssl.create_default_context(cafile=machine.folder / "secrets/authority/cert.pem")
+        rest = httpx.Client(base_url=f"https://localhost:{machine.ports['envoy']}", timeout=10, verify=trust)
         ready_file = Path(machine.variables("worker")["OPENMCP_WORKER_READY_FILE"])
         envoy = machine.running("envoy", str(Path(sys.executable).with_name("envoy")), lambda: _healthy(rest))
         worker = machine.running("worker", machine.program("openmcp"), ready_file.exists)
