@@ -90,6 +90,27 @@ async def test_disabled_workspace_is_believed_no_longer_than_recall(monkeypatch:
         await engine.app.identity.check(token, None)
 
 
+async def test_what_is_given_counts_at_once() -> None:
+    """A token got with a new secret, or by a workspace that was let in again, is good though the state is remembered.
+
+    The other way round, RECALL_SECONDS are what it takes.
+    """
+    engine = Engine()
+    workspace_id, _, token = await signed_in(engine)
+    await engine.app.identity.check(token, None)
+    secret = await engine.app.identity.add_secret(workspace_id)
+    token = (await engine.app.identity.authenticate(workspace_id, secret)).token
+    await engine.app.identity.check(token, None)
+    known = await engine.store.get_workspace(workspace_id)
+    assert known
+    await engine.store.put_workspace(replace(known, state=State.DISABLED, version=known.version + 1))
+    engine.app.identity._recalled.clear()  # as RECALL_SECONDS do
+    with pytest.raises(errors.TokenInvalid):
+        await engine.app.identity.check(token, None)
+    await engine.store.put_workspace(replace(known, version=known.version + 2))
+    await engine.app.identity.check(token, None)
+
+
 async def test_token_expires_by_the_servers_clock() -> None:
     """A token is good for its lifetime and the allowed skew, then TOKEN_EXPIRED, whether seen before or not."""
     clock = ManualClock()

@@ -78,9 +78,15 @@ class Identity:
         await self._recheck(principal)
 
     async def _recheck(self, principal: Principal) -> None:
-        known = await self._recall(principal.workspace)
-        if known is None or not known.active or known.secret(principal.secret_id, self._clock()) is None:
+        if self._stands(principal, await self._recall(principal.workspace)):
+            return
+        # What is remembered may be from before the workspace was let in, or was given this secret.
+        if not self._stands(principal, await self._look_up(principal.workspace)):
             raise errors.TokenInvalid
+
+    def _stands(self, principal: Principal, known: Workspace | None) -> bool:
+        """Whether the workspace may do anything, and still has the secret that the principal's token was got with."""
+        return known is not None and known.active and known.secret(principal.secret_id, self._clock()) is not None
 
     def quotas(self, principal: Principal) -> Quotas:
         """What the principal's workspace may use, by what was last read of it, or else by its token.
@@ -120,8 +126,13 @@ class Identity:
         known = self._recalled.get(workspace_id)
         if known is not None and now - known[0] < RECALL_SECONDS:
             return known[1]
-        found = await self._store.get_workspace(workspace_id)
-        self._recalled[workspace_id] = (now, found)
+        return await self._look_up(workspace_id)
+
+    async def _look_up(self, workspace_id: str) -> Workspace | None:
+        """The workspace as it is now, which is remembered."""
+        began = asyncio.get_running_loop().time()
+        found = await self._reads(workspace_id)
+        self._recalled[workspace_id] = (began, found)
         self._recalled.move_to_end(workspace_id)
         if len(self._recalled) > RECALLED_WORKSPACES:
             self._recalled.popitem(last=False)
