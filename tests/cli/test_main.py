@@ -10,7 +10,19 @@ from typer.testing import CliRunner
 import openmcp_chain
 from openmcp_chain.cli.main import app
 
-COMMANDS = ("dev", "server", "worker", "tasks", "envoy-config", "workspaces", "operators")
+COMMANDS = (
+    "dev",
+    "server",
+    "worker",
+    "tasks",
+    "envoy-config",
+    "workspaces",
+    "operators",
+    "admins",
+    "secrets",
+    "keys",
+    "audit",
+)
 
 
 @pytest.fixture

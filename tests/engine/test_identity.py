@@ -98,7 +98,7 @@ async def test_what_is_given_counts_at_once() -> None:
     engine = Engine()
     workspace_id, _, token = await signed_in(engine)
     await engine.app.identity.check(token, None)
-    secret = await engine.app.identity.add_secret(workspace_id)
+    _, secret = await engine.app.administration.secrets.rotate(LOCAL, workspace_id)
     token = (await engine.app.identity.authenticate(workspace_id, secret)).token
     await engine.app.identity.check(token, None)
     known = await engine.store.get_workspace(workspace_id)

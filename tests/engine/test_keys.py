@@ -57,7 +57,7 @@ async def test_rotation_refuses_nothing() -> None:
     """A new key is published everywhere at once and signs after LEAD; tokens of the old one live out their time."""
     fleet = await Fleet().start()
     _, first = await fleet.sign_in()
-    new = await fleet.one.app.identity.keys.rotate(ACTOR)
+    new = await fleet.one.app.keys.rotate(ACTOR)
     await asyncio.sleep(keys.KEYS_EVERY_SECONDS + 0.1)
     assert await fleet.published() == [[first, new.kid]] * 2
     began, issued = virtual.clock(), []
@@ -74,7 +74,7 @@ async def test_a_key_retires_by_itself() -> None:
     """Once no token of it can be valid it is published no more; then it is deleted, and the other stays."""
     fleet = await Fleet().start()
     _, first = await fleet.sign_in()
-    new = await fleet.one.app.identity.keys.rotate(ACTOR)
+    new = await fleet.one.app.keys.rotate(ACTOR)
     await asyncio.sleep((LEAD + VERIFIES).total_seconds() - 1)
     assert await fleet.published() == [[first, new.kid]] * 2
     assert [one.phase for one in await fleet.two.keys.list()] == [Phase.VERIFYING, Phase.SIGNING]
@@ -110,10 +110,10 @@ async def test_the_key_before_a_revoked_one_signs_until_a_new_one_is_known() -> 
     """So nothing is refused but the tokens of the revoked one."""
     fleet = await Fleet().start()
     _, first = await fleet.sign_in()
-    second = await fleet.one.app.identity.keys.rotate(ACTOR)
+    second = await fleet.one.app.keys.rotate(ACTOR)
     await asyncio.sleep(LEAD.total_seconds() + 5)
     assert (await fleet.sign_in())[1] == second.kid
-    third = await fleet.one.app.identity.keys.revoke(second.kid, ACTOR)
+    third = await fleet.one.app.keys.revoke(second.kid, ACTOR)
     assert third
     await asyncio.sleep(keys.KEYS_EVERY_SECONDS + 0.1)
     assert (await fleet.sign_in())[1] == first
@@ -129,7 +129,7 @@ async def test_what_is_not_known_for_sure_is_not_believed() -> None:
     token, first = await fleet.sign_in()
     await fleet.check(token)
     fleet.wire.away = True
-    await fleet.one.app.identity.keys.revoke(first, ACTOR)
+    await fleet.one.app.keys.revoke(first, ACTOR)
     await asyncio.sleep(keys.BELIEVED_SECONDS - keys.KEYS_EVERY_SECONDS - 0.1)
     await fleet.two.check(token)
     await asyncio.sleep(keys.KEYS_EVERY_SECONDS + 0.2)

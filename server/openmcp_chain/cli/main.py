@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import openmcp_chain
-from openmcp_chain.cli import audit, envoy, processes, secrets, tasks, workspaces
+from openmcp_chain.cli import audit, envoy, keys, processes, secrets, tasks, workspaces
 
 app = typer.Typer(
     name="openmcp",
@@ -42,4 +42,5 @@ app.add_typer(workspaces.workspaces, name="workspaces")
 app.add_typer(workspaces.operators, name="operators")
 app.add_typer(workspaces.admins, name="admins")
 app.add_typer(secrets.secrets, name="secrets")
+app.add_typer(keys.keys, name="keys")
 app.add_typer(audit.audit, name="audit")

@@ -8,6 +8,7 @@ from openmcp_chain.domain.audit import Actor
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine.auditing import AuditLog
 from openmcp_chain.engine.clock import Clock
+from openmcp_chain.engine.keys import Keys
 from openmcp_chain.engine.queues import Queues
 from openmcp_chain.engine.registry import Registry
 from openmcp_chain.engine.sealing import MasterKey
@@ -20,7 +21,7 @@ FIRST = "admin"
 
 
 class Administration:
-    """Workspaces, their secrets, and the log of what was done to them."""
+    """Workspaces, their secrets, the keys that tokens are signed with, and the log of what was done to them."""
 
     def __init__(
         self, store: Store, master: MasterKey, plans: Mapping[str, Plan], queues: Queues, clock: Clock
@@ -28,6 +29,7 @@ class Administration:
         self.audit = AuditLog(store, clock)
         registry = Registry(store, self.audit, clock)
         self.secrets = Secrets(registry, self.audit, master, clock)
+        self.keys = Keys(store, master, clock)
         self.workspaces = Workspaces(store, registry, self.secrets, queues, plans)
 
 

@@ -10,7 +10,6 @@ from openmcp_chain.domain.plans import Plan
 from openmcp_chain.domain.workspace import Principal, Quotas, Scope, Secret, Workspace
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.groupcommit import GroupCommit
-from openmcp_chain.engine.keys import Keys
 from openmcp_chain.engine.sealing import MasterKey
 from openmcp_chain.engine.signins import SignIns
 from openmcp_chain.engine.tokens import Issued, Tokens
@@ -39,11 +38,6 @@ class Identity:
         self._sign_ins = SignIns()
         self._reads = GroupCommit[str, Workspace | None](self._read, most=READ)
         self._recalled: OrderedDict[str, tuple[float, Workspace | None]] = OrderedDict()
-
-    @property
-    def keys(self) -> Keys:
-        """What tokens are signed with."""
-        return self._tokens.keys
 
     async def authenticate(self, workspace_id: str, secret: str, scopes: Sequence[str] = ()) -> Issued:
         """A token for the workspace, which allows what it may do, or of that these scopes only.

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-import uuid_utils
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -21,11 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import ECAlgorithm
 
-from openmcp_chain.domain import audit, errors, keys
+from openmcp_chain.domain import errors, keys
 from openmcp_chain.domain.audit import Action, Actor
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.keys import CLOCK_SKEW, LEAD, Described, Phase
 from openmcp_chain.domain.workspace import SigningKey
+from openmcp_chain.engine.auditing import AuditLog
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.sealing import MasterKey
 from openmcp_chain.store.base import Store
@@ -44,6 +44,7 @@ class Keys:
 
     def __init__(self, store: Store, master: MasterKey, clock: Clock) -> None:
         self._store = store
+        self._audit = AuditLog(store, clock)
         self._master = master
         self._clock = clock
         self._keys: Sequence[SigningKey] = ()
@@ -117,7 +118,9 @@ class Keys:
         """Publishes a new key, which signs from `LEAD` on."""
         now = self._clock()
         key = self._new_key(now + LEAD)
-        await self._write(actor, Action.KEY_ROTATE, {"kid": key.kid, "signs_from": key.signs_from.isoformat()})
+        await self._audit.write(
+            actor, Action.KEY_ROTATE, details={"kid": key.kid, "signs_from": key.signs_from.isoformat()}
+        )
         await self._store.add_key(key)
         return key
 
@@ -132,18 +135,13 @@ class Keys:
             raise errors.InvalidArgument(Violation("kid", "names no signing key"))
         signs_from = keys.successor(known, kid, now)
         new = self._new_key(signs_from) if signs_from is not None else None
-        await self._write(actor, Action.KEY_REVOKE, {"kid": kid} | ({"replaced_by": new.kid} if new else {}))
+        await self._audit.write(
+            actor, Action.KEY_REVOKE, details={"kid": kid} | ({"replaced_by": new.kid} if new else {})
+        )
         if new is not None:
             await self._store.add_key(new)
         await self._store.delete_key(kid)
         return new
-
-    async def _write(self, actor: Actor, action: Action, details: Mapping[str, str]) -> None:
-        await self._store.add_audit_event(
-            audit.Event(
-                id=str(uuid_utils.uuid7()), at=self._clock(), actor=actor, action=action, workspace="", details=details
-            )
-        )
 
     # --- inside
 
