@@ -1,8 +1,13 @@
 """Keys, secrets and workspaces while requests run, by every way: through a real Envoy, and past it to two servers."""
 
 import asyncio
+import getpass
 import itertools
+import json
+import os
 import random
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -272,6 +277,28 @@ def test_what_is_taken_back_ends_everywhere_in_seconds(fleet: Fleet, tmp_path: P
                 await there.until_ended(token)
 
     asyncio.run(play())
+
+
+def test_the_command_rotates_lists_and_revokes(fleet: Fleet) -> None:
+    """`openmcp keys` on the deployment's database: what it did is in the audit log, by whose hand too."""
+
+    def openmcp(*arguments: str, status: int = 0) -> str:
+        command = [str(Path(sys.executable).with_name("openmcp")), *arguments, "--mongodb-uri", fleet.mongodb_uri]
+        done = subprocess.run(command, env={**os.environ, **SETTINGS}, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        return done.stdout or done.stderr
+
+    made = json.loads(openmcp("keys", "rotate", "--json"))
+    known = json.loads(openmcp("keys", "list", "--json"))
+    assert known[-1] == {"kid": made["kid"], "phase": "next", "signs_from": made["signs_from"], "retires_at": None}
+    assert openmcp("keys", "revoke", made["kid"]) == f"{made['kid']} is revoked\n"
+    left = openmcp("keys", "list")
+    assert [line.split()[0] for line in left.splitlines()] == [key["kid"] for key in known[:-1]]
+    assert "names no signing key" in openmcp("keys", "revoke", made["kid"], status=1)
+    told = [line for line in openmcp("audit", "list").splitlines() if made["kid"] in line]
+    assert ["key.rotate" in line for line in told] == [False, True]
+    assert ["key.revoke" in line for line in told] == [True, False]
+    assert all(f"local:{getpass.getuser()}" in line for line in told)
 
 
 def kid(token: str) -> str:
