@@ -276,7 +276,12 @@ async def _only(context: Context) -> bytes:
 
 
 def _metadata(context: Context) -> dict[str, str]:
-    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    """The call's metadata. What comes twice is joined, as HTTP has it (RFC 9110, 5.3): two tokens are then none."""
+    entries = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+    found = dict(entries)
+    if len(found) < len(entries):
+        found = {name: ", ".join(value for key, value in entries if key == name) for name in found}
+    return found
 
 
 def _ours(error: BaseException) -> bool:
