@@ -240,7 +240,7 @@ class Upstream:
             for service in file.services_by_name.values():
                 for method in service.methods:
                     path = f"/{service.full_name}/{method.name}"
-                    behaviour = getattr(served[service.name], method.name, None)
+                    behaviour = getattr(served.get(service.name), method.name, None)
                     handlers[path] = _handler_of(method, behaviour or self._other(method))
         return _Handlers(handlers)
 
