@@ -219,6 +219,7 @@ local function rest_refusal(handle, mark, named, fault)
     challenge(headers, told:find("invalid_token", 1, true))
   end
   if method == "HEAD" then -- must not have a body
+    headers:replace(":status", reply.http)
     headers:replace("content-type", "application/json")
     headers:remove("content-length")
   elseif not named and NAMES_FIELD[details:match("^[%w_]*")] and status == "400" then
@@ -278,7 +279,9 @@ function envoy_on_response(handle)
   end
   local kept = info:dynamicMetadata():get("openmcp") or {}
   local named = kept.reply or mark and handle:metadata():get("reply")
-  if (headers:get("content-type") or ""):find("^application/grpc") then
+  -- Envoy takes any request of such a type for gRPC; but only a POST can be.
+  local method = mark and select(2, mark:match(MARK)) or "POST"
+  if method == "POST" and (headers:get("content-type") or ""):find("^application/grpc") then
     grpc_error(handle, mark, named)
     return
   end

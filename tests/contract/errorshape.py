@@ -1,5 +1,6 @@
 """What every error looks like, whoever made it: the one shape, a code of the one table, a status that fits it."""
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,30 @@ def rest_error(status: int, content_type: str, body: bytes) -> Mapping[str, Any]
     (info,) = [detail for detail in error["details"] if detail["@type"].endswith("google.rpc.ErrorInfo")]
     assert (info["reason"], info["domain"]) == (error["code"], "openmcp.chain")
     return error
+
+
+def rest_answer(status: int, headers: Mapping[str, str], body: bytes) -> None:
+    """Proves that a REST response of status < 300 is an answer: JSON, an event stream, or nothing."""
+    assert not [name for name in headers if name.startswith(("grpc-", "x-openmcp-"))], headers
+    if status == 204:
+        assert not body
+        return
+    assert status == 200
+    if headers["content-type"] == "text/event-stream":
+        assert body.startswith(b"retry: ")
+        return
+    assert headers["content-type"] == "application/json", headers
+    assert isinstance(json.loads(body), dict), body
+
+
+def framed_error(headers: Mapping[str, str], body: bytes) -> None:
+    """Proves that a response to gRPC's media type is a refusal in gRPC's own form: no message, and the one shape."""
+    assert not body
+    encoded = headers["grpc-status-details-bin"]
+    status = status_pb2.Status.FromString(base64.b64decode(encoded + "=" * (-len(encoded) % 4)))
+    first = errors_pb2.Error()
+    assert status.details[0].Unpack(first), status
+    assert errors.TABLE[first.code].status.value == status.code == int(headers["grpc-status"]) != 0
 
 
 def fields_named(error: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from contract.errorshape import fields_named, rest_error
+from contract.errorshape import fields_named, framed_error, rest_answer, rest_error
 from contract.rawhttp import Answer, Headers, exchange
 from google.protobuf import descriptor_pool
 from hypothesis import HealthCheck, given, settings
@@ -46,7 +46,12 @@ def judge(answer: Answer, method: str = "GET") -> Mapping[str, Any] | None:
     """Whether an answer is one of those that a client may be given: its error, or None if it is none."""
     assert answer.status < 500, answer
     assert answer.status < 300 or answer.status >= 400, answer
+    if answer.headers.get("content-type", "").startswith("application/grpc"):  # as was asked, which only a POST can
+        assert (answer.status, method) == (200, "POST"), answer
+        framed_error(answer.headers, answer.body)
+        return None
     if answer.status < 400:
+        rest_answer(answer.status, answer.headers, answer.body)
         return None
     if method == "HEAD":
         assert answer.body == b""

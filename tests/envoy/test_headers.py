@@ -200,6 +200,20 @@ async def test_almost_grpc(gateway: Gateway, content_type: str) -> None:
             assert (answer.status_code, answer.json()["error"]["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
 
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+proto", "application/grpc-web"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
+async def test_only_a_post_can_be_grpc(gateway: Gateway, method: str, content_type: str) -> None:
+    """Any other method with gRPC's media type is refused as REST refuses, on every path, before the server sees it."""
+    for path in ("/v1/tasks/pending", "/v1/tasks", "/.well-known/jwks.json", GET_TASK, "/nowhere"):
+        gateway.upstream.tasks.metadata = {}
+        answer = await gateway.rest.request(method, path, headers={"content-type": content_type})
+        assert (answer.status_code, answer.headers["content-type"]) == (415, "application/json")
+        assert not [name for name in answer.headers if name.startswith(("grpc-", "x-openmcp"))]
+        if method != "HEAD":
+            assert answer.json()["error"]["code"] == "UNSUPPORTED_MEDIA_TYPE"
+        assert gateway.upstream.tasks.metadata == {}
+
+
 @pytest.mark.parametrize(("flag", "encoding"), [(1, None), (1, "identity"), (1, "gzip"), (1, "deflate")])
 async def test_bad_compression(gateway: Gateway, flag: int, encoding: str | None) -> None:
     """A message that is not compressed as its call says is the caller's fault, and told so."""

@@ -41,7 +41,7 @@ _JSON = r'(?i)application/json\s*(;\s*(charset="?utf-8"?\s*)?)?'
 _GRPC_TYPE = r"application/grpc(-web(-text)?)?(\+proto)?"
 _POST: Json = {"name": ":method", "string_match": {"exact": "POST"}}
 _GRPC: list[Json] = [_POST, {"name": "content-type", "string_match": {"safe_regex": {"regex": _GRPC_TYPE}}}]
-_ALMOST_GRPC: list[Json] = [_POST, {"name": "content-type", "string_match": {"prefix": "application/grpc"}}]
+_LIKE_GRPC: list[Json] = [{"name": "content-type", "string_match": {"prefix": "application/grpc"}}]
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _JWT = "envoy.filters.http.jwt_authn"
 _TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
@@ -80,8 +80,9 @@ def table(methods: Sequence[Method], limits: Limits) -> list[Json]:
         "match": {"prefix": "/", "headers": _GRPC},
         **_call(Method("", streams=False), limits, framed=True),
     }
-    # Such as application/grpc+json, or application/grpcx, which the transcoder would read as JSON.
-    other = _refusal("grpc:no protobuf", {"prefix": "/", "headers": _ALMOST_GRPC}, 415)
+    # Such as application/grpc+json, or application/grpcx, which the transcoder would read as JSON; or a GET, which it
+    # would leave as it is, for the server to make nothing of.
+    other = _refusal("grpc:no gRPC", {"prefix": "/", "headers": _LIKE_GRPC}, 415)
     # A tunnel has no path, and no end that a filter could wait for: with a route, Envoy refuses it before its filters.
     tunnel = _refusal("rest:CONNECT", {"connect_matcher": {}}, 404)
     return [
