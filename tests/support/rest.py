@@ -81,6 +81,8 @@ class Rest:
                 if not line:
                     retry = fields.pop("retry", retry)
                     if "data" in fields:
+                        if fields["event"] == "error":
+                            return EventStream(answer.status_code, answer.headers, retry, messages)
                         messages.append(Message(fields["id"], fields["event"], json.loads(fields["data"])))
                         if messages[-1].data["status"] == until:
                             break

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
-from support.service import PATIENCE, Caller, Service, refused, serving
+from support.service import PATIENCE, Caller, ManualClock, Service, refused, serving
 
 from openmcp.chain.v1 import rest_pb2, tasks_pb2
 from openmcp_chain.store.memory import MemoryStore
@@ -112,6 +112,43 @@ async def test_last_event_id_that_is_none_of_ours_is_refused(last_id: str) -> No
         metadata = (*caller.metadata, ("last-event-id", last_id))
         told = await refused(service.rest.ServeTaskEvents(request, metadata=metadata, timeout=PATIENCE))
     assert (told.status, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["Last-Event-ID"])
+
+
+async def test_last_event_id_beyond_the_last_event_is_named() -> None:
+    """A header that names an event which never was is blamed itself, not a field that the caller did not send."""
+    async with serving() as service:
+        caller = await service.workspace()
+        task_id = await ended_task(service, caller)
+        metadata = (*caller.metadata, ("last-event-id", "8"))
+        request = rest_pb2.ServeTaskEventsRequest(task_id=task_id, after_sequence=1)
+        told = await refused(service.rest.ServeTaskEvents(request, metadata=metadata, timeout=PATIENCE))
+    assert (told.code, told.fields) == ("SEQUENCE_OUT_OF_RANGE", ["Last-Event-ID"])
+    assert told.message == "Last-Event-ID: 8 is beyond the task's last event, 7"
+
+
+@pytest.mark.parametrize("end", ["drain", "expiry"])
+async def test_an_early_end_can_be_told(end: str) -> None:
+    """A stream that ends before its task says why, in an event of its own and in REST's shape, and by its status."""
+    clock = ManualClock()
+    async with serving(now=clock) as service:
+        service.app.events.poll = 0.02
+        caller = await service.workspace()
+        task_id = await service.submit(caller)
+        request = rest_pb2.ServeTaskEventsRequest(task_id=task_id)
+        call: Any = service.rest.ServeTaskEvents(request, metadata=caller.metadata, timeout=PATIENCE)
+        got = [await call.read()]
+        if end == "drain":
+            service.app.events.drain()
+        else:
+            clock.advance(16 * 60)
+        got.append(await call.read())
+        told = await refused(call)
+    assert told.code == {"drain": "SERVER_DRAINING", "expiry": "TOKEN_EXPIRED"}[end]
+    (last,) = parsed(got[1].data.decode())
+    assert (last["event"], "id" in last) == ("error", False)
+    error = json.loads(last["data"])["error"]
+    assert (error["code"], error["message"]) == (told.code, told.message)
+    assert error["details"][0]["reason"] == told.code
 
 
 async def test_whoever_comes_back_after_the_last_event_is_told_to_stop() -> None:

@@ -187,9 +187,9 @@ class SequenceOutOfRange(Error):
     status = Status.OUT_OF_RANGE
     when = "An event stream is resumed after an event that the task does not have."
 
-    def __init__(self, after: int, last: int) -> None:
-        super().__init__(f"after_sequence: {after} is beyond the task's last event, {last}")
-        self.violations = (Violation("after_sequence", f"must be at most {last}"),)
+    def __init__(self, field: str, after: int, last: int) -> None:
+        super().__init__(f"{field}: {after} is beyond the task's last event, {last}")
+        self.violations = (Violation(field, f"must be at most {last}"),)
 
 
 class TokenMissing(Error):

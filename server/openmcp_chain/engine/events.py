@@ -25,13 +25,14 @@ class Subscription:
     """One subscriber's place in one task's history; made by `EventHub.subscribe`, used as an async context manager."""
 
     def __init__(
-        self, hub: "EventHub", key: Key, after: int, limit: int, allowed: Callable[[], Awaitable[None]]
+        self, hub: "EventHub", key: Key, after: int, limit: int, allowed: Callable[[], Awaitable[None]], named: str
     ) -> None:
         self._hub = hub
         self._allowed = allowed
         self._key = key
         self._limit = limit
         self._after = after
+        self._named = named
         self._task: Task | None = None
         self._news = asyncio.Event()
         self._stale = False
@@ -111,7 +112,7 @@ class Subscription:
 
     def _accept(self, task: Task) -> None:
         if self._after > len(task.events):
-            raise errors.SequenceOutOfRange(self._after, len(task.events))
+            raise errors.SequenceOutOfRange(self._named, self._after, len(task.events))
         self.wake(task)
 
     def _take(self) -> Sequence[Event]:
@@ -140,13 +141,20 @@ class EventHub:
         for follower in self._followers.get(task.key, ()):
             follower.wake(task)
 
-    def subscribe(self, key: Key, after: int, limit: int, allowed: Callable[[], Awaitable[None]]) -> Subscription:
+    def subscribe(
+        self,
+        key: Key,
+        after: int,
+        limit: int,
+        allowed: Callable[[], Awaitable[None]],
+        named: str = "after_sequence",
+    ) -> Subscription:
         """Follows the task's events after sequence number `after`, until `allowed`, asked every `poll` seconds, raises.
 
-        Entering it raises TaskNotFound; SequenceOutOfRange if the task has no event `after`; TooManyStreams if the
-        workspace has `limit` streams open in this process; ServerDraining.
+        Entering it raises TaskNotFound; SequenceOutOfRange, with the name `named`, if the task has no event `after`;
+        TooManyStreams if the workspace has `limit` streams open in this process; ServerDraining.
         """
-        return Subscription(self, key, after, limit, allowed)
+        return Subscription(self, key, after, limit, allowed, named)
 
     def drain(self) -> None:
         """Ends every subscription once it has given out what is known, and takes no new ones."""

@@ -129,6 +129,8 @@ async def _follow(rest: httpx.AsyncClient, task_id: str, console: Console) -> No
             await _json(answer)
         async for message in _messages(answer.aiter_lines()):
             event = json.loads(message.data)
+            if "error" in event:
+                raise SampleError(f"the stream broke off: {event['error']['code']}")
             at = datetime.fromisoformat(event["occurred_at"])
             began = began or at
             context = ", ".join(f"{name} {_plain(value)}" for name, value in (event.get("context") or {}).items())

@@ -10,7 +10,7 @@ from openmcp_chain.domain.errors import Violation
 from openmcp_chain.engine.events import EventHub
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.keys import Keys
-from openmcp_chain.transport import codec
+from openmcp_chain.transport import codec, status
 from openmcp_chain.transport.rpc import Call
 from openmcp_chain.transport.tasks import follow
 
@@ -18,6 +18,7 @@ PING_SECONDS = 15.0
 """A proxy on the way may cut a connection that is silent for a minute."""
 RETRY_MILLISECONDS = 1000
 """How soon an EventSource comes back after a cut."""
+LAST_EVENT_ID = "Last-Event-ID"
 NOTHING_FOLLOWS = (("x-openmcp-end-of-stream", "1"),)
 """Tells Envoy to answer 204: the caller has had the terminal event, and is to stop coming back."""
 
@@ -33,9 +34,11 @@ class RestService:
     async def ServeTaskEvents(self, request: rest_pb2.ServeTaskEventsRequest, call: Call) -> AsyncIterator[HttpBody]:
         """Sends a task's events as Server-Sent Events."""
         resumed = _last_event_id(call)
-        after = request.after_sequence if resumed is None else resumed
-        async with follow(self._events, self._identity, call.caller, request.task_id, after) as events:
-            if events.ended:
+        after, named = (request.after_sequence, "after_sequence") if resumed is None else (resumed, LAST_EVENT_ID)
+        fault: errors.Error | None = None
+        async with follow(self._events, self._identity, call.caller, request.task_id, after, named) as events:
+            over = events.ended
+            if over:
                 await call.context.send_initial_metadata(NOTHING_FOLLOWS)
                 return
             content_type, preface = "text/event-stream", f"retry: {RETRY_MILLISECONDS}\n\n".encode()
@@ -44,13 +47,20 @@ class RestService:
             while not events.ended:
                 try:
                     steps = await events.next(wait)
-                except errors.ServerDraining:
-                    # The response began with 200, so an error can't be told; an EventSource comes back by itself.
-                    return
+                except errors.Error as error:
+                    if preface:
+                        raise
+                    fault = error
+                    break
                 data = b"".join(codec.server_sent_event(events.task_id, step) for step in steps) or b": ping\n\n"
                 # Only the first message names the media type (Envoy issue #10673).
                 yield HttpBody(content_type=content_type, data=preface + data)
                 content_type, preface, wait = "", b"", PING_SECONDS
+        if fault is None:
+            return
+        # The response began with 200, and HTTP has no other place for it: without, its end would look like the task's.
+        yield HttpBody(data=f"event: error\ndata: {status.shown(fault)}\n\n".encode())
+        raise fault
 
     async def ServeJsonWebKeySet(self, _: rest_pb2.ServeJsonWebKeySetRequest, __: Call) -> HttpBody:
         """The public keys."""
@@ -63,5 +73,5 @@ def _last_event_id(call: Call) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise errors.InvalidArgument(Violation("Last-Event-ID", "must be the id of an event of this stream"))
+        raise errors.InvalidArgument(Violation(LAST_EVENT_ID, "must be the id of an event of this stream"))
     return int(text)

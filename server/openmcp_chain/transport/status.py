@@ -1,9 +1,11 @@
 """Domain errors as gRPC statuses with details (google.rpc.Status, AIP-193)."""
 
+import json
 import math
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -50,6 +52,18 @@ def encode(error: errors.Error) -> status_pb2.Status:
     for detail in details:
         status.details.add().Pack(detail)
     return status
+
+
+def shown(error: errors.Error) -> str:
+    """The error as REST shows it, on one line."""
+    encoded = encode(error)
+    # The first detail is the contract's own Error, which REST shows as code and message.
+    details = [
+        json_format.MessageToDict(detail, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        for detail in encoded.details[1:]
+    ]
+    told = {"error": {"code": error.code, "message": encoded.message, "details": details}}
+    return json.dumps(told, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)

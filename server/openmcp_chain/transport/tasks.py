@@ -189,14 +189,19 @@ class TaskService:
             return tasks_pb2.BatchSubmitResult(error=errors_pb2.Error(code=error.code, message=error.message))
 
 
-def follow(hub: EventHub, identity: Identity, caller: Principal, task_id: str, after: int) -> Subscription:
-    """Follows a task for a caller: the fields checked, the limit that of its plan. Used by gRPC and by SSE."""
+def follow(
+    hub: EventHub, identity: Identity, caller: Principal, task_id: str, after: int, named: str = "after_sequence"
+) -> Subscription:
+    """Follows a task for a caller: the fields checked, the limit that of its plan. Used by gRPC and by SSE.
+
+    `named` is the field that `after` comes from.
+    """
     checks = Checks()
     checks.required("task_id", task_id)
-    checks.at_least("after_sequence", after, 0, 2**31 - 1)
+    checks.at_least(named, after, 0, 2**31 - 1)
     checks.done()
     key = key_of(caller, task_id)
-    return hub.subscribe(key, after, identity.quotas(caller).streams, lambda: identity.recheck(caller))
+    return hub.subscribe(key, after, identity.quotas(caller).streams, lambda: identity.recheck(caller), named)
 
 
 def _require(task_id: str) -> None:

@@ -22,6 +22,7 @@ from openmcp_chain.engine import tokens
 from openmcp_chain.stack.envoy import replies, routes, tls, view
 from openmcp_chain.stack.envoy.collector import Collector
 from openmcp_chain.stack.envoy.tls import Identity, Servers
+from openmcp_chain.transport import status
 
 HEADER_BYTES = 8 * 1024
 """Of all request headers, names and values, Envoy's own among them; the server reads 16 KiB of metadata."""
@@ -165,7 +166,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "HEADERS": f"local HEADER_BYTES, HEADER_COUNT = {HEADER_BYTES}, {HEADER_COUNT}\n" + _source("headers.lua"),
         "HSTS": tls.told(settings.identity),
         # Envoy reads % as the beginning of one of its own variables.
-        "INTERNAL": replies.body(errors.Internal()).replace("%", "%%"),
+        "INTERNAL": status.shown(errors.Internal()).replace("%", "%%"),
         "ISSUER": settings.issuer,
         "JWKS_REFRESH": f"{settings.jwks_seconds}s",
         "LISTENER_FILTERS": tls.inspector() if settings.identity else [],

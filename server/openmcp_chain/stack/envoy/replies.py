@@ -5,14 +5,11 @@ reply is sent when is the Lua filter's to say.
 """
 
 import base64
-import json
 import math
 import string
 import urllib.parse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-from google.protobuf import json_format
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
@@ -89,23 +86,11 @@ def lua_table(table: Mapping[str, Reply]) -> str:
     return f"local REPLIES = {{\n{rows}}}\n"
 
 
-def body(error: errors.Error) -> str:
-    """The error as REST shows it."""
-    encoded = status.encode(error)
-    # The first detail is the contract's own Error, which REST shows as code and message.
-    details = [
-        json_format.MessageToDict(detail, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-        for detail in encoded.details[1:]
-    ]
-    shown = {"error": {"code": error.code, "message": encoded.message, "details": details}}
-    return json.dumps(shown, separators=(",", ":"))
-
-
 def _row(reply: Reply) -> str:
     error, encoded = reply.error, status.encode(reply.error)
     fields = {
         "http": str(reply.http),
-        "body": body(error),
+        "body": status.shown(error),
         "grpc_status": str(encoded.code),
         "grpc_message": urllib.parse.quote(encoded.message, safe=_PRINTABLE),
         "grpc_details": base64.b64encode(encoded.SerializeToString()).decode().rstrip("="),

@@ -58,7 +58,8 @@ class RestServiceServicer:
         Each message has `id` (the event's sequence), `event: status` and, as `data`, the JSON of a `TaskEvent`; in
         between, comment lines (`: ping`) keep the connection alive. `Last-Event-ID` resumes after that event and
         wins over `after_sequence`. The stream ends after the terminal event; whoever comes back after that one gets 204, which
-        tells an EventSource to stop.
+        tells an EventSource to stop. A stream that ends before it, since its token has expired or its server shuts down, says
+        so last, by a message with `event: error` and, as `data`, the error as REST shows it.
 
         Raw bytes of a media type of our own choice, which is what HttpBody is for.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
