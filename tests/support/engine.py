@@ -117,6 +117,7 @@ class Engine:
             "sweep": self.app.sweep.run,
             "signals": self.app.signals.run,
             "pending": self.app.pending.run,
+            "eviction": self.app.eviction.run,
         }
         self._loops = [asyncio.create_task(loops[part]()) for part in parts or loops]
         return self

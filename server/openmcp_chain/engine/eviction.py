@@ -84,7 +84,7 @@ class Eviction:
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def _erase(self, workspace: Workspace, leaving: _Leaving, now: float) -> int:
-        await self._queues.set_suspended(workspace.id, True)
+        await self._queues.align(workspace.id)
         erased = await self._store.erase_tasks(workspace.id, ERASED)
         if erased < ERASED:
             if now - leaving.since >= LINGER_SECONDS and await self._store.delete_workspace(workspace):
@@ -97,13 +97,12 @@ class Eviction:
         """Makes the suspensions what the workspaces' states say, where a process did not get there."""
         disabled = {workspace.id for workspace in await self._store.workspaces_in(State.DISABLED)}
         for workspace_id in disabled & self._queues.unsuspended():
-            await self._queues.set_suspended(workspace_id, True)
+            await self._queues.align(workspace_id)
         for workspace_id in self._queues.suspended() - disabled - self._leaving.keys():
-            known = await self._store.get_workspace(workspace_id)
-            if known is None:
+            if await self._store.get_workspace(workspace_id) is None:
                 await self._forget(workspace_id)
-            elif known.active:  # not disabled only just now
-                await self._queues.set_suspended(workspace_id, False)
+            else:
+                await self._queues.align(workspace_id)
 
     async def _forget(self, workspace_id: str) -> None:
         await self._queues.forget(workspace_id)

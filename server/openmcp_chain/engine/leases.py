@@ -29,6 +29,8 @@ from openmcp_chain.engine.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
+PAST = timedelta(minutes=5)
+"""After its stored end, with the difference between clocks, nothing of a lease is of use."""
 WORKER_GONE = Failure("WORKER_GONE", "the worker's connection ended before it got the task")
 
 
@@ -200,6 +202,7 @@ class Leases:
             and now - held.heard_at > self._dispatcher.lease_duration(held.task).total_seconds()
             and (held.session is not None or not _at_its_end(held.task))
         ]
+        self._let_go()
         results = await asyncio.gather(*(self._lose(token, task) for token, task in silent), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, errors.Error):
@@ -207,6 +210,20 @@ class Leases:
         return len(silent)
 
     # --- inside
+
+    def _let_go(self) -> None:
+        """Forgets leases whose stored end is long past, and that no session holds.
+
+        Whoever ended them has told of it; but it may not have been heard, or the task be gone with its workspace.
+        """
+        past = self._clock() - PAST
+
+        def over(held: _Held) -> bool:
+            lease = held.task.lease if held.task is not None else None
+            return held.session is None and lease is not None and lease.expires_at < past
+
+        for key in [key for key, all_held in self._held.items() if any(map(over, all_held))]:
+            self._keep(key, lambda held: not over(held))
 
     async def _lose(self, token: str, task: Task) -> None:
         after = transitions.fail(task, token, LEASE_EXPIRED, self.moment(), retryable=True)

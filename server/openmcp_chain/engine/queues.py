@@ -123,25 +123,27 @@ class Queues:
         """Ends the pause."""
         return await self._change(wanted, lambda state: state.resumed(self._clock()))
 
-    async def set_suspended(self, workspace: str, suspended: bool) -> None:
-        """Suspends all queues of a workspace, or lets them go on. VALID_SECONDS later every process knows.
+    async def align(self, workspace_id: str) -> None:
+        """Suspends a workspace's queues if it is shut out, else lets them go on.
 
-        Raises Aborted if others keep changing them.
+        By its state as it is at each try: whoever else does the same wants the same. Those that are added meanwhile are
+        not waited for. VALID_SECONDS later every process knows. Raises Aborted if others keep changing them.
         """
+        await self.refresh()
+        mine = [state.queue for state in self.of_workspace(workspace_id)]
         for _ in range(AGAIN):
-            await self.refresh()
-            changes = [
-                after
-                for state in self.of_workspace(workspace)
-                if (after := state.with_suspended(suspended, self._clock())) is not state
-            ]
+            workspace = await self._store.get_workspace(workspace_id)
+            shut_out = workspace is not None and not workspace.active
+            states = [self._states[queue] for queue in mine if queue in self._states]
+            changes = [state.with_suspended(shut_out, self._clock()) for state in states if state.suspended != shut_out]
             if not changes:
                 return
-            for part in range(0, len(changes), PART):
-                some = changes[part : part + PART]
-                put = await asyncio.gather(*map(self._store.put_queue, some))
-                for after in itertools.compress(some, put):
+            for start in range(0, len(changes), PART):
+                part = changes[start : start + PART]
+                put = await asyncio.gather(*map(self._store.put_queue, part))
+                for after in itertools.compress(part, put):
                     self._learn(after)
+            await self.refresh()
         raise errors.Aborted
 
     async def forget(self, workspace: str) -> None:

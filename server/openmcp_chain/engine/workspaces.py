@@ -130,7 +130,7 @@ class Workspaces:
             return replace(known, state=State.ACTIVE)
 
         enabled = await self._registry.change(actor, Action.WORKSPACE_ENABLE, workspace_id, decide)
-        await self._queues.set_suspended(workspace_id, False)
+        await self._queues.align(workspace_id)
         return enabled
 
     async def delete(self, actor: Actor, workspace_id: str) -> Workspace:
@@ -150,7 +150,7 @@ class Workspaces:
             return replace(known, state=state)
 
         shut = await self._registry.change(actor, action, workspace_id, decide, details)
-        await self._queues.set_suspended(workspace_id, True)
+        await self._queues.align(workspace_id)
         await asyncio.sleep(max(identity.RECALL_SECONDS, queues.VALID_SECONDS))
         return shut
 
