@@ -289,6 +289,8 @@ function envoy_on_response(handle)
   for _, name in ipairs(NOT_FOR_REST) do
     headers:remove(name)
   end
+  headers:replace("x-content-type-options", "nosniff")
+  headers:replace("cache-control", "no-store")
   local status = headers:get(":status")
   if mark then
     rest_refusal(handle, mark, named, kept.fault)

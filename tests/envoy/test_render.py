@@ -49,6 +49,39 @@ def test_the_server_gets_to_answer() -> None:
     assert rpc.UNARY_SECONDS < LOCAL.unary_seconds < idle
 
 
+def test_the_edge_is_as_it_is_told() -> None:
+    """The numbers of docs/decisions/0009 are those of the configuration."""
+    told = (Path(__file__).parents[2] / "docs/decisions/0009-the-edge.md").read_text()
+    rendered = yaml.safe_load(envoy.render(LOCAL))
+    (listener,) = rendered["static_resources"]["listeners"]
+    chain = listener["filter_chains"][0]
+    manager = chain["filters"][0]["typed_config"]
+    http2, common = manager["http2_protocol_options"], manager["common_http_protocol_options"]
+    (server,) = (one for one in rendered["static_resources"]["clusters"] if one["name"] == "server")
+    overload = {one["name"].rpartition(".")[2]: one["triggers"][0] for one in rendered["overload_manager"]["actions"]}
+    heaps = {name: round(100 * one["threshold"]["value"]) for name, one in overload.items() if "threshold" in one}
+    assert f"the heap ({LOCAL.heap_bytes >> 20} MiB)" in told
+    assert f"At {heaps['shrink_heap']} % of the heap it gives" in told
+    assert f"at {heaps['disable_http_keepalive']} % ends connections" in told
+    assert f"at {heaps['stop_accepting_requests']} % answers 503" in told
+    assert f"at {heaps['reject_incoming_connections']} % takes no connection" in told
+    assert f"| {LOCAL.max_connections:,}: one beyond" in told
+    buffers = {listener["per_connection_buffer_limit_bytes"], server["per_connection_buffer_limit_bytes"]}
+    assert buffers == {32 * 1024}
+    assert "| 32 KiB: what" in told
+    patience = {listener["listener_filters_timeout"], chain["transport_socket_connect_timeout"]}
+    assert patience == {manager["request_headers_timeout"]} == {"10.0s"}
+    assert f"| {LOCAL.unary_seconds:g} s, by the route" in told
+    assert (manager["stream_idle_timeout"], common["idle_timeout"]) == ("60s", "600s")
+    assert f"streams of a connection | {http2['max_concurrent_streams']} |" in told
+    (extended,) = server["typed_extension_protocol_options"].values()
+    windows = [http2, extended["explicit_http_config"]["http2_protocol_options"]]
+    assert {one["initial_stream_window_size"] for one in windows} == {64 * 1024}
+    assert {one["initial_connection_window_size"] for one in windows} == {1024 * 1024}
+    (layer,) = rendered["layered_runtime"]["layers"]
+    assert f"{layer['static_layer']['overload.premature_reset_total_stream_count']} first calls" in told
+
+
 def test_admin_is_off_unless_asked_for() -> None:
     """Envoy's admin interface, which can stop it, listens only where the settings say."""
     assert yaml.safe_load(envoy.render(LOCAL))["admin"] == {}

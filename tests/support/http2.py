@@ -1,6 +1,8 @@
 """HTTP/2 by hand (RFC 9113): header fields and trailers that no client library would send."""
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import Iterable
 from typing import Self
 
@@ -15,18 +17,20 @@ Fields = Iterable[tuple[str, str]]
 class Http2:
     """One connection. Use as a context manager."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
+    def __init__(self, host: str, port: int, trust: ssl.SSLContext | None = None) -> None:
+        """Speaks TLS with `trust`."""
+        self._host, self._port, self._trust = host, port, trust
         self._stream = -1
 
     async def __aenter__(self) -> Self:
-        self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        self._reader, self._writer = await asyncio.open_connection(self._host, self._port, ssl=self._trust)
         self._writer.write(_PREFACE + _frame(_SETTINGS, 0, 0, b""))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._writer.close()
-        await self._writer.wait_closed()
+        with contextlib.suppress(OSError):  # the other side was quicker, or ssl's own close was not waited for
+            await self._writer.wait_closed()
 
     def begin(self, fields: Fields, body: bytes) -> int:
         """Sends a request that may go on; returns its stream."""
@@ -49,6 +53,16 @@ class Http2:
             answer += payload if kind == _DATA and of == stream else b""
             if kind in (_DATA, _HEADERS) and of == stream and flags & _END_STREAM:
                 return answer
+
+    def reset(self, stream: int) -> None:
+        """Gives a call up (CANCEL)."""
+        self._writer.write(_frame(_RESET, 0, stream, (8).to_bytes(4, "big")))
+
+    async def closed(self) -> None:
+        """Returns when the other side ends the connection."""
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await self._read()
 
     async def _read(self) -> tuple[int, int, int, bytes]:
         head = await self._reader.readexactly(9)

@@ -99,6 +99,8 @@ class Settings:
     """Longer than the server gives a call, so that the server gets to answer."""
     jwks_seconds: int = 5
     """How long a new signing key may go unnoticed."""
+    patience_seconds: float = 10.0
+    """How long a connection may take to come to its TLS, and a request to the end of its headers."""
     max_connections: int = 20_000
     max_workspaces: int = 100_000
     """How many workspaces' rate limits are kept apart at a time, for each plan."""
@@ -180,6 +182,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "OTLP": _endpoints("otlp", *([Address(otlp.host, otlp.port)] if otlp else [])),
         "OTLP_TRANSPORT": otlp.transport_socket() if otlp else None,
         "RATE_LIMITS": _rate_limits(settings.plans),
+        "PATIENCE": f"{settings.patience_seconds}s",
         "REQUEST": request_lua(),
         "RESPONSE_LIMIT": settings.response_limit,
         "ROUTES": routes.table(methods, settings.limits),
