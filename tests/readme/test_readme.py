@@ -16,7 +16,6 @@ from support.stack import StackInfo, running_stack
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-GRPCURL = Path(__file__).parent / "grpcurl"
 
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_ELSEWHERE = {
@@ -42,15 +41,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
     (folder / ".venv").symlink_to(sys.prefix)
     with running_stack(folder / ".openmcp") as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def grpcurl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of grpcurl, pinned."""
-    folder = tmp_path_factory.mktemp("grpcurl")
-    build = ["go", "build", "-o", str(folder / "grpcurl"), "github.com/fullstorydev/grpcurl/cmd/grpcurl"]
-    subprocess.run(build, cwd=GRPCURL, check=True, timeout=500)
-    return folder
 
 
 def test_readme_has_the_commands() -> None:

@@ -2,9 +2,14 @@
 
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,7 @@ from support.stack import StackInfo, running_stack
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
 from openmcp_chain.client import Client
-from openmcp_chain.stack.authority import LIFE
+from openmcp_chain.stack.authority import LIFE, Authority
 
 OPENMCP = str(Path(sys.executable).with_name("openmcp"))
 
@@ -122,3 +127,70 @@ def test_the_command_line_finds_its_way(running: StackInfo) -> None:
         )
         assert listed.returncode == 0, listed.stderr
         assert json.loads(listed.stdout)
+
+
+def test_certificates_are_replaced_under_calls(running: StackInfo) -> None:
+    """All certificates are replaced while calls run, by REST and by gRPC to the server itself: none of them fails."""
+    folder = running.data_dir / "tls"
+    authority, log = Authority.opened(folder), running.data_dir / "logs" / "server.log"
+    who: dict[str, Any] = {"workspace_id": running.workspace_id, "workspace_secret": running.workspace_secret}
+    shown: dict[str, Any] = {"certificate": running.cert_file, "key": running.key_file}
+    trust = ssl.create_default_context(cafile=running.ca_file)
+    ended = threading.Event()
+
+    def by_rest() -> int:
+        with httpx.Client(base_url=running.rest_url, verify=trust, trust_env=False) as client:
+            token = client.post("/v1/auth/token", json=who).raise_for_status().json()["access_token"]
+        calls = 0
+        while not ended.is_set():
+            with httpx.Client(base_url=running.rest_url, verify=trust, trust_env=False, timeout=30) as fresh:
+                fresh.get("/v1/tasks", headers={"authorization": f"Bearer {token}"}).raise_for_status()
+            calls += 1
+        return calls
+
+    def by_grpc() -> int:
+        calls = 0
+        with Client(running.grpc_target, ca=running.ca_file, **who, **shown) as client:
+            while not ended.is_set():
+                client.count()
+                calls += 1
+        return calls
+
+    with ThreadPoolExecutor(2) as pool:
+        load = [pool.submit(one) for one in (by_rest, by_grpc)]
+        try:
+            for replaced in range(1, 4):
+                for part in ("server", "envoy", "client"):
+                    authority.issue(part)
+                new = x509.load_pem_x509_certificate((folder / "envoy.pem").read_bytes()).serial_number
+                until(lambda new=new: presented(running, trust) == new)  # type: ignore[misc]
+                with Client(running.grpc_target, ca=running.ca_file, **who, **shown) as client:
+                    client.count()
+                until(lambda replaced=replaced: log.read_text().count("certificates replaced") >= replaced)  # type: ignore[misc]
+        finally:
+            ended.set()
+        assert all(one.result() for one in load)
+    # What is no TLS, or comes without a certificate, is no reason to write anything but JSON.
+    with socket.create_connection(("127.0.0.1", int(running.grpc_target.rpartition(":")[2]))) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        plain.recv(1)
+    assert all(line.startswith("{") for line in log.read_text().splitlines())
+
+
+def presented(running: StackInfo, trust: ssl.SSLContext) -> int:
+    """The serial number of the certificate that Envoy shows a new connection."""
+    address = ("127.0.0.1", int(running.rest_url.rpartition(":")[2]))
+    with (
+        socket.create_connection(address) as plain,
+        trust.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        shown = secured.getpeercert(binary_form=True)
+        assert shown
+        return x509.load_der_x509_certificate(shown).serial_number
+
+
+def until(passes: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not passes():
+        assert time.monotonic() < end
+        time.sleep(0.05)
