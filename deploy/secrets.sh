@@ -57,7 +57,12 @@ issue() { # PART USE NAMES: its key, certificate and authority, in a folder that
     fi
 }
 
+admin_secret() {
+    echo "omcp_$(openssl rand -hex 4)_$(openssl rand -base64 32 | tr '+/' '-_' | tr -d '=')"
+}
+
 make master-key openssl rand -base64 32
+make admin-secret admin_secret
 make mongodb-keyfile openssl rand -base64 756
 make mongodb-admin-password openssl rand -hex 32
 make mongodb-password openssl rand -hex 32

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from support.stack import StackInfo, running_stack
 
+from openmcp_chain.domain import workspace
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -45,7 +47,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
 
 def test_readme_has_the_commands() -> None:
     """The blocks are found at all, and those run elsewhere are still in the README, and are run there (`.ci/run`)."""
-    assert len(SHELL) == 6
+    assert len(SHELL) == 7
     assert len(PYTHON) == 2
     texts = [text for _, text in BLOCKS]
     assert all(text in texts for text in RUN_ELSEWHERE)
@@ -75,6 +77,7 @@ def test_shell_commands(stack: StackInfo) -> None:
     assert '"code":"INVALID_ARGUMENT","message":"type: is required"' in done
     assert "omcp_" in done
     assert "ws-demo" in done
+    assert '"pending_tasks":1000' in done
 
 
 @pytest.mark.timeout(600)
@@ -92,6 +95,20 @@ def test_python_program(stack: StackInfo) -> None:
     done = _run(stack, [sys.executable, "-c", PYTHON[0]])
     assert done.splitlines()[-2:][0].endswith("TASK_STATUS_SUCCEEDED")
     assert done.splitlines()[-1].startswith("sha256:")
+
+
+@pytest.mark.timeout(400)  # it starts a dozen commands, and each disable waits until every server knows
+def test_page_on_workspaces(stack: StackInfo) -> None:
+    """Its commands, in one shell and in their order: a workspace's whole life, by REST and on the database itself."""
+    blocks = [text for language, text in BLOCK.findall((ROOT / "docs/workspaces.md").read_text()) if language == "sh"]
+    assert len(blocks) == 9
+    done = _run(stack, ["bash", "-euc", "\n".join(blocks)])
+    assert '"error"' not in done
+    assert re.findall(r'"state":"(\w+)"', done)[-4:] == ["DISABLED", "ACTIVE", "DELETING", "DELETING"]
+    assert '"action":"workspace.delete"' in done
+    assert re.search(r"^\S+Z  local:\S+  workspace\.disable  \S+  reason=a test$", done, re.MULTILINE)
+    admin = (stack.data_dir / "admin-secret").read_text().strip()
+    assert workspace.secret_id(admin)
 
 
 def test_links() -> None:
@@ -130,7 +147,7 @@ def _run(stack: StackInfo, command: list[str], *path: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -68,8 +68,13 @@ async def _work(options: Options, place: Site, parts: Parts, console: Console) -
     await parts.spawn(programs.server(place))
     from openmcp_chain.stack import startup  # noqa: PLC0415 - takes longer than those two need to start
 
-    info = await startup.finish(options, place, parts)
+    ready = await startup.finish(options, place, parts)
+    info = ready.info
     _greet(console, options, place, info, time.monotonic() - began)
+    if ready.admin_secret:
+        console.heading("Administrator")
+        console.row("workspace_id", "admin")
+        console.row("workspace_secret", ready.admin_secret, "shown this once")
     if options.sample:
         from openmcp_chain.stack import sample  # noqa: PLC0415 - not before all is ready
 

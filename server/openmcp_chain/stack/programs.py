@@ -87,6 +87,9 @@ def worker(site: Site, memory: Memory) -> Program:
         "OPENMCP_PIPELINE_POLICY": str(policy),
         "OPENMCP_PIPELINE_WORKDIR": str(site.folder.path / "work"),
         "OPENMCP_WORKER_READY_FILE": str(worker_ready_file(site)),
+        # The server's, which a worker has no use for.
+        "OPENMCP_ADMIN_SECRET": "",
+        "OPENMCP_ADMIN_SECRET_FILE": "",
         "no_grpc_proxy": ports.HOST,
         **_client_certificates(site),
     }

@@ -7,13 +7,13 @@ their way.
 import asyncio
 import os
 from collections.abc import Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openmcp_chain import config
 from openmcp_chain.config import Config, ConfigError
 from openmcp_chain.domain import errors
-from openmcp_chain.engine.administration import Administration, local_actor
+from openmcp_chain.engine.administration import FIRST, Administration, local_actor
 from openmcp_chain.stack import administration, demo, ports, probes, programs
 from openmcp_chain.stack.children import Program
 from openmcp_chain.stack.failure import StackError
@@ -22,13 +22,22 @@ from openmcp_chain.stack.site import Options, Site
 from openmcp_chain.stack.state import Info, Memory
 
 
-async def finish(options: Options, site: Site, parts: Parts) -> Info:
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A stack that is ready."""
+
+    info: Info
+    admin_secret: str = field(repr=False)
+    """Of the first administrator, if it was made just now; it is told this once, and kept nowhere."""
+
+
+async def finish(options: Options, site: Site, parts: Parts) -> Ready:
     """Starts the other parts and returns when all are ready. Raises StackError if one of them doesn't get there."""
     try:
         settings = config.from_environment({**os.environ, **programs.server_environment(site)})
     except ConfigError as error:
         raise StackError(str(error)) from None
-    memory = await _enrol(options, site, settings, parts)
+    memory, admin_secret = await _enrol(options, site, settings, parts)
     if options.worker:  # before Envoy: it takes longer
         await parts.spawn(programs.worker(site, memory))
     await parts.spawn(_envoy(site, settings))
@@ -59,7 +68,7 @@ async def finish(options: Options, site: Site, parts: Parts) -> Info:
 
     parts.on_restart = lambda: site.folder.publish(info())
     parts.on_restart()
-    return info()
+    return Ready(info(), admin_secret)
 
 
 def _envoy(site: Site, settings: Config) -> Program:
@@ -85,8 +94,8 @@ def _envoy(site: Site, settings: Config) -> Program:
     return Program("envoy", [site.envoy, *envoy.command(path)[1:]], cwd=site.folder.envoy)
 
 
-async def _enrol(options: Options, site: Site, settings: Config, parts: Parts) -> Memory:
-    """Waits for the database, and makes the demo workspace and the worker's operator in it."""
+async def _enrol(options: Options, site: Site, settings: Config, parts: Parts) -> tuple[Memory, str]:
+    """Waits for the database, and makes in it the demo workspace, the worker's operator and the first administrator."""
     async with probes.DatabaseProbe(site.database) as takes_writes:
         if site.database.program:
             await parts.until_ready("database", takes_writes)
@@ -94,12 +103,22 @@ async def _enrol(options: Options, site: Site, settings: Config, parts: Parts) -
     try:
         async with administration.opened(settings) as opened:
             memory = await _credentials(opened, remembered, options.plan)
+            # With a secret in the environment, the server itself makes it.
+            admin_secret = "" if settings.admin_secret else await _first_administrator(opened)
     except errors.Unavailable:
         raise StackError(f"no MongoDB takes writes at {site.database.address}") from None
     except (errors.InvalidArgument, ValueError) as error:
         raise StackError(str(error)) from None
     site.folder.remember(memory)
-    return memory
+    return memory, admin_secret
+
+
+async def _first_administrator(opened: Administration) -> str:
+    """Its secret, if it had to be made."""
+    try:
+        return (await opened.workspaces.create_administrator(local_actor(), FIRST))[1]
+    except errors.WorkspaceExists:
+        return ""
 
 
 async def _credentials(opened: Administration, remembered: Memory, plan: str) -> Memory:

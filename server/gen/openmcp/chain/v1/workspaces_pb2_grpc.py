@@ -130,7 +130,7 @@ class WorkspaceServiceServicer:
 
     def DisableWorkspace(self, request, context):
         """Shuts a workspace out: it gets no token, those it has end within five seconds, and none of its waiting tasks is given to
-        a worker from when this has answered (it takes some five seconds). What runs goes on. Nothing is lost. Doing it again
+        a worker from when this has answered (it takes some three seconds). What runs goes on. Nothing is lost. Doing it again
         changes nothing. An administrator can't shut itself out: `OWN_WORKSPACE`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

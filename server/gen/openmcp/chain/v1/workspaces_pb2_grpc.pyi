@@ -49,7 +49,7 @@ class WorkspaceServiceStub:
     """
     DisableWorkspace: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.DisableWorkspaceRequest, _workspaces_pb2.DisableWorkspaceResponse]
     """Shuts a workspace out: it gets no token, those it has end within five seconds, and none of its waiting tasks is given to
-    a worker from when this has answered (it takes some five seconds). What runs goes on. Nothing is lost. Doing it again
+    a worker from when this has answered (it takes some three seconds). What runs goes on. Nothing is lost. Doing it again
     changes nothing. An administrator can't shut itself out: `OWN_WORKSPACE`.
     """
     EnableWorkspace: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.EnableWorkspaceRequest, _workspaces_pb2.EnableWorkspaceResponse]
@@ -95,7 +95,7 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     """
     DisableWorkspace: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.DisableWorkspaceRequest, _workspaces_pb2.DisableWorkspaceResponse]  # type: ignore[assignment]
     """Shuts a workspace out: it gets no token, those it has end within five seconds, and none of its waiting tasks is given to
-    a worker from when this has answered (it takes some five seconds). What runs goes on. Nothing is lost. Doing it again
+    a worker from when this has answered (it takes some three seconds). What runs goes on. Nothing is lost. Doing it again
     changes nothing. An administrator can't shut itself out: `OWN_WORKSPACE`.
     """
     EnableWorkspace: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.EnableWorkspaceRequest, _workspaces_pb2.EnableWorkspaceResponse]  # type: ignore[assignment]
@@ -168,7 +168,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workspaces_pb2.DisableWorkspaceResponse, _abc.Awaitable[_workspaces_pb2.DisableWorkspaceResponse]]:
         """Shuts a workspace out: it gets no token, those it has end within five seconds, and none of its waiting tasks is given to
-        a worker from when this has answered (it takes some five seconds). What runs goes on. Nothing is lost. Doing it again
+        a worker from when this has answered (it takes some three seconds). What runs goes on. Nothing is lost. Doing it again
         changes nothing. An administrator can't shut itself out: `OWN_WORKSPACE`.
         """
 
