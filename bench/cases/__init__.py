@@ -1,8 +1,14 @@
 """Everything that is measured. A new case is a file here and a line in a table below."""
 
 from bench.case import Ratio, Table
-from bench.cases import echo_submit, fastapi_submit, openmcp_drain, openmcp_get, openmcp_submit
+from bench.cases import echo_submit, fastapi_submit, openmcp_drain, openmcp_get, openmcp_submit, sign_in
 from bench.sample import Sample
+
+
+def p50(sample: Sample) -> float:
+    """Milliseconds of the median operation."""
+    assert sample.p50_ms is not None, "it was not timed"
+    return sample.p50_ms
 
 
 def rate(sample: Sample) -> float:
@@ -28,6 +34,7 @@ def behind(sample: Sample) -> float:
 ECHO, FASTAPI, BARE, SUBMIT = echo_submit.CASE, fastapi_submit.CASE, fastapi_submit.BARE, openmcp_submit.CASE
 GET, DRAIN = openmcp_get.CASE, openmcp_drain.CASE
 SUBMIT_BEHIND, DRAIN_BEHIND = openmcp_submit.BEHIND, openmcp_drain.BEHIND
+SIGN_IN, SIGN_IN_ATTACKED = sign_in.CASE, sign_in.ATTACKED
 
 TABLES = (
     Table(
@@ -58,6 +65,15 @@ TABLES = (
             Ratio("server CPU a task drained, with a backlog", DRAIN_BEHIND, DRAIN, server, at_most=1.15),
             Ratio("database CPU a submit, with a backlog", SUBMIT_BEHIND, SUBMIT, database),
             Ratio("database CPU a task drained, with a backlog", DRAIN_BEHIND, DRAIN, database),
+        ),
+    ),
+    Table(
+        "sign-in",
+        f"Right sign-ins while {sign_in.WRONG:,} wrong secrets for the same workspace arrive, and with none",
+        (SIGN_IN, SIGN_IN_ATTACKED),
+        (
+            Ratio("right sign-ins a second, beside none", SIGN_IN_ATTACKED, SIGN_IN, rate, at_least=1 / 1.2),
+            Ratio("what the median one takes, beside none", SIGN_IN_ATTACKED, SIGN_IN, p50, at_most=1.2),
         ),
     ),
     Table("drain", "Queued tasks that do nothing, done by one Python worker", (DRAIN,)),
