@@ -8,6 +8,7 @@ from openmcp_chain.domain import errors, ids, workspace
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.domain.workspace import Principal, Quotas, Scope, Secret, Workspace
+from openmcp_chain.engine import signins
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.groupcommit import GroupCommit
 from openmcp_chain.engine.sealing import MasterKey
@@ -20,6 +21,9 @@ RECALL_SECONDS = 3.0
 RECALLED_WORKSPACES = 10_000
 READ = 100
 """Workspaces that are read at once for those who sign in."""
+GATHER_SECONDS = signins.STEP / 2
+GATHERED = 4000
+"""Sign-ins that are looked at together while many try wrong secrets."""
 VIOLATIONS = 8
 """Of so many wrong scopes a caller is told."""
 
@@ -37,6 +41,7 @@ class Identity:
         self._clock = clock
         self._sign_ins = SignIns()
         self._reads = GroupCommit[str, Workspace | None](self._read, most=READ)
+        self._gathered = GroupCommit[str, Workspace | None](self._gather, most=GATHERED)
         self._recalled: OrderedDict[str, tuple[float, Workspace | None]] = OrderedDict()
 
     async def authenticate(self, workspace_id: str, secret: str, scopes: Sequence[str] = ()) -> Issued:
@@ -111,9 +116,28 @@ class Identity:
         return [found.get(workspace_id) for workspace_id in workspace_ids]
 
     async def _match(self, workspace_id: str, secret: str) -> tuple[Workspace | None, Secret | None]:
-        # Read after the call has come: a secret that was revoked by then is, and one that was made by then is there.
-        known = await self._reads(workspace_id) if ids.is_workspace_id(workspace_id) else None
+        known = await self._read_for(workspace_id, secret) if ids.is_workspace_id(workspace_id) else None
         return known, workspace.matches(known, secret, self._master.pepper, self._clock())
+
+    async def _read_for(self, workspace_id: str, secret: str) -> Workspace | None:
+        """The workspace that somebody signs in to with this secret.
+
+        Always read after the call has come: a secret that was revoked by then is, and one that was made by then is
+        there. What is remembered only says who goes first. While many try wrong secrets, one that was not good lately
+        waits a moment for the others of its kind, and all have one read.
+        """
+        began = asyncio.get_running_loop().time()
+        _, lately = self._recalled.get(workspace_id, (0.0, None))
+        good = workspace.matches(lately, secret, self._master.pepper, self._clock()) is not None
+        reads = self._reads if good or not self._sign_ins.crowded(workspace_id) else self._gathered
+        found = await reads(workspace_id)
+        if found is not None:  # strangers' guesses at names are not remembered
+            self._remember(workspace_id, began, found)
+        return found
+
+    async def _gather(self, workspace_ids: Sequence[str]) -> Sequence[Workspace | None]:
+        await asyncio.sleep(GATHER_SECONDS)
+        return await self._read(workspace_ids)
 
     async def _recall(self, workspace_id: str) -> Workspace | None:
         now = asyncio.get_running_loop().time()
@@ -126,11 +150,15 @@ class Identity:
         """The workspace as it is now, which is remembered."""
         began = asyncio.get_running_loop().time()
         found = await self._reads(workspace_id)
+        self._remember(workspace_id, began, found)
+        return found
+
+    def _remember(self, workspace_id: str, began: float, found: Workspace | None) -> None:
+        """`began`: when it was read, or just before."""
         self._recalled[workspace_id] = (began, found)
         self._recalled.move_to_end(workspace_id)
         if len(self._recalled) > RECALLED_WORKSPACES:
             self._recalled.popitem(last=False)
-        return found
 
 
 def _narrowed(known: Workspace, scopes: Sequence[str]) -> frozenset[Scope]:

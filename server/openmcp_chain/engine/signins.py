@@ -3,7 +3,8 @@
 A lockout would let anybody who knows a workspace's name shut it out. So every secret is looked at, and a right one is
 let in as if there were no others. A wrong one waits for its answer: the longer, the more there were of late for that
 name. What waits is bounded, for each name and in all; past that a wrong secret is refused at once, with the time to
-come back. That gives nothing away: a secret is 256 random bits, and nobody finds one by trying faster.
+come back (but for the moment in which those of one name are gathered, so that they share a read). That gives nothing
+away: a secret is 256 random bits, and nobody finds one by trying faster.
 
 An answer comes a whole number of `STEP`s after its call. So its time tells neither whether the workspace exists nor how
 long the database took to say so.
@@ -43,6 +44,11 @@ class SignIns:
         self._wrong: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """By name: how many, and when that was so; the one with the latest last."""
         self._waiting = Counter[str]()
+
+    def crowded(self, name: str) -> bool:
+        """Whether there were more wrong secrets of late than somebody would type by mistake."""
+        count, at = self._wrong.get(name, (0.0, 0.0))
+        return count - (asyncio.get_running_loop().time() - at) / FORGET_SECONDS > FREE
 
     async def refuse(self, name: str, began: float) -> NoReturn:
         """Answers a wrong secret for this name, whose call began then, by the loop's clock.
