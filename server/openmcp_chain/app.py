@@ -31,6 +31,7 @@ from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.neighbours import Neighbours
 from openmcp_chain.engine.queues import Queues
 from openmcp_chain.engine.quotas import Pending, Streams
+from openmcp_chain.engine.retention import Retention
 from openmcp_chain.engine.signals import Signals
 from openmcp_chain.engine.submission import Submission
 from openmcp_chain.engine.sweep import Sweep
@@ -83,6 +84,7 @@ class App:
         self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, now)
         self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
         self.dispatcher.look = self.sweep.wake
+        self.retention = Retention(store, self.ledger, now)
         self.eviction = Eviction(store, self.queues)
         for follower in (self.identity.forget, self.pending.forget):
             self.eviction.follow(follower)
@@ -114,7 +116,7 @@ class App:
         except (OSError, ValueError) as error:
             # No port, no certificate, or another master key: our own words.
             raise StartError(str(error)) from None
-        parts = (self.keys, self.queues, self.pending, self.sweep, self.eviction, self.signals)
+        parts = (self.keys, self.queues, self.pending, self.sweep, self.retention, self.eviction, self.signals)
         loops = (*(part.run() for part in parts), self.server.watch_health())
         self._loops = [asyncio.create_task(loop) for loop in loops]
         return port

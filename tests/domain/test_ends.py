@@ -170,7 +170,7 @@ def test_a_retry_has_its_conditions() -> None:
         (PENDING, "it is PENDING"),
         (RUNNING, "it is RUNNING"),
         (SUCCEEDED, "it is SUCCEEDED"),
-        (transitions.supersede(failed), "another task has its dedupe_key"),
+        (transitions.supersede(failed, LATER), "another task has its dedupe_key"),
         (replace(failed, events=failed.events[:1] * EVENTS), f"it has {EVENTS} events"),
     ):
         with pytest.raises(errors.TaskNotRetryable, match=f"can't be tried again: {reason}."):
@@ -191,15 +191,21 @@ def test_the_lease_of_an_earlier_life_is_lost() -> None:
 
 def test_superseding_is_no_event_and_done_once() -> None:
     """Nothing happened to the task; it only can't be tried again."""
-    task = transitions.supersede(SUCCEEDED)
+    task = transitions.supersede(SUCCEEDED, LATER)
     assert task == replace(SUCCEEDED, superseded=True, version=SUCCEEDED.version + 1)
-    assert transitions.supersede(task) is task
+    assert transitions.supersede(task, LATER) is task
+
+
+def test_a_superseded_task_stays_for_a_while() -> None:
+    """However soon retention would take it: a submit elsewhere may not know yet that the key is another's."""
+    task = transitions.supersede(SUCCEEDED, SUCCEEDED.due_at)
+    assert task.due_at == SUCCEEDED.due_at + 60 * SECOND
 
 
 def test_a_task_that_has_not_ended_keeps_its_key() -> None:
     """The refusal names it."""
     with pytest.raises(errors.DedupeKeyTaken, match=PENDING.id):
-        transitions.supersede(PENDING)
+        transitions.supersede(PENDING, LATER)
 
 
 # --- retention

@@ -116,16 +116,6 @@ def test_a_request_id_makes_one_task_id_in_each_workspace(one: uuid.UUID, other:
     assert (made == ids.from_request_id("ws-1", str(other))) is (one == other)
 
 
-@given(st.uuids(), st.text())
-def test_a_dedupe_key_makes_one_task_id_in_each_workspace_and_generation(request_id: uuid.UUID, key: str) -> None:
-    """The same one every time; another one once a task has given the key away, and never that of a request id."""
-    made = ids.from_dedupe_key("ws-1", key, 0)
-    assert ids.is_uuid(made)
-    assert made == ids.from_dedupe_key("ws-1", key, 0)
-    others = {ids.from_dedupe_key("ws-2", key, 0), ids.from_dedupe_key("ws-1", key, 1)}
-    assert made not in others | {ids.from_request_id("ws-1", str(request_id))}
-
-
 def with_secret(number: int) -> tuple[str, Secret]:
     """A secret as its owner has it, and as it is kept."""
     shown = f"{SECRET_PREFIX}{number:08x}_{'s' * 42}{number}"

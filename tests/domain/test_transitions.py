@@ -39,7 +39,7 @@ ACT: Mapping[Action, Callable[[Task], Task]] = {
     Action.TIME_OUT: lambda task: transitions.time_out(task, at(NOW + 60 * SECOND)),
     Action.CANCEL: lambda task: transitions.cancel(task, "", at(LATER)),
     Action.RETRY: lambda task: transitions.retry(task, LATER),
-    Action.SUPERSEDE: transitions.supersede,
+    Action.SUPERSEDE: lambda task: transitions.supersede(task, LATER),
 }
 NAMES = ("pending", "running", "stopping", "last", "full", "succeeded", "failed", "cancelled")
 EXAMPLES = (PENDING, RUNNING, STOPPING, LAST, FULL, SUCCEEDED, FAILED, CANCELLED)

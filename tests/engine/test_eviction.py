@@ -54,7 +54,7 @@ def remains(store: MemoryStore, workspace_id: str = WS) -> Sequence[object]:
     return [
         *(key for key in store._tasks if key.workspace == workspace_id),
         *(queue for queue in store._queues if queue.workspace == workspace_id),
-        *(key for records in (store._generations, store._leases) for key in records if key[0] == workspace_id),
+        *(key for records in (store._holders, store._calls) for key in records if key[0] == workspace_id),
         *(id_ for id_ in store._workspaces if id_ == workspace_id),
     ]
 
@@ -79,7 +79,7 @@ def remembered(engine: Engine, workspace_id: str = WS) -> Sequence[str]:
 
 
 async def test_all_of_a_workspace_goes_and_nothing_of_another() -> None:
-    """Tasks in every state, queues, generations; its name can be used again, and is a blank sheet then."""
+    """Tasks in every state, queues, dedupe_keys; its name can be used again, and is a blank sheet then."""
     store = MemoryStore()
     engine = Engine(store).start()
     workers = [engine.worker("type-0", "type-1", room=2, workspace=name) for name in (WS, OTHER)]

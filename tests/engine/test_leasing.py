@@ -172,6 +172,30 @@ async def test_a_repeated_call_is_answered_as_the_first() -> None:
     assert statuses(here) == [Status.PENDING] * 2 + [Status.RUNNING] * 4
 
 
+async def test_another_call_under_the_same_request_id_is_refused() -> None:
+    """By any process, while the first is under way or after it; it gets nothing, and takes nothing from others."""
+    store = MemoryStore()
+    here, there = Engine(store).start(), Engine(store).start()
+    for _ in range(3):
+        await here.submit()
+    await there.app.queues.refresh()
+    request_id = str(uuid4())
+    (first,) = await lease(here, request_id=request_id)
+    for engine in (here, there):
+        for most, wait, workspace in ((2, 0.0, "ws-1"), (1, 5.0, "ws-1"), (1, 0.0, None)):
+            with pytest.raises(errors.RequestIdReused):
+                await lease(engine, most, wait=wait, request_id=request_id, workspace=workspace)
+    assert await lease(there, request_id=request_id) == [first]
+    other = str(uuid4())
+    answers = await asyncio.gather(
+        *(lease(engine, most, request_id=other) for engine, most in ((here, 1), (there, 2))), return_exceptions=True
+    )
+    (refused,) = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert isinstance(refused, errors.RequestIdReused)
+    await there.app.leasing.settle()
+    assert statuses(here).count(Status.RUNNING) == 1 + sum(len(a) for a in answers if not isinstance(a, BaseException))
+
+
 async def test_a_repeated_call_joins_the_one_under_way() -> None:
     """One whose caller has given up goes on, and the next caller gets what it gets."""
     engine = Engine().start()
@@ -251,7 +275,7 @@ async def test_a_call_that_fails_is_no_answer_either() -> None:
     engine = Engine(store).start()
     task = await engine.submit()
     request_id = str(uuid4())
-    store.cut = "recorded_leases"
+    store.cut = "recorded_call"
     with pytest.raises(errors.Unavailable):
         await lease(engine, request_id=request_id)
     store.cut = ""
@@ -264,7 +288,7 @@ async def test_an_answer_that_could_not_be_kept_hides_no_task() -> None:
     engine = Engine(store).start()
     task = await engine.submit()
     request_id = str(uuid4())
-    store.cut = "record_leases"
+    store.cut = "record_call"
     with pytest.raises(errors.Unavailable):
         await lease(engine, request_id=request_id)
     store.cut = ""

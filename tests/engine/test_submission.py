@@ -1,20 +1,25 @@
 """Submits: one task for a request_id, one at a time for a dedupe_key, and none lost with its caller."""
 
 import asyncio
+import contextlib
 import gc
 import random
+import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 from uuid import uuid4
 
 import pytest
-from support.engine import DistantStore, Engine, tenant
+from support import virtual
+from support.engine import DistantStore, Engine, Worker, tenant
 from support.samples import NOW
 
-from openmcp_chain.domain import errors
+from openmcp_chain.domain import errors, transitions
 from openmcp_chain.domain.retry import RetryPolicy
-from openmcp_chain.domain.task import Status, Task, Terms
+from openmcp_chain.domain.task import Change, Key, Status, Task, Terms
 from openmcp_chain.engine.submission import Submit
 from openmcp_chain.store.memory import MemoryStore
 
@@ -255,7 +260,190 @@ async def test_a_dedupe_key_is_free_again_when_retention_has_taken_its_task() ->
     worker = engine.worker()
     await engine.submit(dedupe_key="nightly", terms=Terms(retention=timedelta(minutes=1)))
     await worker.complete(await worker.next())
-    await asyncio.sleep(75)
+    await asyncio.sleep(200)
     assert not store._tasks
+    assert not store._holders
     await engine.submit(dedupe_key="nightly")
     await worker.complete(await worker.next())
+
+
+# --- request_id and dedupe_key
+
+
+async def ended(worker: Worker) -> None:
+    await worker.complete(await worker.next())
+
+
+async def test_a_request_id_is_one_tasks_whatever_its_dedupe_key() -> None:
+    """With another key, none, or another payload under the same key it is another request, and refused."""
+    engine = Engine()
+    worker = engine.worker()
+    request_id = str(uuid4())
+    first = await engine.submit(dedupe_key="a", request_id=request_id, payload=b"1")
+    others: list[dict[str, Any]] = [{"dedupe_key": "b"}, {"dedupe_key": ""}, {"payload": b"2"}]
+    for other in (*others, {"payload": b"2", "use_existing": True}):
+        for _ in range(2):
+            with pytest.raises(errors.RequestIdReused):
+                await engine.submit(**{"dedupe_key": "a", "request_id": request_id, "payload": b"1", **other})
+        assert (await engine.submit(dedupe_key="a", request_id=request_id, payload=b"1")).key == first.key
+    await engine.submit(dedupe_key="b")
+    assert len(engine.store._tasks) == 2
+    plain = str(uuid4())
+    await engine.submit(request_id=plain)
+    with pytest.raises(errors.RequestIdReused):
+        await engine.submit(request_id=plain, dedupe_key="c")
+    await engine.submit(dedupe_key="c")
+    await ended(worker)
+
+
+async def test_a_repeated_request_gets_its_task_though_another_has_the_key() -> None:
+    """One, its successor, and one again: the first answer stands, and nothing runs a second time."""
+    engine = Engine()
+    worker = engine.worker()
+    one, two = str(uuid4()), str(uuid4())
+    first = await engine.submit(dedupe_key="nightly", request_id=one)
+    await ended(worker)
+    second = await engine.submit(dedupe_key="nightly", request_id=two)
+    assert (await engine.submit(dedupe_key="nightly", request_id=one)).key == first.key
+    await ended(worker)
+    assert (await engine.submit(dedupe_key="nightly", request_id=one)).key == first.key
+    assert (await engine.submit(dedupe_key="nightly", request_id=two)).key == second.key
+    assert len(engine.store._tasks) == 2
+    assert worker.inbox.empty()
+
+
+async def test_a_repeated_request_gets_the_existing_task_that_it_got_before() -> None:
+    """Also when that has ended, and the key is free, or another's."""
+    engine = Engine()
+    worker = engine.worker()
+    request_id = str(uuid4())
+    there = await engine.submit(dedupe_key="nightly")
+    for _ in range(2):
+        got = await engine.submit(dedupe_key="nightly", request_id=request_id, use_existing=True)
+        assert got.key == there.key
+    with pytest.raises(errors.RequestIdReused):
+        await engine.submit(dedupe_key="nightly", request_id=request_id, use_existing=True, payload=b"2")
+    await ended(worker)
+    for _ in range(2):
+        got = await engine.submit(dedupe_key="nightly", request_id=request_id, use_existing=True)
+        assert got.key == there.key
+        await engine.submit(dedupe_key="nightly", use_existing=True)
+    assert len(engine.store._tasks) == 2
+
+
+async def test_a_refused_request_may_be_made_again_when_the_key_is_free() -> None:
+    """It has made nothing, so there is nothing to stand by."""
+    engine = Engine()
+    worker = engine.worker()
+    request_id = str(uuid4())
+    await engine.submit(dedupe_key="nightly")
+    with pytest.raises(errors.DedupeKeyTaken):
+        await engine.submit(dedupe_key="nightly", request_id=request_id)
+    await ended(worker)
+    second = await engine.submit(dedupe_key="nightly", request_id=request_id)
+    await ended(worker)
+    assert (await engine.submit(dedupe_key="nightly", request_id=request_id)).key == second.key
+
+
+async def test_a_submit_whose_process_died_is_carried_out_by_whoever_finds_it() -> None:
+    """Its key was taken and its task not stored: the next submit with the key stores it, and so does its own."""
+    for own in (True, False):
+        store = DistantStore()
+        engine, request_id = Engine(store), str(uuid4())
+        store.cut = "insert_tasks"
+        with pytest.raises(errors.Unavailable):
+            await engine.submit(dedupe_key="nightly", request_id=request_id, payload=b"first")
+        assert not store._tasks
+        store.cut = ""
+        if own:
+            await engine.submit(dedupe_key="nightly", request_id=request_id, payload=b"first")
+        else:
+            with pytest.raises(errors.DedupeKeyTaken):
+                await engine.submit(dedupe_key="nightly", payload=b"second")
+        worker = engine.worker()
+        await engine.app.sweep.run_once()
+        task = await worker.next()
+        assert task.payload == b"first"
+        await worker.complete(task)
+        again = await engine.submit(dedupe_key="nightly", request_id=request_id, payload=b"first")
+        assert again.key == task.key
+        assert len(store._tasks) == 1
+
+
+async def test_a_submit_that_is_refused_for_its_number_leaves_no_key() -> None:
+    """Nobody carries it out later."""
+    engine = Engine(DistantStore())
+    with mock.patch.object(engine.app.pending, "limit", return_value=0), pytest.raises(errors.TooManyPending):
+        await engine.submit(dedupe_key="nightly")
+    await engine.submit(dedupe_key="nightly")
+    assert len(engine.store._tasks) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_racing_requests_with_one_key_each_make_one_task_at_most(seed: int) -> None:
+    """Each asks again until it has its task, over two processes; tasks end meanwhile. None runs twice, none at once."""
+    store = distant(seed)
+    engines = [Engine(store).start(), Engine(store).start()]
+    chance = random.Random(seed)  # noqa: S311 - interleavings, not secrets
+    ran = Counter[Key]()
+
+    async def work(worker: Worker) -> None:
+        while True:
+            task = await worker.inbox.get()
+            ran[task.key] += 1
+            assert sum(not one.status.terminal for one in store._tasks.values()) == 1
+            await asyncio.sleep(chance.random())
+            await worker.complete(task)
+
+    async def request(number: int) -> tuple[str, set[Key]]:
+        got = set[Key]()
+        request_id = str(uuid.UUID(int=number))
+        for _ in range(4):
+            with contextlib.suppress(errors.DedupeKeyTaken, errors.Aborted):
+                engine = chance.choice(engines)
+                got.add((await engine.submit(dedupe_key="nightly", request_id=request_id)).key)
+            await asyncio.sleep(2 * chance.random())
+        return request_id, got
+
+    working = [asyncio.create_task(work(engine.worker())) for engine in engines]
+    answers = await asyncio.gather(*(request(number % 6) for number in range(12)))
+    by_request: dict[str, set[Key]] = {}
+    for request_id, got in answers:
+        by_request.setdefault(request_id, set()).update(got)
+    assert all(len(got) <= 1 for got in by_request.values())
+    await engines[0].see_out(store._tasks.values())
+    assert ran == Counter(store._tasks.keys())
+    for one in working:
+        assert not one.done() or one.result()
+
+
+async def test_no_two_tasks_with_a_dedupe_key_have_one_id() -> None:
+    """Also when retention has taken the one before."""
+    store = MemoryStore()
+    engine = Engine(store).start()
+    worker = engine.worker()
+    seen = set()
+    for _ in range(3):
+        seen.add((await engine.submit(dedupe_key="nightly", terms=Terms(retention=timedelta(0)))).id)
+        await ended(worker)
+        await asyncio.sleep(200)
+        assert not store._tasks
+    assert len(seen) == 3
+
+
+async def test_a_task_whose_key_was_not_let_go_stays_until_it_is() -> None:
+    """A process died between marking it and freeing its key: it is deleted a round after that was made good."""
+    store = MemoryStore()
+    engine = Engine(store)
+    worker = engine.worker()
+    await engine.submit(dedupe_key="nightly", terms=Terms(retention=timedelta(0)))
+    await ended(worker)
+    (task,) = store._tasks.values()
+    superseded = transitions.supersede(task, virtual.clock())
+    assert await store.update_tasks([Change(task, superseded)]) == [True]
+    await asyncio.sleep(61)
+    assert await engine.app.retention.run_once() == 1
+    assert not store._holders
+    assert store._tasks
+    assert await engine.app.retention.run_once() == 1
+    assert not store._tasks

@@ -58,5 +58,5 @@ DECIDE: Mapping[Action, Callable[[Task, Deed], Task]] = {
     Action.TIME_OUT: lambda task, do: transitions.time_out(task, do.moment),
     Action.CANCEL: lambda task, do: transitions.cancel(task, do.reason, do.moment),
     Action.RETRY: lambda task, do: transitions.retry(task, do.now),
-    Action.SUPERSEDE: lambda task, _: transitions.supersede(task),
+    Action.SUPERSEDE: lambda task, do: transitions.supersede(task, do.now),
 }

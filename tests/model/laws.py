@@ -30,7 +30,7 @@ TOUCHES: Mapping[Action, frozenset[str]] = {
     Action.TIME_OUT: STEP | {"start_by", "failure"},
     Action.CANCEL: STEP | {"start_by", "cancel", "failure"},
     Action.RETRY: OVER | {"tried_before", "close_by", "cancel", "progress"},
-    Action.SUPERSEDE: frozenset({"version", "superseded"}),
+    Action.SUPERSEDE: frozenset({"version", "superseded", "due_at"}),
 }
 """What an action may change of a task."""
 SILENT = (Action.EXTEND, Action.SUPERSEDE)

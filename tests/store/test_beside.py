@@ -1,13 +1,13 @@
-"""What belongs to tasks, in every store: queues, generations of dedupe keys, what lease calls granted."""
+"""What belongs to tasks, in every store: queues, who has which dedupe_key, what calls were answered."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from support.samples import NOW, RETENTION, SECOND
+from support.samples import NOW, RETENTION, SECOND, TERMS, make_task
 
 from openmcp_chain.domain import queue
 from openmcp_chain.domain.task import Key, Queue
-from openmcp_chain.store.base import Granted, Store
+from openmcp_chain.store.base import Answer, Granted, Store
 
 Connect = Callable[[], Awaitable[Store]]
 
@@ -49,55 +49,68 @@ async def test_queues_are_listed_by_when_they_changed(store: Store) -> None:
     assert await store.list_queues(NOW + 4 * SECOND) == []
 
 
-async def test_a_generation_rises_by_one(store: Store) -> None:
-    """From none, each step once; a step that was taken changes nothing."""
-    assert await store.get_generation("ws-1", "key") == 0
-    await store.raise_generation("ws-1", "key", 2)
-    assert await store.get_generation("ws-1", "key") == 0
-    for generation in (1, 1, 2, 2, 1, 4):
-        await store.raise_generation("ws-1", "key", generation)
-    assert await store.get_generation("ws-1", "key") == 2
+async def test_a_dedupe_key_goes_from_one_task_to_the_next(store: Store) -> None:
+    """Only from the one that has it, as often as that is said; and it is free when that one lets go."""
+    one, two, three = (make_task(task_id=name, dedupe_key="key", terms=TERMS) for name in ("one", "two", "three"))
+    assert await store.key_holder("ws-1", "key") == ""
+    assert await store.held_submit("ws-1", "key") is None
+    assert not await store.put_holder(two, "one")
+    for task, before in ((one, ""), (two, "one")):
+        assert await store.put_holder(task, before)
+        assert await store.put_holder(task, before), "the same again counts as done"
+        assert not await store.put_holder(three, "")
+        assert await store.key_holder("ws-1", "key") == task.id
+        assert await store.held_submit("ws-1", "key") == task
+    assert not await store.put_holder(three, "one")
+    assert not await store.free_key("ws-1", "key", "one")
+    assert await store.free_key("ws-1", "key", "two")
+    assert not await store.free_key("ws-1", "key", "two")
+    assert await store.key_holder("ws-1", "key") == ""
+    assert await store.put_holder(three, "")
 
 
-async def test_a_generation_is_of_one_key_in_one_workspace(store: Store) -> None:
+async def test_a_dedupe_key_is_of_one_workspace(store: Store) -> None:
     """Any text is a key, and none is another, or a pattern."""
-    keys = ["key", "", ODD, ODD[:-1], ".*", "1/key", "$set", " key"]
-    for key in keys[:3]:
-        await store.raise_generation("ws-1", key, 1)
-    assert [await store.get_generation("ws-1", key) for key in keys] == [1, 1, 1, 0, 0, 0, 0, 0]
-    assert await store.get_generation("ws-2", "key") == 0
-    assert await store.get_generation("ws", "-1/key") == 0
+    keys = ["key", ODD, ODD[:-1], ".*", "1/key", "$set", " key"]
+    for key in keys[:2]:
+        assert await store.put_holder(make_task(task_id="id", dedupe_key=key), "")
+    assert [await store.key_holder("ws-1", key) for key in keys] == ["id", "id", "", "", "", "", ""]
+    assert await store.key_holder("ws-2", "key") == await store.key_holder("ws", "-1/key") == ""
 
 
-async def test_racing_steps_of_a_generation_are_one(connected: Connect) -> None:
-    """In two processes at once, first and later."""
+async def test_of_racing_tasks_one_gets_the_key(connected: Connect) -> None:
+    """In two processes at once, a free one, and one that another task has."""
     stores = [await connected(), await connected()]
-    for generation in (1, 2):
-        await asyncio.gather(*(stores[n % 2].raise_generation("ws-1", "key", generation) for n in range(8)))
-        assert await stores[0].get_generation("ws-1", "key") == generation
+    before = ""
+    for _ in range(2):
+        tasks = [make_task(dedupe_key="key") for _ in range(8)]
+        got = await asyncio.gather(*(stores[n % 2].put_holder(task, before) for n, task in enumerate(tasks)))
+        (winner,) = [task for task, won in zip(tasks, got, strict=True) if won]
+        assert [await one.key_holder("ws-1", "key") for one in stores] == [winner.id] * 2
+        before = winner.id
 
 
-async def test_what_a_call_granted_is_kept(store: Store) -> None:
+async def test_what_a_call_was_answered_is_kept(store: Store) -> None:
     """The first to say so is believed; leases of an operator are on tasks of many workspaces."""
-    granted = [Granted(Key("ws-1", ODD), "token"), Granted(Key("ws-2", "id"), "other")]
-    assert await store.recorded_leases("ws-1", "request") is None
-    assert list(await store.record_leases("ws-1", "request", granted, LATER)) == granted
-    assert list(await store.record_leases("ws-1", "request", granted[:1], LATER)) == granted
-    assert list(await store.recorded_leases("ws-1", "request") or ()) == granted
-    assert await store.recorded_leases("ws-2", "request") is None
-    assert list(await store.record_leases("ws-1", "nothing", [], LATER)) == []
-    assert list(await store.recorded_leases("ws-1", "nothing") or ()) == []
+    answer = Answer(b"\0\xff", (Granted(Key("ws-1", ODD), "token"), Granted(Key("ws-2", "id"), "")))
+    assert await store.recorded_call("ws-1", "request") is None
+    assert await store.record_call("ws-1", "request", answer, LATER) == answer
+    assert await store.record_call("ws-1", "request", Answer(b"", answer.granted), LATER) == answer
+    assert await store.recorded_call("ws-1", "request") == answer
+    assert await store.recorded_call("ws-2", "request") is None
+    nothing = Answer(b"", ())
+    assert await store.record_call("ws-1", "nothing", nothing, LATER) == nothing
+    assert await store.recorded_call("ws-1", "nothing") == nothing
 
 
-async def test_racing_calls_are_told_of_the_same_leases(connected: Connect) -> None:
+async def test_racing_calls_are_told_of_the_same_answer(connected: Connect) -> None:
     """The same call in two processes at once."""
     stores = [await connected(), await connected()]
     answers = await asyncio.gather(
         *(
-            stores[n % 2].record_leases("ws-1", "request", [Granted(Key("ws-1", "id"), str(n))], LATER)
+            stores[n % 2].record_call("ws-1", "request", Answer(b"", (Granted(Key("ws-1", "id"), str(n)),)), LATER)
             for n in range(10)
         )
     )
-    kept = await stores[0].recorded_leases("ws-1", "request")
-    assert kept
-    assert all(list(answer) == list(kept) for answer in answers)
+    kept = await stores[0].recorded_call("ws-1", "request")
+    assert all(answer == kept for answer in answers)

@@ -1,6 +1,7 @@
 """What is due, in every store: tasks that wait for a worker, time that ran out, and ended tasks."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -213,6 +214,45 @@ async def test_ended_tasks_are_deleted_when_they_are_due(store: Store, together:
     assert [await store.delete_ended(over, 5) for _ in range(4)] == [5, 5, 2, 0]
     left = await store.get_tasks([task.key for task in [*tasks, *others.values()]])
     assert left.keys() == {others[name].key for name in ("pending", "running", "retried")}
+
+
+async def test_ended_tasks_with_a_key_are_deleted_one_by_one(store: Store) -> None:
+    """When they are superseded; they are found from `due_at` on, up to the limit, and not taken for others."""
+    await in_every_status(store)
+    tasks = [make_task(dedupe_key=str(n), terms=SOON if n else Terms()) for n in range(4)]
+    await store.insert_tasks(tasks)
+    ended = [await change(store, task, transitions.cancel(task, "", at(NOW))) for task in tasks[:3]]
+    over = NOW + RETENTION
+    assert await store.ended_with_key(over - MILLISECOND, 10) == []
+    assert set(await store.ended_with_key(over, 10)) == {task.key for task in ended}
+    assert len(await store.ended_with_key(over, 2)) == 2
+    assert await store.ended_with_key(over, 0) == []
+    superseded = await change(store, ended[0], transitions.supersede(ended[0], over))
+    assert set(await store.ended_with_key(over, 10)) == {task.key for task in ended[1:]}
+    assert superseded.key in await store.ended_with_key(superseded.due_at, 10)
+    assert await store.delete_ended(over + 99 * SECOND, 10) == 2, "those of in_every_status"
+    await store.delete_superseded([task.key for task in tasks])
+    assert (await store.get_tasks([task.key for task in tasks])).keys() == {task.key for task in tasks[1:]}
+
+
+@pytest.mark.parametrize("key", ["", "key"])
+async def test_no_timer_outlives_its_task(mongo: MongoStore, key: str) -> None:
+    """However far off its deadline is; one that is for a retry under way, or for the next task of the id, stays."""
+    terms = Terms(schedule_to_close=30 * 86400 * SECOND, schedule_to_start=86400 * SECOND)
+    tasks = [make_task(terms=terms, dedupe_key=key and f"key-{n}") for n in range(5)]
+    await mongo.insert_tasks(tasks)
+    ended = [await change(mongo, task, transitions.cancel(task, "", at(NOW))) for task in tasks]
+    coming = transitions.retry(ended[0], NOW + SECOND)
+    await mongo._timers.set([coming])
+    if key:
+        superseded = [await change(mongo, task, transitions.supersede(task, NOW)) for task in ended]
+        await mongo._timers.set([replace(coming, version=superseded[0].version + 1)])
+        await mongo.delete_superseded([task.key for task in tasks])
+    else:
+        assert await mongo.delete_ended(NOW + RETENTION, 10) == 5
+    assert not await mongo.get_tasks([task.key for task in tasks])
+    left = [timer["_id"] async for timer in mongo._database.timers.find()]
+    assert left == [documents.primary_key(coming.key)]
 
 
 async def test_a_task_that_is_retried_in_time_is_not_deleted(store: Store) -> None:

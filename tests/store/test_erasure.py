@@ -9,7 +9,7 @@ from support.samples import NOW, RETENTION, SECOND, WORKSPACE, at, make_lease, m
 from openmcp_chain.domain import filters, queue, transitions
 from openmcp_chain.domain.task import Change, Key, Queue, Task, Terms
 from openmcp_chain.domain.workspace import State
-from openmcp_chain.store.base import Granted, Store
+from openmcp_chain.store.base import Answer, Granted, Store
 from openmcp_chain.store.mongo.store import MongoStore
 
 Connect = Callable[[], Awaitable[Store]]
@@ -69,24 +69,24 @@ async def test_a_change_of_an_erased_task_is_lost(store: Store) -> None:
 async def beside(store: Store, name: str) -> tuple[object, ...]:
     """What there is beside a workspace's tasks."""
     queues = [state for state in await store.list_queues(None) if state.queue.workspace == name]
-    leases = await store.recorded_leases(name, "request")
-    return len(queues), await store.get_generation(name, "key"), leases and len(leases)
+    answer = await store.recorded_call(name, "request")
+    return len(queues), await store.key_holder(name, "key"), answer and len(answer.granted)
 
 
 async def test_a_deleted_workspace_takes_along_what_is_beside_its_tasks(store: Store) -> None:
-    """Queues, generations and recorded leases; those of workspaces with ids near its own stay."""
+    """Queues, dedupe_keys and recorded calls; those of workspaces with ids near its own stay."""
     for name in (MINE, *OTHERS):
         await store.put_workspace(replace(WORKSPACE, id=name, state=State.DELETING))
         for task_type in ("one", "two"):
             await store.put_queue(queue.new(Queue(name, task_type), NOW))
-        await store.raise_generation(name, "key", 1)
-        await store.record_leases(name, "request", [Granted(Key(name, "id"), "token")], NOW + RETENTION)
+        await store.put_holder(make_task(workspace=name, task_id="id", dedupe_key="key"), "")
+        await store.record_call(name, "request", Answer(b"", (Granted(Key(name, "id"), ""),)), NOW + RETENTION)
     assert await store.delete_workspace(replace(WORKSPACE, id=MINE, state=State.DELETING))
     assert await store.get_workspace(MINE) is None
-    assert await beside(store, MINE) == (0, 0, None)
+    assert await beside(store, MINE) == (0, "", None)
     for name in OTHERS:
         assert await store.get_workspace(name)
-        assert await beside(store, name) == (2, 1, 1)
+        assert await beside(store, name) == (2, "id", 1)
 
 
 async def test_only_the_version_that_was_seen_is_deleted(connected: Connect) -> None:
@@ -98,10 +98,10 @@ async def test_only_the_version_that_was_seen_is_deleted(connected: Connect) -> 
     await other.put_workspace(changed)
     assert not await store.delete_workspace(WORKSPACE)
     assert await store.get_workspace(WORKSPACE.id) == changed
-    assert await beside(store, WORKSPACE.id) == (1, 0, None)
+    assert await beside(store, WORKSPACE.id) == (1, "", None)
     assert await store.delete_workspace(changed)
     assert await other.delete_workspace(changed)
-    assert await beside(store, WORKSPACE.id) == (0, 0, None)
+    assert await beside(store, WORKSPACE.id) == (0, "", None)
     assert await other.put_workspace(WORKSPACE)
 
 

@@ -157,7 +157,7 @@ async def test_a_change_writes_state_and_event_together(store: Store) -> None:
         lambda t: transitions.expire(t, at(NOW + 30 * SECOND, jitter=0.5)),
         lambda t: transitions.retry(t, NOW + 40 * SECOND),
         lambda t: transitions.time_out(t, at(NOW + 100 * SECOND)),
-        transitions.supersede,
+        lambda t: transitions.supersede(t, NOW + 100 * SECOND),
     ]
     for step in steps:
         after = step(task)

@@ -118,6 +118,7 @@ class Engine:
             "signals": self.app.signals.run,
             "pending": self.app.pending.run,
             "eviction": self.app.eviction.run,
+            "retention": self.app.retention.run,
         }
         self._loops = [asyncio.create_task(loops[part]()) for part in parts or loops]
         return self

@@ -30,8 +30,3 @@ def from_request_id(workspace: str, request_id: str) -> str:
     So the primary key itself makes the second of two equal submits lose, with no other index and no transaction.
     """
     return str(uuid.uuid5(_NAMESPACE, f"{workspace}\n{request_id.lower()}"))
-
-
-def from_dedupe_key(workspace: str, dedupe_key: str, generation: int) -> str:
-    """The id of the task that holds a dedupe_key after `generation` others have held it: always the same one."""
-    return str(uuid.uuid5(_NAMESPACE, f"{workspace}\n\n{generation}\n{dedupe_key}"))

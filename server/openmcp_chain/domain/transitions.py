@@ -71,6 +71,8 @@ NOTES = 200
 """How many events of a task may be progress or log lines."""
 EVENTS = 1000
 """Past so many events, what could go on for ever does not: an undelivered attempt counts, a retry is refused."""
+SUPERSEDED_STAYS = timedelta(minutes=1)
+"""Longer, by much, than a server may take from seeing that a task has a dedupe_key to what follows from it."""
 
 LEASE_EXPIRED = Failure("LEASE_EXPIRED", "the worker stopped reporting before its lease ended")
 START_TO_CLOSE = Failure("START_TO_CLOSE_TIMEOUT", "the attempt took longer than start_to_close_timeout")
@@ -302,11 +304,17 @@ def retry(task: Task, now: datetime) -> Task:
     )
 
 
-def supersede(task: Task) -> Task:
-    """Gives an ended task's dedupe_key away: it can't be tried again. Raises DedupeKeyTaken if it has not ended."""
+def supersede(task: Task, now: datetime) -> Task:
+    """Gives an ended task's dedupe_key away: it can't be tried again. Raises DedupeKeyTaken if it has not ended.
+
+    It stays for SUPERSEDED_STAYS at least.
+    """
     if not task.status.terminal:
         raise errors.DedupeKeyTaken(task.id)
-    return task if task.superseded else replace(task, version=task.version + 1, superseded=True)
+    if task.superseded:
+        return task
+    stays = max(task.due_at, now + SUPERSEDED_STAYS)
+    return replace(task, version=task.version + 1, superseded=True, due_at=stays)
 
 
 def _attempt_over(

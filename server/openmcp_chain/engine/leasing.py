@@ -1,20 +1,23 @@
 """Leases by call: a worker asks for tasks, waits a while, and gets what there is.
 
 With a request_id the call may be repeated: what it granted is kept, before it is answered, for as long as its leases
-live. So an answer that was lost on the way hides no task.
+live. So an answer that was lost on the way hides no task. Another call with the same request_id is refused.
 """
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Status, Task
 from openmcp_chain.engine import shared
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Demand, Dispatcher, Session
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.ledger import Ledger
-from openmcp_chain.store.base import Granted, Store
+from openmcp_chain.store.base import Answer, Granted, Store
 
 LOOK_SECONDS = 0.25
 """A call that does not want to wait gives the database so long to be looked through."""
@@ -36,6 +39,12 @@ class Ask:
     most_bytes: int
     """What their payloads may have together; the first may have more."""
 
+    def fingerprint(self) -> bytes:
+        """What tells one call from another under the same request_id."""
+        types, workspace = sorted(self.demand.types), self.demand.workspace
+        words = json.dumps([self.worker, self.version, types, workspace, self.most, self.wait])
+        return hashlib.sha256(words.encode()).digest()
+
 
 class Leasing:
     """Grants leases to calls."""
@@ -46,15 +55,18 @@ class Leasing:
         self._dispatcher = dispatcher
         self._leases = leases
         self._clock = clock
-        self._asked: dict[tuple[str, str], asyncio.Task[Sequence[Task]]] = {}
+        self._asked: dict[tuple[str, str, bytes], asyncio.Task[Sequence[Task]]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
 
     async def lease(self, workspace: str, ask: Ask) -> Sequence[Task]:
-        """Leased tasks; none if none came in time. The same call gets the same tasks, as far as it still holds them."""
+        """Leased tasks; none if none came in time. The same call gets the same tasks, as far as it still holds them.
+
+        Raises RequestIdReused if the call differs from the one that got tasks with its request_id.
+        """
         if not ask.request_id:
             return await self._lease(ask)
-        key = workspace, ask.request_id
+        key = workspace, ask.request_id, ask.fingerprint()
         asked = self._asked.get(key)
         if asked is None:
             # A caller who gives up, and repeats the call, finds it still going on.
@@ -72,28 +84,30 @@ class Leasing:
             await asyncio.wait(pending)
 
     async def _lease_once(self, workspace: str, ask: Ask) -> Sequence[Task]:
-        recorded = await self._store.recorded_leases(workspace, ask.request_id)
+        call = f"lease/{ask.request_id}"
+        recorded = await self._store.recorded_call(workspace, call)
         if recorded is None:
             tasks = await self._lease(ask)
             if not tasks:
                 return tasks
-            granted = [Granted(task.key, task.lease.token if task.lease else "") for task in tasks]
+            granted = tuple(Granted(task.key, task.lease.token if task.lease else "") for task in tasks)
+            answer = Answer(ask.fingerprint(), granted)
             try:
-                recorded = await self._store.record_leases(
-                    workspace, ask.request_id, granted, max(task.due_at for task in tasks)
-                )
+                recorded = await self._store.record_call(workspace, call, answer, max(task.due_at for task in tasks))
             except BaseException:
                 for task in tasks:
                     self._spawn(task)
                 raise
-            if list(recorded) == granted:
+            if recorded == answer:
                 return tasks
-            # The same call went to another process, which was first.
+            # The same call went to another process, or another call came under its request_id, which was first.
             await asyncio.gather(*map(self._leases.give_back, tasks))
-        found = await asyncio.gather(*(self._ledger.get(one.key) for one in recorded))
+        if recorded.fingerprint != ask.fingerprint():
+            raise errors.RequestIdReused
+        found = await asyncio.gather(*(self._ledger.get(one.key) for one in recorded.granted))
         return [
             task
-            for one, task in zip(recorded, found, strict=True)
+            for one, task in zip(recorded.granted, found, strict=True)
             if task is not None
             and task.status is Status.RUNNING
             and task.lease is not None

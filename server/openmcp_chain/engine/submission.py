@@ -4,14 +4,15 @@ import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 import uuid_utils
 
 from openmcp_chain.domain import errors, ids, transitions
-from openmcp_chain.domain.task import STANDARD, Task, Terms
+from openmcp_chain.domain.task import STANDARD, Key, Task, Terms
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import shared, tracing
 from openmcp_chain.engine.clock import Clock
@@ -19,10 +20,15 @@ from openmcp_chain.engine.dispatch import Dispatcher, Session
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.queues import Queues
 from openmcp_chain.engine.quotas import Pending
-from openmcp_chain.store.base import Store
+from openmcp_chain.store.base import Answer, Granted, Store
+
+_T = TypeVar("_T")
 
 AGAIN = 10
 """How often a dedupe_key is tried for when others come first."""
+
+ANSWER_KEPT = timedelta(days=7)
+"""How long it is known that a request was answered with a task that was there: from then on, or from its due time."""
 
 
 def new_task_id() -> str:
@@ -86,7 +92,7 @@ class Submission:
         self._pending = pending
         self._clock = clock
         self._new_id = new_id
-        self._storing: set[asyncio.Task[tuple[Task, bool]]] = set()
+        self._storing: set[asyncio.Task[Any]] = set()
         ledger.follow(self._announced)
 
     async def submit(self, principal: Principal, request: Submit) -> Task:
@@ -98,24 +104,16 @@ class Submission:
         task, limit = self._task(principal.workspace, request), self._pending.limit(principal)
         await self._queues.ensure(task.queue)
         if request.dedupe_key:
-            return await self._submit_deduplicated(task, limit, use_existing=request.use_existing)
-        stored, _ = await self._store_task(task, limit)
-        if stored.fingerprint != task.fingerprint:
-            raise errors.RequestIdReused
-        return stored
+            return await self._submit_deduplicated(task, request.request_id, limit, use_existing=request.use_existing)
+        return _same(await self._store_task(task, limit), task)
 
     async def settle(self) -> None:
-        """Returns when no submit is under way that a worker was reserved for."""
+        """Returns when no submit is under way that has to come to its end, though its caller may have gone."""
         while self._storing:
             await asyncio.wait(self._storing)
 
     def _task(self, workspace: str, request: Submit) -> Task:
-        if request.dedupe_key:
-            task_id = ""  # it follows from the key
-        elif request.request_id:
-            task_id = ids.from_request_id(workspace, request.request_id)
-        else:
-            task_id = self._new_id()
+        task_id = ids.from_request_id(workspace, request.request_id) if request.request_id else self._new_id()
         return transitions.submit(
             workspace=workspace,
             task_id=task_id,
@@ -132,58 +130,111 @@ class Submission:
             now=self._clock(),
         )
 
-    async def _submit_deduplicated(self, task: Task, limit: int, *, use_existing: bool) -> Task:
-        """The id follows from the key, and from how many tasks with it have ended and been superseded.
+    async def _submit_deduplicated(self, task: Task, request_id: str, limit: int, *, use_existing: bool) -> Task:
+        """Who has the key is written first, with all of its submit; then the task.
 
-        So the primary key itself makes the second of two submits lose, with no further index. An ended task is marked
-        before its place is taken, by a guarded write, so that it can't be tried again beside its successor.
+        So whoever finds a key taken and no task stores it on the other's behalf, and no two tasks that have not ended
+        ever have one key. An ended task is marked before its key is given away, by a guarded write, so that it can't be
+        tried again beside its successor.
         """
         workspace, key = task.workspace, task.dedupe_key
-        if not task.fingerprint:
+        if not request_id:
             # Else the same submit of somebody else in the same millisecond could be taken for this one.
             task = replace(task, fingerprint=secrets.token_bytes(16))
+        elif first := await self._first_answer(task, request_id):
+            return first
         for _ in range(AGAIN):
-            generation = await self._store.get_generation(workspace, key)
-            task = replace(task, id=ids.from_dedupe_key(workspace, key, generation))
-            stored, new = await self._store_task(task, limit)
-            if new or stored.fingerprint == task.fingerprint:
-                return stored
-            if not stored.status.terminal:
-                if use_existing:
-                    return stored
-                raise errors.DedupeKeyTaken(stored.id)
-            try:
-                await self._ledger.change(stored, transitions.supersede)
-            except (errors.DedupeKeyTaken, errors.LeaseLost):
-                continue  # it is being tried again, or retention took it
-            await self._store.raise_generation(workspace, key, generation + 1)
+            holder = await self._store.key_holder(workspace, key)
+            there = await self._there(workspace, key, holder) if holder else None
+            if holder == task.id and there is not None:
+                return _same(there, task)
+            if there is not None and not there.status.terminal:
+                return await self._conflict(task, request_id, there, use_existing=use_existing)
+            with self._pending.place(task.key, limit):
+                if there is not None:
+                    try:
+                        await self._ledger.change(there, lambda there: transitions.supersede(there, self._clock()))
+                    except (errors.DedupeKeyTaken, errors.LeaseLost):
+                        continue  # it is being tried again, or retention took it
+                # A caller who gives up must not leave a key with a task that never comes.
+                if stored := await asyncio.shield(self._track(self._take_key(task, holder))):
+                    return _same(stored, task)
         raise errors.Aborted
 
-    async def _store_task(self, task: Task, limit: int) -> tuple[Task, bool]:
-        """Stores the task, unless its workspace has so many waiting; already leased if a worker waits for it.
+    async def _first_answer(self, task: Task, request_id: str) -> Task | None:
+        """What the request was answered before, whatever has become of the key; None if it is new."""
+        there, answer = await asyncio.gather(
+            self._ledger.get(task.key), self._store.recorded_call(task.workspace, _call(request_id))
+        )
+        if there is not None:
+            return _same(there, task)
+        if answer is None:
+            return None
+        if answer.fingerprint != task.fingerprint:
+            raise errors.RequestIdReused
+        return await self._ledger.get(answer.granted[0].key)
 
-        Returns what is stored under its id, and whether that is the task itself. What has been accepted before is found
-        again, however many wait by now.
+    async def _there(self, workspace: str, key: str, holder: str) -> Task | None:
+        """The task that has the key, stored now if it was not; None if the key is free after all."""
+        there = await self._ledger.get(Key(workspace, holder))
+        if there is None:
+            held = await self._store.held_submit(workspace, key)
+            if held is None or held.id != holder:
+                return None  # too late: the key went to another meanwhile
+            there, _ = await self._insert(held)
+        return there if there.dedupe_key == key else None
+
+    async def _take_key(self, task: Task, holder: str) -> Task | None:
+        """Takes the key from the task with the id `holder`; returns what is stored, None if others came first."""
+        if not await self._store.put_holder(task, holder):
+            return None
+        stored, _ = await self._insert(task)
+        if stored.fingerprint != task.fingerprint:
+            # The same request_id, in the same moment, without a key or with another one.
+            await self._store.free_key(task.workspace, task.dedupe_key, task.id)
+        return stored
+
+    async def _conflict(self, task: Task, request_id: str, there: Task, *, use_existing: bool) -> Task:
+        if not use_existing:
+            raise errors.DedupeKeyTaken(there.id)
+        if request_id:
+            answer = Answer(task.fingerprint, (Granted(there.key, ""),))
+            expire_at = max(self._clock(), there.due_at) + ANSWER_KEPT
+            kept = await self._store.record_call(task.workspace, _call(request_id), answer, expire_at)
+            if kept.fingerprint != task.fingerprint:
+                raise errors.RequestIdReused
+            return await self._ledger.get(kept.granted[0].key) or there
+        return there
+
+    async def _store_task(self, task: Task, limit: int) -> Task:
+        """Stores the task, unless its workspace has so many waiting; returns what is stored under its id.
+
+        What has been accepted before is found again, however many wait by now.
         """
         try:
             with self._pending.place(task.key, limit):
-                return await self._insert(task)
+                stored, _ = await self._insert(task)
+                return stored
         except errors.TooManyPending:
             there = await self._ledger.get(task.key) if task.fingerprint else None
             if there is None:
                 raise
-            return there, False
+            return there
 
     async def _insert(self, task: Task) -> tuple[Task, bool]:
+        """Stores it, already leased if a worker waits for it: what is stored, and whether that is the task itself."""
         reserved = self._dispatcher.reserve(task)
         if reserved is None:
             stored = await self._ledger.insert(task)
             return stored, stored is task
         # A caller who gives up must not part the write from the delivery that follows it.
-        storing = shared.begin(self._store_and_deliver(*reserved))
-        self._storing.add(storing)
-        storing.add_done_callback(self._storing.discard)
-        return await asyncio.shield(storing)
+        return await asyncio.shield(self._track(self._store_and_deliver(*reserved)))
+
+    def _track(self, storing: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
+        task = shared.begin(storing)
+        self._storing.add(task)
+        task.add_done_callback(self._storing.discard)
+        return task
 
     async def _store_and_deliver(self, session: Session, task: Task) -> tuple[Task, bool]:
         try:
@@ -201,6 +252,17 @@ class Submission:
         if before is None:
             tracing.submitted.add(1, {"type": task.type})
         self._dispatcher.offer(task)
+
+
+def _same(stored: Task, task: Task) -> Task:
+    """What is stored under the task's id. Raises RequestIdReused if another request made it."""
+    if stored.fingerprint != task.fingerprint:
+        raise errors.RequestIdReused
+    return stored
+
+
+def _call(request_id: str) -> str:
+    return f"submit/{request_id.lower()}"
 
 
 def _plain(value: object) -> object:

@@ -36,10 +36,20 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A lease that a call granted."""
+    """A task that a call gave."""
 
     key: Key
     token: str
+    """Of the lease that it gave with it; empty if it gave none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is kept of a call that may be repeated."""
+
+    fingerprint: bytes
+    """What tells the request from another one under the same request_id."""
+    granted: tuple[Granted, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +124,18 @@ class Store(Protocol):
         ...
 
     async def delete_ended(self, now: datetime, limit: int) -> int:
-        """Deletes up to `limit` ended tasks with `due_at` at or before `now`; returns how many."""
+        """Deletes up to `limit` ended tasks with `due_at` at or before `now`; returns how many.
+
+        None with a dedupe_key.
+        """
+        ...
+
+    async def ended_with_key(self, now: datetime, limit: int) -> Sequence[Key]:
+        """Up to `limit` ended tasks with a dedupe_key and `due_at` at or before `now`, in no set order."""
+        ...
+
+    async def delete_superseded(self, keys: Collection[Key]) -> None:
+        """Deletes those of these tasks that are superseded."""
         ...
 
     async def erase_tasks(self, workspace: str, limit: int) -> int:
@@ -151,25 +172,34 @@ class Store(Protocol):
         """All queues, or those with `changed_at` at or after `since`."""
         ...
 
-    async def get_generation(self, workspace: str, dedupe_key: str) -> int:
-        """How many tasks with this dedupe_key have been superseded."""
+    async def key_holder(self, workspace: str, dedupe_key: str) -> str:
+        """The id of the task that has this dedupe_key, whether it is stored already or not; empty if none has."""
         ...
 
-    async def raise_generation(self, workspace: str, dedupe_key: str, generation: int) -> None:
-        """Makes it `generation` if it is one less; otherwise changes nothing."""
+    async def held_submit(self, workspace: str, dedupe_key: str) -> Task | None:
+        """The same, as it was submitted."""
         ...
 
-    async def record_leases(
-        self, workspace: str, request_id: str, granted: Sequence[Granted], expire_at: datetime
-    ) -> Sequence[Granted]:
-        """Keeps what a call granted, until about `expire_at`, unless something is kept of it already.
+    async def put_holder(self, task: Task, instead_of: str) -> bool:
+        """Gives the task, which may not be stored yet, its dedupe_key, if the task `instead_of` (empty: none) has it.
+
+        Returns whether it has the key now.
+        """
+        ...
+
+    async def free_key(self, workspace: str, dedupe_key: str, task_id: str) -> bool:
+        """Takes the dedupe_key from this task; returns whether it had it. A repetition may say that it had not."""
+        ...
+
+    async def record_call(self, workspace: str, call: str, answer: Answer, expire_at: datetime) -> Answer:
+        """Keeps what a call was answered, until about `expire_at`, unless something is kept of it already.
 
         Returns what is kept.
         """
         ...
 
-    async def recorded_leases(self, workspace: str, request_id: str) -> Sequence[Granted] | None:
-        """What the call granted; None if nothing is kept of it."""
+    async def recorded_call(self, workspace: str, call: str) -> Answer | None:
+        """What the call was answered; None if nothing is kept of it."""
         ...
 
     # --- identity
@@ -200,7 +230,7 @@ class Store(Protocol):
     async def delete_workspace(self, workspace: Workspace) -> bool:
         """Deletes the workspace if it still has this version, and before it all that is kept beside tasks.
 
-        That is its queues, generations and recorded leases, and what there is left of its tasks' timers. A call that
+        That is its queues, dedupe_keys and recorded calls, and what there is left of its tasks' timers. A call that
         fails may have deleted a part of these; the workspace itself is the last. Returns whether it is gone: also if an
         earlier try of the same call has deleted it. Its tasks must be gone before.
         """

@@ -13,7 +13,7 @@ from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Change, Key, Queue, Status, Task
 from openmcp_chain.domain.workspace import SigningKey, State, Workspace
-from openmcp_chain.store.base import Granted, Page, Place, Signal
+from openmcp_chain.store.base import Answer, Page, Place, Signal
 
 _K = TypeVar("_K")
 _V = TypeVar("_V", QueueState, Workspace)
@@ -28,8 +28,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self._tasks: dict[Key, Task] = {}
         self._queues: dict[Queue, QueueState] = {}
-        self._generations: dict[tuple[str, str], int] = {}
-        self._leases: dict[tuple[str, str], tuple[datetime, Sequence[Granted]]] = {}
+        self._holders: dict[tuple[str, str], Task] = {}
+        self._calls: dict[tuple[str, str], tuple[datetime, Answer]] = {}
         self._workspaces: dict[str, Workspace] = {}
         self._keys: dict[str, SigningKey] = {}
         self._audit: dict[str, audit.Event] = {}
@@ -95,10 +95,19 @@ class MemoryStore:
         return [task.key for tasks in (silent, late) for task in islice(tasks, limit)]
 
     async def delete_ended(self, now: datetime, limit: int) -> int:
-        over = list(islice(self._all(lambda task: task.status.terminal and task.due_at <= now), limit))
+        over = list(islice(self._all(lambda task: _over(task, now) and not task.dedupe_key), limit))
         for task in over:
             del self._tasks[task.key]
         return len(over)
+
+    async def ended_with_key(self, now: datetime, limit: int) -> Sequence[Key]:
+        over = self._all(lambda task: _over(task, now) and task.dedupe_key != "")
+        return [task.key for task in islice(over, limit)]
+
+    async def delete_superseded(self, keys: Collection[Key]) -> None:
+        for key in keys:
+            if key in self._tasks and self._tasks[key].superseded:
+                del self._tasks[key]
 
     async def erase_tasks(self, workspace: str, limit: int) -> int:
         erased = list(islice(self._all(lambda task: task.workspace == workspace), limit))
@@ -135,20 +144,32 @@ class MemoryStore:
     async def list_queues(self, since: datetime | None) -> Sequence[QueueState]:
         return [state for state in self._queues.values() if since is None or state.changed_at >= since]
 
-    async def get_generation(self, workspace: str, dedupe_key: str) -> int:
-        return self._generations.get((workspace, dedupe_key), 0)
+    async def key_holder(self, workspace: str, dedupe_key: str) -> str:
+        holder = self._holders.get((workspace, dedupe_key))
+        return holder.id if holder else ""
 
-    async def raise_generation(self, workspace: str, dedupe_key: str, generation: int) -> None:
-        if await self.get_generation(workspace, dedupe_key) == generation - 1:
-            self._generations[workspace, dedupe_key] = generation
+    async def held_submit(self, workspace: str, dedupe_key: str) -> Task | None:
+        return self._holders.get((workspace, dedupe_key))
 
-    async def record_leases(
-        self, workspace: str, request_id: str, granted: Sequence[Granted], expire_at: datetime
-    ) -> Sequence[Granted]:
-        return self._leases.setdefault((workspace, request_id), (expire_at, tuple(granted)))[1]
+    async def put_holder(self, task: Task, instead_of: str) -> bool:
+        holder = self._holders.get((task.workspace, task.dedupe_key))
+        there = holder.id if holder else ""
+        if there == instead_of:
+            self._holders[task.workspace, task.dedupe_key] = task
+        return there in (instead_of, task.id)
 
-    async def recorded_leases(self, workspace: str, request_id: str) -> Sequence[Granted] | None:
-        record = self._leases.get((workspace, request_id))
+    async def free_key(self, workspace: str, dedupe_key: str, task_id: str) -> bool:
+        holder = self._holders.get((workspace, dedupe_key))
+        if holder is None or holder.id != task_id:
+            return False
+        del self._holders[workspace, dedupe_key]
+        return True
+
+    async def record_call(self, workspace: str, call: str, answer: Answer, expire_at: datetime) -> Answer:
+        return self._calls.setdefault((workspace, call), (expire_at, answer))[1]
+
+    async def recorded_call(self, workspace: str, call: str) -> Answer | None:
+        record = self._calls.get((workspace, call))
         return record[1] if record else None
 
     # --- identity
@@ -174,7 +195,7 @@ class MemoryStore:
             return stored is None
         for queue in [queue for queue in self._queues if queue.workspace == workspace.id]:
             del self._queues[queue]
-        for records in (self._generations, self._leases):
+        for records in (self._holders, self._calls):
             for key in [key for key in records if key[0] == workspace.id]:
                 del records[key]
         del self._workspaces[workspace.id]
@@ -204,8 +225,8 @@ class MemoryStore:
 
     async def beat(self, process: str, now: datetime) -> None:
         self._processes[process] = now
-        # A database has a clock of its own to forget leases by; here a heartbeat tells the time.
-        self._leases = {key: record for key, record in self._leases.items() if record[0] > now}
+        # A database has a clock of its own to forget calls by; here a heartbeat tells the time.
+        self._calls = {key: record for key, record in self._calls.items() if record[0] > now}
 
     async def processes(self, since: datetime) -> Collection[str]:
         return {process for process, seen_at in self._processes.items() if seen_at >= since}
@@ -238,6 +259,11 @@ def _put(there: dict[_K, _V], key: _K, value: _V) -> bool:
         return stored == value
     there[key] = value
     return True
+
+
+def _over(task: Task, now: datetime) -> bool:
+    """Whether it is kept no longer."""
+    return task.status.terminal and task.due_at <= now
 
 
 def _place(task: Task) -> tuple[datetime, str]:

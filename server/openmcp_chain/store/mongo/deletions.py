@@ -1,12 +1,13 @@
 """Deleting tasks, a number at a time: those that have been kept for long enough, and all of a workspace."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from pymongo import DeleteOne
 
+from openmcp_chain.domain.task import Key
 from openmcp_chain.store.mongo import documents, spans
 from openmcp_chain.store.mongo.client import Connection
 from openmcp_chain.store.mongo.documents import Document
@@ -15,6 +16,9 @@ from openmcp_chain.store.mongo.part import Part
 COMMAND = 100
 """How many tasks one command deletes by their keys. It takes the embedded server up to 3 ms for each, and what takes it
 long makes others wait, the driver's heartbeats too."""
+
+_TIMED = {"version": 1, "close_by": 1, "terms.schedule_to_start": 1}
+"""What tells whether a task had a timer, and which."""
 
 
 class Deletions(Part):
@@ -30,6 +34,26 @@ class Deletions(Part):
         deleted, cut = await self._delete_last({"queue": documents.ENDED}, "due_at", back, limit)
         self._undeleted = cut or self._undeleted
         return deleted
+
+    async def ended_with_key(self, now: datetime, limit: int) -> Sequence[Key]:
+        if limit <= 0:  # to the database, 0 is no limit
+            return []
+        query = {"queue": documents.ENDED_WITH_KEY, "due_at": {"$lte": now}}
+        found = await self._persist(lambda: self._database.tasks.find(query, {"_id": 1}, limit=limit).to_list(None))
+        return list(map(documents.to_key, found))
+
+    async def delete_superseded(self, keys: Collection[Key]) -> None:
+        ids = [documents.primary_key(key) for key in keys]
+
+        async def delete() -> None:
+            tasks = self._database.tasks
+            for start in range(0, len(ids), COMMAND):
+                those = ids[start : start + COMMAND]
+                query = {"_id": {"$in": those}, "superseded": True}
+                await self._forget_timers(await tasks.find(query, _TIMED).to_list(None))
+                await tasks.bulk_write([DeleteOne({"_id": id_, "superseded": True}) for id_ in those], ordered=False)
+
+        await self._persist(delete)
 
     async def erase_tasks(self, workspace: str, limit: int) -> int:
         back = spans.back(datetime.now(UTC), None, None, self._newest.of(workspace))
@@ -64,9 +88,10 @@ class Deletions(Part):
         """
         tasks = self._database.tasks
         query: dict[str, Any] = {**scope, time: span}
-        found = await tasks.find(query, {time: 1}, sort=[(time, -1)], limit=limit).to_list(None)
+        found = await tasks.find(query, {time: 1, **_TIMED}, sort=[(time, -1)], limit=limit).to_list(None)
         if not found:
             return 0, None
+        await self._forget_timers(found)
         if len(found) < limit:
             return (await tasks.delete_many(query)).deleted_count, None
         first: datetime = found[-1][time]
@@ -79,3 +104,14 @@ class Deletions(Part):
             for start in range(0, len(deletes), COMMAND)
         ]
         return sum(result.deleted_count for result in results), first
+
+    async def _forget_timers(self, tasks: Sequence[Document]) -> None:
+        """Before the tasks: what is left by a process that dies in between is found again."""
+        deletes = [
+            # A timer that is ahead is for a retry that is being written, or for the next task with this id.
+            DeleteOne({"_id": task["_id"], "version": {"$lte": task["version"]}})
+            for task in tasks
+            if "close_by" in task or "schedule_to_start" in task.get("terms", {})
+        ]
+        if deletes:
+            await self._database.timers.bulk_write(deletes, ordered=False)

@@ -17,6 +17,8 @@ from openmcp_chain.domain.task import Event, Failure, Key, Lease, Progress, Queu
 Document = Mapping[str, Any]
 
 RUNNING, ENDED = "running", "ended"
+ENDED_WITH_KEY = "ended with a key"
+"""They are deleted one by one, since their dedupe_keys are given away before."""
 
 STATE = (
     *("version", "status", "queue", "attempt", "tried_before", "due_at", "start_by", "close_by", "lease", "cancel"),
@@ -48,7 +50,7 @@ def waiting(queue: Queue, priority: int) -> str:
     """What PENDING tasks of a queue and a priority have as their `queue`.
 
     In one text, since the embedded server finds by an index only what each field of the query is a part of. It has two
-    slashes that are not the type's, so it is neither RUNNING nor ENDED, nor another's.
+    slashes that are not the type's, so it is neither RUNNING nor one of those that have ended, nor another's.
     """
     return f"{queue.type}/{queue.workspace}/{priority}"
 
@@ -161,7 +163,9 @@ def update(before: Task, after: Task) -> dict[str, Any]:
 def _queue(task: Task) -> str:
     if task.status is Status.PENDING:
         return waiting(task.queue, task.priority)
-    return RUNNING if task.status is Status.RUNNING else ENDED
+    if task.status is Status.RUNNING:
+        return RUNNING
+    return ENDED_WITH_KEY if task.dedupe_key else ENDED
 
 
 def _from_terms(terms: Terms) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Identities(Part):
             found = await self._database.workspaces.find_one({"_id": workspace.id}, {"version": 1})
             if found is None or found["version"] != workspace.version:
                 return found is None
-            for kept in ("timers", "generations", "leases", "queues"):
+            for kept in ("timers", "dedupe_keys", "calls", "queues"):
                 await self._database[kept].delete_many(of_it)
             await self._database.workspaces.delete_one({"_id": workspace.id, "version": workspace.version})
             return await self._database.workspaces.find_one({"_id": workspace.id}, {"version": 1}) is None

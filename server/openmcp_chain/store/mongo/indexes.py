@@ -30,7 +30,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     "workspaces": (IndexModel([("state", ASCENDING)], name="state"),),
     "audit": (IndexModel([("workspace", ASCENDING), ("_id", DESCENDING)], name="listed"),),
     "queues": (IndexModel([("changed_at", ASCENDING)], name="changed"),),
-    "leases": (_expiry("expire_at"),),
+    "calls": (_expiry("expire_at"),),
     "processes": (_expiry("seen_at", KEEP_PROCESSES),),
     "signals": (_expiry("at", KEEP_SIGNALS),),
 }

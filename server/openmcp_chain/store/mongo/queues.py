@@ -1,11 +1,12 @@
-"""What belongs to tasks, and is kept beside them: queues, generations of dedupe keys, what lease calls granted."""
+"""What belongs to tasks, and is kept beside them: queues, who has which dedupe_key, what calls were answered."""
 
 from collections.abc import Sequence
 from datetime import datetime
 
 from openmcp_chain.domain.queue import QueueState
-from openmcp_chain.store.base import Granted
-from openmcp_chain.store.mongo import records
+from openmcp_chain.domain.task import Task
+from openmcp_chain.store.base import Answer
+from openmcp_chain.store.mongo import documents, records
 from openmcp_chain.store.mongo.part import Part, added
 from openmcp_chain.store.mongo.records import within
 
@@ -20,38 +21,47 @@ class Queues(Part):
         query = {} if since is None else {"changed_at": {"$gte": since}}
         return list(map(records.to_queue, await self._persist(lambda: self._database.queues.find(query).to_list(None))))
 
-    async def get_generation(self, workspace: str, dedupe_key: str) -> int:
+    async def key_holder(self, workspace: str, dedupe_key: str) -> str:
         id_ = within(workspace, dedupe_key)
-        found = await self._persist(lambda: self._database.generations.find_one({"_id": id_}))
-        return found["generation"] if found else 0
+        found = await self._persist(lambda: self._database.dedupe_keys.find_one({"_id": id_}, {"holder": 1}))
+        return found["holder"] if found else ""
 
-    async def raise_generation(self, workspace: str, dedupe_key: str, generation: int) -> None:
-        generations, id_ = self._database.generations, within(workspace, dedupe_key)
+    async def held_submit(self, workspace: str, dedupe_key: str) -> Task | None:
+        id_ = within(workspace, dedupe_key)
+        found = await self._persist(lambda: self._database.dedupe_keys.find_one({"_id": id_}))
+        return documents.to_task(found["task"]) if found else None
 
-        async def put() -> None:
-            if generation == 1:
-                await added(generations, {"_id": id_, "generation": 1})
-            else:
-                await generations.update_one(
-                    {"_id": id_, "generation": generation - 1}, {"$set": {"generation": generation}}
-                )
+    async def put_holder(self, task: Task, instead_of: str) -> bool:
+        keys, id_ = self._database.dedupe_keys, within(task.workspace, task.dedupe_key)
+        held = {"_id": id_, "holder": task.id, "task": documents.from_task(task)}
 
-        await self._persist(put)
+        async def put() -> bool:
+            if not instead_of:
+                if await added(keys, held):
+                    return True
+            elif (await keys.replace_one({"_id": id_, "holder": instead_of}, held)).matched_count:
+                return True
+            there = await keys.find_one({"_id": id_}, {"holder": 1})
+            return there is not None and there["holder"] == task.id
 
-    async def record_leases(
-        self, workspace: str, request_id: str, granted: Sequence[Granted], expire_at: datetime
-    ) -> Sequence[Granted]:
-        id_ = within(workspace, request_id)
+        return await self._persist(put)
 
-        async def record() -> Sequence[Granted]:
-            while not await added(self._database.leases, records.from_granted(id_, granted, expire_at)):
-                if there := await self._database.leases.find_one({"_id": id_}):
-                    return records.to_granted(there)
-            return tuple(granted)
+    async def free_key(self, workspace: str, dedupe_key: str, task_id: str) -> bool:
+        query = {"_id": within(workspace, dedupe_key), "holder": task_id}
+        return (await self._persist(lambda: self._database.dedupe_keys.delete_one(query))).deleted_count > 0
+
+    async def record_call(self, workspace: str, call: str, answer: Answer, expire_at: datetime) -> Answer:
+        id_ = within(workspace, call)
+
+        async def record() -> Answer:
+            while not await added(self._database.calls, records.from_answer(id_, answer, expire_at)):
+                if there := await self._database.calls.find_one({"_id": id_}):
+                    return records.to_answer(there)
+            return answer
 
         return await self._persist(record)
 
-    async def recorded_leases(self, workspace: str, request_id: str) -> Sequence[Granted] | None:
-        id_ = within(workspace, request_id)
-        found = await self._persist(lambda: self._database.leases.find_one({"_id": id_}))
-        return records.to_granted(found) if found else None
+    async def recorded_call(self, workspace: str, call: str) -> Answer | None:
+        id_ = within(workspace, call)
+        found = await self._persist(lambda: self._database.calls.find_one({"_id": id_}))
+        return records.to_answer(found) if found else None

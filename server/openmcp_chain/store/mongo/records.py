@@ -1,6 +1,5 @@
 """All but tasks to documents and back, in pairs. What a client names is a value here too, never a field's name."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +7,7 @@ from openmcp_chain.domain import audit
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Key, Queue
 from openmcp_chain.domain.workspace import Kind, Quotas, Secret, SigningKey, State, Workspace
-from openmcp_chain.store.base import Granted, Signal
+from openmcp_chain.store.base import Answer, Granted, Signal
 from openmcp_chain.store.mongo.documents import Document
 
 
@@ -41,16 +40,18 @@ def to_queue(document: Document) -> QueueState:
     )
 
 
-def from_granted(id_: str, granted: Sequence[Granted], expire_at: datetime) -> dict[str, Any]:
+def from_answer(id_: str, answer: Answer, expire_at: datetime) -> dict[str, Any]:
     return {
         "_id": id_,
-        "tasks": [{**_from_key(one.key), "token": one.token} for one in granted],
+        "fingerprint": answer.fingerprint,
+        "tasks": [{**_from_key(one.key), "token": one.token} for one in answer.granted],
         "expire_at": expire_at,
     }
 
 
-def to_granted(document: Document) -> tuple[Granted, ...]:
-    return tuple(Granted(_to_key(one), one["token"]) for one in document["tasks"])
+def to_answer(document: Document) -> Answer:
+    granted = tuple(Granted(_to_key(one), one["token"]) for one in document["tasks"])
+    return Answer(document["fingerprint"], granted)
 
 
 def from_signal(signal: Signal, now: datetime) -> dict[str, Any]:
