@@ -1,7 +1,8 @@
 """Our own server, as people run it: the `openmcp server` process, and workspaces made as `openmcp workspaces` does."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -36,6 +37,8 @@ class Served:
     workspace: str
     secret: str
     token: str
+    environment: Mapping[str, str] = field(repr=False)
+    """What the server was told."""
 
 
 async def serve(lab: Lab) -> Served:
@@ -57,7 +60,7 @@ async def serve(lab: Lab) -> Served:
         await lab.until("server", lambda: _serves(channel))
         stub: auth_pb2_grpc.AuthServiceAsyncStub = auth_pb2_grpc.AuthServiceStub(channel)
         answer = await stub.Authenticate(auth_pb2.AuthRequest(workspace_id=WORKSPACE, workspace_secret=secret))
-    return Served(target, WORKSPACE, secret, answer.token)
+    return Served(target, WORKSPACE, secret, answer.token, environment)
 
 
 async def submit(served: Served, tasks: int) -> list[str]:
