@@ -8,7 +8,8 @@ from functools import cache
 from support import manifests
 
 from openmcp_chain.domain import errors
-from openmcp_chain.engine import events, queues, signals, sweep
+from openmcp_chain.domain.keys import CLOCK_SKEW, LEAD, VERIFIES
+from openmcp_chain.engine import events, keys, queues, signals, signins, sweep
 from openmcp_chain.store.mongo import client
 from openmcp_chain.transport import rest
 from openmcp_chain.worker import worker
@@ -110,5 +111,14 @@ def test_waits_are_those_of_the_code() -> None:
     assert f"{queues.SKEW.total_seconds():g} s for the latter" in prose
     assert f"and {client.CONNECTIONS} connections to MongoDB" in prose
     assert f"pings on event streams ({rest.PING_SECONDS:g} s)" in prose
+    assert f"after {signins.STEP:g} s, and past three" in prose
+    assert signins.FREE == 3
+    assert f"{signins.LONGEST:g} s at most; in three minutes" in prose
+    assert signins.MOST * signins.FORGET_SECONDS == 3 * 60
+    assert f"{signins.WAITING_OF_NAME} wait for one name, {signins.WAITING:,} in a process" in prose
+    assert f"It signs after {LEAD.total_seconds():g} s" in prose
+    assert f"differ by {CLOCK_SKEW.total_seconds():g} s, for tokens" in prose
+    assert f"retires by itself {VERIFIES.total_seconds() / 60:g} minutes after" in prose
+    assert f"end within {keys.BELIEVED_SECONDS:g} s, everywhere" in prose
     (envoy,) = manifests.pod("envoy")["containers"]
     assert f"Kubernetes waits {envoy['lifecycle']['preStop']['sleep']['seconds']} s before it tells it" in prose
