@@ -11,7 +11,8 @@ from support.engine import DistantStore, Engine, operator, tenant
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Status
-from openmcp_chain.engine.dispatch import KEPT_SECONDS
+from openmcp_chain.engine import backlog
+from openmcp_chain.engine.demands import KEPT_SECONDS
 from openmcp_chain.store.memory import MemoryStore
 
 
@@ -99,6 +100,23 @@ async def test_tenants_single_task_is_not_held_up_by_anothers_flood() -> None:
     assert single.key in order
 
 
+async def test_tenants_single_task_is_not_held_up_by_anothers_flood_of_many_types() -> None:
+    """Of as many types as the worker takes: that tenant has one turn, not one for each type."""
+    types = [f"type-{number}" for number in range(10)]
+    engine = Engine()
+    worker = engine.worker(*types, room=1)
+    for number in range(100):
+        await engine.submit(tenant("flood"), types[number % 10])
+    for task_type in types:
+        single = await engine.submit(tenant("b"), task_type)
+        order = []
+        for _ in range(3):
+            task = await worker.next()
+            order.append(task.key)
+            await worker.complete(task)
+        assert single.key in order
+
+
 async def test_tenants_worker_gets_its_own_workspaces_tasks_only() -> None:
     """A worker signed in as a workspace never sees another's task."""
     engine = Engine()
@@ -139,6 +157,35 @@ async def test_priority_goes_first() -> None:
         order.append(task.key)
         await worker.complete(task)
     assert order == [blocker.key, keys[HIGH], keys[NORMAL], keys[LOW]]
+
+
+async def test_priority_goes_first_whatever_the_type() -> None:
+    """Of the types that a worker takes: in one workspace, the best priority of all of them."""
+    engine = Engine()
+    worker = engine.worker("echo", "other", room=1)
+    blocker = await engine.submit()
+    for _ in range(5):
+        await engine.submit()
+    urgent = [await engine.submit(task_type="other", priority=HIGH) for _ in range(3)]
+    for expected in [blocker, *urgent]:
+        task = await worker.next()
+        assert task.key == expected.key
+        await worker.complete(task)
+
+
+async def test_priority_goes_first_when_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backlog that is full of a tenant's later tasks lets go of those, not of the first."""
+    monkeypatch.setattr(backlog, "TASKS", 40)
+    engine = Engine()
+    worker = engine.worker(room=1)
+    blocker = await engine.submit()
+    for _ in range(40):
+        await engine.submit(priority=LOW)
+    urgent = [await engine.submit(priority=HIGH) for _ in range(20)]
+    for expected in [blocker, *urgent]:
+        task = await worker.next()
+        assert task.key == expected.key
+        await worker.complete(task)
 
 
 async def test_lost_claim_costs_the_worker_nothing() -> None:
@@ -249,7 +296,7 @@ async def test_large_tasks_are_not_kept_in_memory(large: bool, fields: dict[str,
     worker = engine.worker()
     blocker = await engine.submit()
     waiting = await engine.submit(**fields)
-    (hint,) = engine.app.dispatcher.backlogs["echo"]._all("ws-1")
+    (hint,) = engine.app.dispatcher.backlogs["echo"].tasks("ws-1")
     assert (hint.key, hint.task is None) == (waiting.key, large)
     store.calls.clear()
     task = await worker.next()

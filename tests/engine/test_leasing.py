@@ -9,8 +9,8 @@ from support.engine import DistantStore, Engine, ref, tenant
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Key, Queue, Status, Task
-from openmcp_chain.engine.dispatch import Demand
 from openmcp_chain.engine.leasing import LOOK_SECONDS, Ask
+from openmcp_chain.engine.sessions import Demand
 from openmcp_chain.store.memory import MemoryStore
 
 

@@ -16,8 +16,8 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import NORMAL, Failure, Key, Progress, Task
 from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine import clock
-from openmcp_chain.engine.dispatch import Demand, Session
 from openmcp_chain.engine.leases import LeaseRef
+from openmcp_chain.engine.sessions import Demand, Session
 from openmcp_chain.engine.submission import Submit
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.memory import MemoryStore

@@ -202,7 +202,7 @@ async def test_streams_given_up_by_their_clients_leave_nothing() -> None:
         await until(lambda: service.app.events.open == 0)
         await until(lambda: not service.app.workers._streams)
         assert not service.app.events._followers
-        assert not service.app.dispatcher._takers
+        assert not service.app.dispatcher.demands()
         assert not service.app.dispatcher._idle
         await service.get(caller, task_id)
 

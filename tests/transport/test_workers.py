@@ -258,7 +258,7 @@ async def test_drained_worker_gets_nothing_more_but_may_report() -> None:
         await service.submit(tenant)
         leased = await worker.task()
         await worker.say(drain=workers_pb2.Drain())
-        await until(lambda: not service.app.dispatcher._takers)
+        await until(lambda: not service.app.dispatcher.demands())
         waiting = await service.submit(tenant)
         assert not (await worker.complete(leased.lease)).error_code
         await worker.end()

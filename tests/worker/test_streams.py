@@ -202,7 +202,7 @@ async def test_stop_ends_what_runs_and_takes_nothing_new() -> None:
             first = await service.submit(tenant)
             await gate.started.wait()
             there.stop()
-            await until(lambda: not service.app.dispatcher._takers)
+            await until(lambda: not service.app.dispatcher.demands())
             second = await service.submit(tenant)
             gate.open.set()
         assert (await service.get(tenant, first)).status == SUCCEEDED

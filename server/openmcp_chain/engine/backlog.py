@@ -1,19 +1,19 @@
-"""Ready tasks waiting in memory: by type, fair between workspaces, by priority and age inside one.
+"""Ready tasks waiting in memory, by type: for each workspace by priority and age. Whose turn it is, `turns` says.
 
 Hints only: the database has the truth. So a backlog may be bounded and may be stale (a claim that comes second loses to
 the stored version). What is not here is known by when it is due: a `Cursor` for each queue and priority says from when
 on the database may have tasks that are not in memory, and `sweep` looks there when there is demand.
 """
 
-import heapq
 import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import PRIORITIES, Key
+from openmcp_chain.engine.crowds import Crowds
+from openmcp_chain.engine.lines import Line
 
 TASKS = 10_000
 """The bound of one type's backlog."""
@@ -42,15 +42,13 @@ class Cursor:
 class Backlog:
     """The waiting tasks of one type."""
 
-    def __init__(self, weight: Callable[[str], int] = lambda _: 1) -> None:
-        """`weight` says how many tasks of a workspace go out when its turn comes."""
-        self._weight = weight
-        # Round-robin over workspaces: the one served goes to the end, so one tenant's thousands delay another's single
-        # task by one turn.
-        self._heaps: OrderedDict[str, list[tuple[int, float, int, Waiting]]] = OrderedDict()
-        self._turn = 0
+    def __init__(self, task_type: str, serial: Iterator[int] | None = None) -> None:
+        """`serial` numbers what happens, over all types."""
+        self.type = task_type
+        self._serial = serial or itertools.count()
+        self._lines: dict[str, Line] = {}
+        self._crowds = Crowds()
         self._keys: set[Key] = set()
-        self._arrivals = itertools.count()
         self._cursors: dict[str, dict[int, Cursor]] = {}
         self.behind = True
         """Whether a look in the database may find tasks that are not here."""
@@ -58,13 +56,23 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def workspaces(self) -> Collection[str]:
+        """Those that have tasks here."""
+        return self._lines.keys()
+
     def waiting(self, workspace: str) -> int:
         """How many of a workspace's tasks are here."""
-        return len(self._heaps.get(workspace, ()))
+        return len(self._lines.get(workspace, ()))
+
+    def rank(self, workspace: str) -> tuple[int, int] | None:
+        """Sorts a workspace's types: by the priority of what comes first, then by when they were served last."""
+        line = self._lines.get(workspace)
+        return (line.priority, line.served) if line is not None else None
 
     def share(self, workspace: str) -> int:
         """How many of a workspace's tasks to have here: what it needs, or an even share if there is less room."""
-        workspaces = len(self._heaps) + (workspace not in self._heaps)
+        workspaces = len(self._lines) + (workspace not in self._lines)
         return max(1, min(ENOUGH, TASKS // workspaces))
 
     def short_of(self, workspace: str) -> bool:
@@ -81,66 +89,65 @@ class Backlog:
         cursor.behind = self.behind = True
         cursor.since = min(cursor.since, due_at)
 
-    def add(self, task: Waiting) -> None:
-        """Takes the task in, unless it is here already.
+    def add(self, task: Waiting) -> bool:
+        """Takes the task in, unless it is here already. Returns whether its workspace had none here before.
 
         Past the bound, the workspace that has most is turned away: one tenant's flood leaves room for the others.
         """
         if task.key in self._keys:
-            return
+            return False
         workspace = task.key.workspace
-        heap = self._heaps.setdefault(workspace, [])
-        heapq.heappush(heap, (task.priority, task.submitted_at.timestamp(), next(self._arrivals), task))
+        line = self._lines.get(workspace)
+        new = line is None
+        if line is None:
+            line = self._lines[workspace] = Line(next(self._serial))
+        line.add(task, next(self._serial))
         self._keys.add(task.key)
+        self._crowds.change(workspace, 1)
         while len(self._keys) > TASKS:
-            self._turn_away(workspace)
+            self._turn_away()
+        return new
 
-    def take(self, workspace: str | None) -> Waiting | None:
-        """The next task: of this workspace, or of the one whose turn it is if None."""
-        chosen = next(iter(self._heaps), None) if workspace is None else workspace
-        if chosen is None or chosen not in self._heaps:
-            return None
-        task = heapq.heappop(self._heaps[chosen])[-1]
-        if workspace is None:  # else it is taken out of turn
-            self._turn += 1
-            if self._turn >= self._weight(chosen):
-                self._turn = 0
-                self._heaps.move_to_end(chosen)
-        self._forget(chosen, task)
+    def first(self, workspace: str) -> Waiting | None:
+        """The workspace's next task."""
+        line = self._lines.get(workspace)
+        return line.first if line is not None else None
+
+    def take(self, workspace: str) -> Waiting:
+        """Takes out the workspace's next task; there must be one."""
+        line = self._lines[workspace]
+        task = line.take_first()
+        line.served = next(self._serial)
+        self._gone(task)
         return task
 
     def drop(self, workspace: str) -> None:
         """Lets go of a workspace's tasks."""
-        for task in self._all(workspace):
+        for task in self.tasks(workspace):
             self._keys.discard(task.key)
             self.missing(workspace, task.priority, task.due_at)
-        if workspace in self._heaps:
-            self._remove(workspace)
+        line = self._lines.pop(workspace, None)
+        if line is not None:
+            self._crowds.change(workspace, -len(line))
 
     def forget(self, workspace: str) -> None:
         """Lets go of a workspace's tasks, of which the database has none either."""
         self.drop(workspace)
         self._cursors.pop(workspace, None)
 
-    def _all(self, workspace: str) -> Iterator[Waiting]:
-        return (entry[-1] for entry in self._heaps.get(workspace, ()))
+    def tasks(self, workspace: str) -> Iterator[Waiting]:
+        """A workspace's tasks, in their order."""
+        return iter(self._lines.get(workspace, ()))
 
-    def _turn_away(self, newest: str) -> None:
-        """Lets go of a task that is not among the next: a leaf of the largest heap."""
-        crowded = newest
-        # Who has more than an even share is turned away without a look at all the others.
-        if self.waiting(newest) * len(self._heaps) <= len(self._keys):
-            crowded = max(self._heaps, key=self.waiting)
-        task = self._heaps[crowded].pop()[-1]
-        self._forget(crowded, task)
-        self.missing(crowded, task.priority, task.due_at)
+    def _turn_away(self) -> None:
+        """Lets go of what comes last: of the workspace that has most, the newest of the last priority."""
+        task = self._lines[self._crowds.crowded].take_last()
+        self._gone(task)
+        self.missing(task.key.workspace, task.priority, task.due_at)
 
-    def _forget(self, workspace: str, task: Waiting) -> None:
+    def _gone(self, task: Waiting) -> None:
+        workspace = task.key.workspace
         self._keys.discard(task.key)
-        if not self._heaps[workspace]:
-            self._remove(workspace)
-
-    def _remove(self, workspace: str) -> None:
-        if workspace == next(iter(self._heaps)):
-            self._turn = 0  # its turn is over
-        del self._heaps[workspace]
+        self._crowds.change(workspace, -1)
+        if not self._lines[workspace]:
+            del self._lines[workspace]

@@ -9,9 +9,8 @@ A task that finds a worker waiting when it is submitted is inserted already leas
 import asyncio
 import logging
 import secrets
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -21,8 +20,10 @@ from openmcp_chain.domain.task import Failure, Key, Lease, Queue, Status, Task
 from openmcp_chain.engine import tracing
 from openmcp_chain.engine.backlog import SMALL_BYTES, Backlog
 from openmcp_chain.engine.clock import Clock
+from openmcp_chain.engine.demands import Demands
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.queues import Queues
+from openmcp_chain.engine.sessions import Demand, Idle, Session
 
 log = logging.getLogger(__name__)
 
@@ -32,80 +33,21 @@ LATER_SECONDS = 3600.0
 """How far ahead."""
 STORED = 1.5
 """A lease is stored for so many times the time that its worker may be silent; see `leases`."""
-KEPT_SECONDS = 60.0
-"""A type's backlog outlives its last worker by so much at most: one that calls is soon back."""
 HINTED = 8
 """A workspace with fewer tasks of a type in memory gets those that other processes tell of."""
 PAUSED = Failure("TYPE_PAUSED", "the type was paused, or its workspace disabled, before the worker got the task")
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What idle workers would take: tasks of these types, of one workspace or (None) of any."""
-
-    types: frozenset[str]
-    workspace: str | None
-
-    def covers(self, queue: Queue) -> bool:
-        return queue.type in self.types and self.workspace in (None, queue.workspace)
-
-
 class Holder(Protocol):
     """Keeps track of granted leases: `engine.leases`."""
 
-    def granted(self, task: Task, session: "Session") -> None:
+    def granted(self, task: Task, session: Session) -> None:
         """The session got the task."""
         ...
 
     async def give_back(self, task: Task, failure: Failure) -> None:
         """The task was claimed, and its worker does not get it after all."""
         ...
-
-
-class Session:
-    """One worker's stream, or one call for tasks, as the dispatcher sees it."""
-
-    def __init__(
-        self,
-        *,
-        worker: str,
-        version: str = "",
-        demand: Demand,
-        room: int,
-        deliver: Callable[[Task], None],
-        cancel: Callable[[Task], None] = lambda _: None,
-    ) -> None:
-        """`room`: how many tasks it takes now. `deliver` gets each new one; `cancel` each one that is to stop."""
-        self.worker = worker
-        self.version = version
-        self.demand = demand
-        self.turns = deque(demand.types)
-        """The types, the one whose turn it is first."""
-        self.credits = room
-        self._coming = 0
-        self._none_coming = asyncio.Event()
-        self._none_coming.set()
-        self.deliver = deliver
-        self.cancel = cancel
-        self.open = True
-
-    def expect(self) -> None:
-        """A task is being claimed for it."""
-        self._coming += 1
-        self._none_coming.clear()
-
-    def expected(self) -> None:
-        """A task that was being claimed for it has come, or won't."""
-        self._coming -= 1
-        if not self._coming:
-            self._none_coming.set()
-
-    async def settle(self) -> None:
-        """Returns when no task is being claimed for it."""
-        await self._none_coming.wait()
-
-    def accepts(self, queue: Queue) -> bool:
-        return self.open and self.credits > 0 and self.demand.workspace in (None, queue.workspace)
 
 
 class Dispatcher:
@@ -127,15 +69,10 @@ class Dispatcher:
         self._clock = clock
         self.standard_lease = lease_duration
         """How long a worker may be silent on a task that does not say."""
-        self._weight = weight
         self.look = look
         self.holder: Holder
-        self._backlogs: dict[str, Backlog] = {}
-        """One for each type that a worker here takes, or took lately; what nobody takes is not kept in memory."""
-        self._takers = Counter[str]()
-        self._leaving: set[str] = set()
-        self._demands = Counter[Demand]()
-        self._idle: defaultdict[str, deque[Session]] = defaultdict(deque)
+        self._demands = Demands(weight)
+        self._idle = Idle()
         self._claiming: set[Key] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._later = 0
@@ -150,10 +87,7 @@ class Dispatcher:
 
     def join(self, session: Session) -> None:
         """A worker has come."""
-        self._demands[session.demand] += 1
-        for task_type in session.demand.types:
-            self._takers[task_type] += 1
-            self._backlogs.setdefault(task_type, Backlog(self._weight))
+        self._demands.join(session.demand)
         self._feed(session)
         self.look()
 
@@ -162,21 +96,8 @@ class Dispatcher:
         if not session.open:
             return
         session.open = False
-        self._demands[session.demand] -= 1
-        if not self._demands[session.demand]:
-            del self._demands[session.demand]
-        for task_type in session.demand.types:
-            self._takers[task_type] -= 1
-            if not self._takers[task_type]:
-                del self._takers[task_type]
-                if task_type not in self._leaving:
-                    self._leaving.add(task_type)
-                    asyncio.get_running_loop().call_later(KEPT_SECONDS, self._forget, task_type)
-            idle = self._idle[task_type]
-            if session in idle:
-                idle.remove(session)
-            if not idle:
-                del self._idle[task_type]
+        self._demands.leave(session.demand)
+        self._idle.remove(session)
 
     def credit(self, session: Session) -> None:
         """The session has room for one task more."""
@@ -186,12 +107,16 @@ class Dispatcher:
 
     def demands(self) -> Collection[Demand]:
         """What the workers here take, each once."""
-        return list(self._demands)
+        return self._demands.present
+
+    def takes(self, queue: Queue) -> bool:
+        """Whether a worker here takes tasks of this queue, or did lately."""
+        return self._demands.cover(queue)
 
     @property
     def backlogs(self) -> Mapping[str, Backlog]:
         """What waits in memory, by type."""
-        return self._backlogs
+        return self._demands.backlogs
 
     # --- tasks
 
@@ -211,15 +136,15 @@ class Dispatcher:
             return
         if task.key in self._claiming:
             return
-        backlog = self._backlogs.get(task.type)
+        backlog = self.backlogs.get(task.type)
         if backlog is None:
             return
         if self._queues.halted(task.queue):
             backlog.missing(task.key.workspace, task.priority, task.due_at)
             return
-        session = self._idle_for(task.queue)
+        session = self._idle.first(task.queue)
         if session is None:
-            backlog.add(task)
+            self._demands.add(task)
         else:
             self._spend(session)
             self._start_claim(task, session)
@@ -230,10 +155,10 @@ class Dispatcher:
         Of a workspace that has some here already, it is left to that process: of two that try for the same tasks, one
         claims in vain.
         """
-        backlog = self._backlogs.get(task.type)
+        backlog = self.backlogs.get(task.type)
         if backlog is None:
             return
-        idle = self._idle_for(task.queue) is not None
+        idle = self._idle.first(task.queue) is not None
         if task.due_at <= self._clock() and (idle or backlog.waiting(task.key.workspace) < HINTED):
             self.offer_waiting(task)
         else:
@@ -244,9 +169,9 @@ class Dispatcher:
 
         The caller stores the task and then calls `deliver`, or `give_back` if it was not stored.
         """
-        if task.type not in self._idle or task.due_at > self._clock() or self._queues.halted(task.queue):
+        if not self._idle or task.due_at > self._clock() or self._queues.halted(task.queue):
             return None
-        session = self._idle_for(task.queue)
+        session = self._idle.first(task.queue)
         if session is None:
             return None
         try:
@@ -285,50 +210,29 @@ class Dispatcher:
         lease = Lease(secrets.token_urlsafe(16), session.worker, now + STORED * self.lease_duration(task))
         return transitions.claim(task, lease, now, session.version)
 
-    def _idle_for(self, queue: Queue) -> Session | None:
-        return next((session for session in self._idle.get(queue.type, ()) if session.accepts(queue)), None)
-
     def _spend(self, session: Session) -> None:
-        """Takes one credit; the session goes to the end of the line, so that idle workers take turns."""
+        """Takes one credit of an idle session."""
         session.credits -= 1
-        for task_type in session.demand.types:
-            idle = self._idle.get(task_type)
-            if idle is not None and session in idle:
-                idle.remove(session)
-                if session.credits > 0:
-                    idle.append(session)
-                elif not idle:
-                    del self._idle[task_type]
+        if session.credits > 0:
+            self._idle.served(session)
+        else:
+            self._idle.remove(session)
 
     def _feed(self, session: Session) -> None:
         """Gives the session what waits for it; puts it in line if it could take more."""
-        for task in self._waiting_for(session):
+        turns = self._demands.turns(session.demand)
+        while session.credits > 0:
+            queue = turns.next()
+            if queue is None:
+                self._idle.add(session)
+                if any(self.backlogs[task_type].behind for task_type in session.demand.types):
+                    self.look()
+                break
             session.credits -= 1
-            self._start_claim(task, session)
-        if session.credits > 0:
-            for task_type in session.demand.types:
-                if session not in self._idle[task_type]:
-                    self._idle[task_type].append(session)
-
-    def _waiting_for(self, session: Session) -> Iterable[Waiting]:
-        """What there is for the session while it has credits, its types taking turns: none is starved by another."""
-        in_vain = 0
-        while session.credits > 0 and in_vain < len(session.turns):
-            backlog = self._backlogs[session.turns[0]]
-            session.turns.rotate(-1)
-            task = backlog.take(session.demand.workspace)
-            if backlog.behind and (task is None or backlog.short_of(task.key.workspace)):
+            self._start_claim(turns.take(queue), session)
+            backlog = self.backlogs[queue.type]
+            if backlog.behind and backlog.short_of(queue.workspace):
                 self.look()
-            if task is None:
-                in_vain += 1
-            else:
-                in_vain = 0
-                yield task
-
-    def _forget(self, task_type: str) -> None:
-        self._leaving.discard(task_type)
-        if task_type not in self._takers:
-            del self._backlogs[task_type]
 
     def _start_claim(self, task: Waiting, session: Session) -> None:
         session.expect()
@@ -366,7 +270,7 @@ class Dispatcher:
         return await self._ledger.change(task, lambda task: self._leased(task, session))
 
     def _missing(self, queue: Queue, priority: int, due_at: datetime) -> None:
-        backlog = self._backlogs.get(queue.type)
+        backlog = self.backlogs.get(queue.type)
         if backlog is not None:
             backlog.missing(queue.workspace, priority, due_at)
 
@@ -376,7 +280,7 @@ class Dispatcher:
             self.offer_waiting(task)
 
     def _queue_changed(self, state: QueueState) -> None:
-        backlog = self._backlogs.get(state.queue.type)
+        backlog = self.backlogs.get(state.queue.type)
         if backlog is None:
             return
         if state.halted:
@@ -386,8 +290,9 @@ class Dispatcher:
             self.look()
 
     def _queue_forgotten(self, queue: Queue) -> None:
-        if queue.type in self._backlogs:
-            self._backlogs[queue.type].forget(queue.workspace)
+        backlog = self.backlogs.get(queue.type)
+        if backlog is not None:
+            backlog.forget(queue.workspace)
 
 
 def _small(task: Task) -> bool:

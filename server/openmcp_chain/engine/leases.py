@@ -24,8 +24,9 @@ from openmcp_chain.domain.transitions import LEASE_EXPIRED, Moment
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import tracing
 from openmcp_chain.engine.clock import Clock
-from openmcp_chain.engine.dispatch import STORED, Dispatcher, Session
+from openmcp_chain.engine.dispatch import STORED, Dispatcher
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.sessions import Session
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Leases:
         self._retention = retention
         self._chance = chance
         self._held: defaultdict[Key, list[_Held]] = defaultdict(list)
+        self._of_session: defaultdict[Session, dict[_Held, Key]] = defaultdict(dict)
         dispatcher.holder = self
         ledger.follow(self._announced)
 
@@ -143,7 +145,9 @@ class Leases:
         """The session got the task."""
         if task.lease is not None:
             now = asyncio.get_running_loop().time()
-            self._held[task.key].append(_Held(task.lease.token, session, task, now, alone=True))
+            held = _Held(task.lease.token, session, task, now, alone=True)
+            self._held[task.key].append(held)
+            self._of_session[session][held] = task.key
 
     def claimed(self, ref: LeaseRef, session: Session) -> None:
         """The session says that it holds this lease, from a stream that was cut. It takes a credit until it ends."""
@@ -151,16 +155,17 @@ class Leases:
         if held is None:
             held = _Held(ref.token, None, None, asyncio.get_running_loop().time())
             self._held[ref.key].append(held)
+        self._part(held)
         held.session, held.alone = session, False
+        self._of_session[session][held] = ref.key
         self._tell(held)
 
     def left(self, session: Session) -> None:
         """The session has ended. Its leases go on: the worker may come back with them."""
-        for key in [key for key, all_held in self._held.items() if any(held.session is session for held in all_held)]:
-            for held in self._held[key]:
-                if held.session is session:
-                    held.session = None
-            self._keep(key, lambda held: held.session is not None or held.task is not None)
+        for held, key in self._of_session.pop(session, {}).items():
+            held.session = None
+            if held.task is None:  # nobody knows whether it is one
+                self._forget(LeaseRef(key, held.token))
 
     async def give_back(self, task: Task, failure: Failure = WORKER_GONE) -> None:
         """A worker did not get the task that was claimed for it: it waits again, rather than for the lease to end."""
@@ -304,8 +309,18 @@ class Leases:
         else:
             self._held.pop(key, None)
         for held in gone:
-            if held.session is not None:
-                self._dispatcher.credit(held.session)
+            session = held.session
+            if session is not None:
+                self._part(held)
+                self._dispatcher.credit(session)
+
+    def _part(self, held: _Held) -> None:
+        """The lease does not take its session's credit any more."""
+        if held.session is not None:
+            mine = self._of_session[held.session]
+            mine.pop(held, None)
+            if not mine:
+                del self._of_session[held.session]
 
 
 def _at_its_end(task: Task) -> bool:

@@ -14,9 +14,10 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Status, Task
 from openmcp_chain.engine import shared
 from openmcp_chain.engine.clock import Clock
-from openmcp_chain.engine.dispatch import Demand, Dispatcher, Session
+from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.sessions import Demand, Session
 from openmcp_chain.store.base import Answer, Granted, Store
 
 LOOK_SECONDS = 0.25

@@ -16,10 +16,11 @@ from openmcp_chain.domain.task import STANDARD, Key, Task, Terms
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import shared, tracing
 from openmcp_chain.engine.clock import Clock
-from openmcp_chain.engine.dispatch import Dispatcher, Session
+from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.queues import Queues
 from openmcp_chain.engine.quotas import Pending
+from openmcp_chain.engine.sessions import Session
 from openmcp_chain.store.base import Answer, Granted, Store
 
 _T = TypeVar("_T")

@@ -53,7 +53,7 @@ class Swept:
 
 
 class Sweep:
-    """Runs `run_once` twice a second, and at once when `wake` is called."""
+    """Runs `run_once` twice a second, and looks for ready tasks at once when `wake` is called."""
 
     def __init__(self, store: Store, queues: Queues, dispatcher: Dispatcher, leases: Leases, clock: Clock) -> None:
         self._store = store
@@ -66,7 +66,7 @@ class Sweep:
         self._delete_at = 0.0
 
     def wake(self) -> None:
-        """Sweeps soon rather than at the next interval."""
+        """Looks soon rather than at the next sweep."""
         self._wanted.set()
 
     async def run_once(self) -> Swept:
@@ -80,20 +80,25 @@ class Sweep:
 
     async def run(self) -> None:
         """Sweeps until cancelled."""
+        loop = asyncio.get_running_loop()
+        sweep_at = loop.time()
         while True:
             self._wanted.clear()
             try:
-                swept = await self.run_once()
+                if loop.time() < sweep_at:
+                    await self._look()  # there is no more to what it was woken for
+                else:
+                    sweep_at = loop.time() + INTERVAL_SECONDS
+                    swept = await self.run_once()
+                    if swept.overdue:
+                        log.info("time ran out", extra={"tasks": swept.overdue})
             except errors.Error as error:
                 log.warning("sweep failed", extra={"code": error.code})
             except Exception:
                 # Whatever it was, leases still run out: the next sweep is due.
                 log.exception("unforeseen")
-            else:
-                if swept.overdue:
-                    log.info("time ran out", extra={"tasks": swept.overdue})
             try:
-                async with asyncio.timeout(INTERVAL_SECONDS):
+                async with asyncio.timeout_at(sweep_at):
                     await self._wanted.wait()
             except TimeoutError:
                 continue
@@ -124,16 +129,13 @@ class Sweep:
             backlog.behind = any(
                 cursor.behind
                 for queue in self._queues.of_type(task_type)
-                if self._takes(queue) and not self._queues.halted(queue)
+                if self._dispatcher.takes(queue) and not self._queues.halted(queue)
                 for cursor in backlog.cursors(queue.workspace).values()
             )
         return found
 
-    def _takes(self, queue: Queue) -> bool:
-        return any(demand.covers(queue) for demand in self._dispatcher.demands())
-
     def _wants(self, queue: Queue, backlog: Backlog, now: float) -> bool:
-        if self._queues.halted(queue) or not backlog.short_of(queue.workspace) or not self._takes(queue):
+        if self._queues.halted(queue) or not backlog.short_of(queue.workspace) or not self._dispatcher.takes(queue):
             return False
         behind = any(cursor.behind for cursor in backlog.cursors(queue.workspace).values())
         return behind or now - self._looked.get(queue, 0.0) >= AGAIN_SECONDS

@@ -11,8 +11,8 @@ from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Failure, Progress, Task
 from openmcp_chain.domain.workspace import Principal
-from openmcp_chain.engine.dispatch import Demand
 from openmcp_chain.engine.leases import LeaseRef, Leases
+from openmcp_chain.engine.sessions import Demand
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.checks import FAILURE_CODE_CHARACTERS, Checks
 

@@ -9,9 +9,10 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.task import Task
 from openmcp_chain.domain.workspace import Principal, Scope
-from openmcp_chain.engine.dispatch import Dispatcher, Session
+from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
+from openmcp_chain.engine.sessions import Session
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks

@@ -1,0 +1,103 @@
+"""Workers as dispatch sees them: what each takes, how much it has room for, and who is idle."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from openmcp_chain.domain.task import Queue, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What idle workers would take: tasks of these types, of one workspace or (None) of any."""
+
+    types: frozenset[str]
+    workspace: str | None
+
+
+class Session:
+    """One worker's stream, or one call for tasks."""
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        version: str = "",
+        demand: Demand,
+        room: int,
+        deliver: Callable[[Task], None],
+        cancel: Callable[[Task], None] = lambda _: None,
+    ) -> None:
+        """`room`: how many tasks it takes now. `deliver` gets each new one; `cancel` each one that is to stop."""
+        self.worker = worker
+        self.version = version
+        self.demand = demand
+        self.credits = room
+        self._coming = 0
+        self._none_coming = asyncio.Event()
+        self._none_coming.set()
+        self.deliver = deliver
+        self.cancel = cancel
+        self.open = True
+
+    def expect(self) -> None:
+        """A task is being claimed for it."""
+        self._coming += 1
+        self._none_coming.clear()
+
+    def expected(self) -> None:
+        """A task that was being claimed for it has come, or won't."""
+        self._coming -= 1
+        if not self._coming:
+            self._none_coming.set()
+
+    async def settle(self) -> None:
+        """Returns when no task is being claimed for it."""
+        await self._none_coming.wait()
+
+
+_Line: TypeAlias = OrderedDict[Session, None]
+
+
+class Idle:
+    """The open sessions that have room and found nothing: in lines, so that nobody is looked for among all of them."""
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[str | None, str], _Line] = {}
+        """By the workspace and the type that they take."""
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def first(self, queue: Queue) -> Session | None:
+        """Who gets the next task of this queue: a worker of the workspace's own, or else one that takes any's."""
+        for workspace in (queue.workspace, None):
+            line = self._lines.get((workspace, queue.type))
+            if line:
+                return next(iter(line))
+        return None
+
+    def add(self, session: Session) -> None:
+        """Puts it at the end of its lines, unless it is in them."""
+        for place in _places(session):
+            self._lines.setdefault(place, OrderedDict()).setdefault(session)
+
+    def remove(self, session: Session) -> None:
+        """Takes it out of its lines, if it is in them."""
+        for place in _places(session):
+            line = self._lines.get(place)
+            if line is not None:
+                line.pop(session, None)
+                if not line:
+                    del self._lines[place]
+
+    def served(self, session: Session) -> None:
+        """It has got a task: to the end of its lines, so that idle workers take turns."""
+        for place in _places(session):
+            self._lines[place].move_to_end(session)
+
+
+def _places(session: Session) -> Iterable[tuple[str | None, str]]:
+    return ((session.demand.workspace, task_type) for task_type in session.demand.types)
