@@ -4,12 +4,16 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 from support import manifests
+from typer.main import get_command
 
+from openmcp_chain.cli.main import app
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.keys import CLOCK_SKEW, LEAD, VERIFIES
 from openmcp_chain.engine import events, keys, queues, signals, signins, sweep
+from openmcp_chain.stack import envoy
 from openmcp_chain.store.mongo import client
 from openmcp_chain.transport import rest
 from openmcp_chain.worker import worker
@@ -120,5 +124,12 @@ def test_waits_are_those_of_the_code() -> None:
     assert f"differ by {CLOCK_SKEW.total_seconds():g} s, for tokens" in prose
     assert f"retires by itself {VERIFIES.total_seconds() / 60:g} minutes after" in prose
     assert f"end within {keys.BELIEVED_SECONDS:g} s, everywhere" in prose
-    (envoy,) = manifests.pod("envoy")["containers"]
-    assert f"Kubernetes waits {envoy['lifecycle']['preStop']['sleep']['seconds']} s before it tells it" in prose
+    rates = envoy.SIGN_INS, envoy.OPEN_CALLS
+    assert f"{rates[0].per_second} sign-ins a second, {rates[0].burst} at once" in prose
+    assert f"{rates[1].per_second} a second, {rates[1].burst} at once of gRPC's health check and the key set" in prose
+    commands: Any = get_command(app)
+    for name, shown in (("sign_ins_per_second", rates[0].per_second), ("sign_in_burst", rates[0].burst)):
+        (option,) = (one for one in commands.commands["envoy-config"].params if one.name == name)
+        assert option.show_default == str(shown)
+    (container,) = manifests.pod("envoy")["containers"]
+    assert f"Kubernetes waits {container['lifecycle']['preStop']['sleep']['seconds']} s before it tells it" in prose

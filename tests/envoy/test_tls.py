@@ -58,7 +58,7 @@ class Place:
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
     """Mutual TLS to the server, TLS to clients."""
     authority = Authority.opened(tmp_path_factory.mktemp("certificates"))
-    async with running(tmp_path_factory.mktemp("envoy"), **told(authority)) as gateway:
+    async with running(tmp_path_factory.mktemp("envoy"), **told(authority, name="127.0.0.1")) as gateway:
         yield Place(gateway, authority)
 
 

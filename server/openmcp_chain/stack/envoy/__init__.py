@@ -66,6 +66,9 @@ SIGN_INS = Rate(per_second=5, burst=100)
 """From one address. A client signs in once in a quarter of an hour: a thousand of them behind one address are well
 below the rate, and a hundred that start together below the burst."""
 
+OPEN_CALLS = Rate(per_second=20, burst=200)
+"""Other calls without a token from one address: health and the key set."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -106,8 +109,8 @@ class Settings:
     """How many workspaces' rate limits are kept apart at a time, for each plan."""
     sign_ins: Rate = SIGN_INS
     """From one address."""
-    open_calls: Rate = Rate(per_second=20, burst=200)
-    """Other calls without a token from one address: health and the key set."""
+    open_calls: Rate = OPEN_CALLS
+    """From one address."""
     max_addresses: int = 100_000
     """How many addresses are kept apart at a time; the one unseen for longest is forgotten for the next."""
     trusted_hops: int = 0

@@ -4,7 +4,6 @@ It is named as for every other process, by the variables that OpenTelemetry's ex
 (https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
 """
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import grpc
+
+from openmcp_chain.stack.envoy.tls import subject_kind
 
 _PORT = 4317
 _ROOTS = Path(grpc.__file__).parent / "_cython" / "_credentials" / "roots.pem"
@@ -55,14 +56,9 @@ class Collector:
         """How Envoy's cluster speaks to it; None for plain text."""
         if self.roots is None:
             return None
-        try:
-            ipaddress.ip_address(self.host)
-            kind = "IP_ADDRESS"
-        except ValueError:
-            kind = "DNS"
         validation = {
             "trusted_ca": {"inline_string": self.roots},
-            "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": self.host}}],
+            "match_typed_subject_alt_names": [{"san_type": subject_kind(self.host), "matcher": {"exact": self.host}}],
         }
         tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
         common = {"alpn_protocols": ["h2"], "validation_context": validation}

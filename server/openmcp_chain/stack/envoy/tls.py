@@ -5,6 +5,7 @@ read again when it changes: whoever renews a certificate moves the new one into 
 have it. A certificate and a key that don't belong together are not taken; the old ones stay until both are there.
 """
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Servers:
     ca: Path
     """The PEM file of the authorities that vouch for the servers; an absolute path."""
     name: str
-    """The DNS name that a server's certificate must have."""
+    """The DNS name, or the address, that a server's certificate must have."""
     identity: Identity | None = None
     """What Envoy shows; None: the servers ask for nothing."""
 
@@ -67,7 +68,8 @@ def upstream(servers: Servers | None, folder: Path) -> Json | None:
     """The transport socket to the servers. None for plain text."""
     if servers is None:
         return None
-    name = {"san_type": "DNS", "matcher": {"exact": servers.name}}
+    kind = subject_kind(servers.name)
+    name = {"san_type": kind, "matcher": {"exact": servers.name}}
     common = _common(["h2"]) | {
         "combined_validation_context": {
             "default_validation_context": {"match_typed_subject_alt_names": [name]},
@@ -76,8 +78,19 @@ def upstream(servers: Servers | None, folder: Path) -> Json | None:
     }
     if servers.identity is not None:
         common["tls_certificate_sds_secret_configs"] = [_by_sds(_CLIENT, folder)]
-    config = {"@type": f"{_SECRETS}.UpstreamTlsContext", "sni": servers.name, "common_tls_context": common}
+    config = {"@type": f"{_SECRETS}.UpstreamTlsContext", "common_tls_context": common}
+    if kind == "DNS":  # an address is no name to ask for (RFC 6066, 3)
+        config["sni"] = servers.name
     return {"name": _TLS, "typed_config": config}
+
+
+def subject_kind(name: str) -> str:
+    """What Envoy calls the kind of subject alternative name that a name or address is."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return "DNS"
+    return "IP_ADDRESS"
 
 
 def told(identity: Identity | None) -> list[Json]:
