@@ -313,6 +313,7 @@ async def test_weight_is_that_of_the_plan_while_it_is_remembered() -> None:
     """A workspace that has called weighs what its plan says; one that is unknown, or has a plan that is gone, 1."""
     engine = Engine()
     workspace_id, _, token = await signed_in(engine, "standard")
+    engine.app.identity._recalled.clear()  # that it has signed in
     assert engine.app.identity.weight(workspace_id) == 1
     await engine.app.identity.check(token, None)
     assert engine.app.identity.weight(workspace_id) == SETTINGS.plans["standard"].weight > 1
@@ -350,6 +351,7 @@ async def test_a_workspaces_own_quotas_go_before_its_plans() -> None:
     known = await engine.store.get_workspace(workspace_id)
     assert known
     await engine.store.put_workspace(replace(known, plan="standard", quotas=Quotas(streams=3), version=2))
+    engine.app.identity._recalled.clear()  # as RECALL_SECONDS do
     principal = await engine.app.identity.check(token, None)
     assert principal.plan == "free"
     assert engine.app.identity.quotas(principal) == Quotas(SETTINGS.plans["standard"].pending_tasks, 3)

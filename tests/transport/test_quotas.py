@@ -2,11 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import grpc
-from support.service import PATIENCE, Caller, Service, refused, serving
+from support.service import LOCAL, PATIENCE, Caller, Service, refused, serving
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain.workspace import Quotas
@@ -16,10 +15,8 @@ from openmcp_chain.domain.workspace import Quotas
 async def limited(quotas: Quotas) -> AsyncIterator[tuple[Service, Caller]]:
     """A service, and a workspace that has quotas of its own."""
     async with serving() as service:
-        caller = await service.workspace()
-        known = await service.app._store.get_workspace(caller.workspace_id)
-        assert known
-        await service.app._store.put_workspace(replace(known, quotas=quotas, version=known.version + 1))
+        created, secret = await service.app.administration.workspaces.create(LOCAL, "unlimited", quotas=quotas)
+        caller = await service.sign_in(created, secret)
         yield service, caller
 
 
