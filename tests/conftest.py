@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ("support.database",)
+pytest_plugins = ("support.database", "support.logscan")
 
 
 def pytest_configure() -> None:
