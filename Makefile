@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LOCK := requirements/dev.lock
+SBOM := dist/sbom.json
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults bench check fix generate lock clean
+.PHONY: help install run test faults bench check audit sbom fix generate lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -34,6 +35,15 @@ bench: install ## measure against peers and lower bounds; writes bench/results. 
 
 check: install ## lint, types, contract (lint, breaking, generated code), import directions
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/check.py
+
+audit: install ## is anything pinned that is known to be vulnerable? Offline; ARGS="--online" asks pip-audit's service too
+	@$(BIN)/python tools/audit.py $(ARGS)
+
+sbom: install ## list what the image holds, as CycloneDX JSON: dist/sbom.json
+	@mkdir -p $(dir $(SBOM))
+	@$(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --of JSON --sv 1.6 --validate \
+		-o $(SBOM) requirements/runtime.lock
+	@echo $(SBOM)
 
 fix: install ## mend what ruff and buf can mend
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet . ; $(BIN)/buf format --write proto
