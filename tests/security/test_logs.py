@@ -114,10 +114,14 @@ def test_the_scan_finds(elsewhere: Path, kind: str) -> None:
 
 def test_what_dev_shows_is_passed_over(elsewhere: Path) -> None:
     """The secret that `openmcp dev` shows to the person at its terminal is no find there; in a log it is."""
-    line = f"  workspace_secret  {SECRETS['a secret']}\n"
+    secret = SECRETS["a secret"]
+    lines = f'  workspace_secret  {secret}\n  TOKEN=$(curl -d \'{{"workspace_secret": "{secret}"}}\')\n'
     for name in ("dev.output", "dev.log"):
-        (elsewhere / name).write_text(line)
-    assert [find.file.name for find in logscan.scan(logscan.logs(elsewhere))] == ["dev.log"]
+        (elsewhere / name).write_text(lines)
+    assert [(find.file.name, find.line) for find in logscan.scan(logscan.logs(elsewhere))] == [
+        ("dev.log", 1),
+        ("dev.log", 2),
+    ]
 
 
 RUN = """

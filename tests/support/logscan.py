@@ -26,7 +26,7 @@ KINDS = {
     "a payload": re.compile(CANARY.encode()),
 }
 LOGS = ("*.log", "*.log.1", "*.output", "*.stdout", "*.stderr")
-_SHOWN_ONCE = re.compile(rb"^\s*(\S*secret|TOKEN=)\b", re.MULTILINE)
+_SHOWN_ONCE = re.compile(rb"^\s*(\S*secret\b|TOKEN=)", re.MULTILINE)
 """Lines of `openmcp dev`: the name of what is shown, or a command to paste."""
 
 
