@@ -95,6 +95,10 @@ def test_an_extension_moves_the_lease_and_tells_nobody() -> None:
 def test_an_extension_never_shortens_a_lease() -> None:
     """A server whose clock is behind takes nothing from what another one promised."""
     assert transitions.extend(RUNNING, "token", NOW + 29 * SECOND) is RUNNING
+    trace = transitions.extend(RUNNING, "token", NOW + 29 * SECOND, trace=True)
+    assert trace.lease
+    assert RUNNING.lease
+    assert trace == replace(RUNNING, version=RUNNING.version + 1, lease=replace(RUNNING.lease, heard=1))
 
 
 def test_progress_is_state_and_event() -> None:

@@ -125,6 +125,49 @@ async def test_a_worker_that_comes_back_elsewhere_is_not_silent_where_it_was(see
     assert engines[0].task(task.key).attempt == 1
 
 
+@pytest.mark.parametrize("share", [1.1, 1.4, 5.0])
+@pytest.mark.parametrize("hears", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_half_open_stream_takes_no_lease_from_a_worker_that_lives_elsewhere(
+    share: float, hears: bool, stream: bool
+) -> None:
+    """Whether the lease can be extended or is at its attempt's end, and whether the processes hear of each other.
+
+    The worker is silent where it was, since nobody noticed that the connection broke, and heard of elsewhere.
+    """
+    store = DistantStore() if hears else Deaf()
+    here, there = Engine(store).start(), Engine(store).start()
+    await asyncio.sleep(3)  # they have heard of each other
+    worker = here.worker()
+    await here.submit(terms=Terms(start_to_close=timedelta(seconds=share * LEASE)))
+    task = await worker.next()
+    again = there.worker(room=1)
+    if stream:
+        there.app.leases.claimed(ref(task), again.session)
+    else:
+        again.leave()
+    for _ in range(int(share * 3)):
+        await asyncio.sleep(0.32 * LEASE)
+        await again.heartbeat(task)
+    await again.complete(task)
+    assert here.task(task.key).attempt == 1
+
+
+async def test_a_silence_is_noticed_where_the_worker_was_heard_of_last() -> None:
+    """Though another process held the lease before; sooner than the stored lease ends."""
+    store = DistantStore()
+    here, there = Engine(store).start(), Engine(store).start()
+    await asyncio.sleep(3)
+    worker, task = await leased(here)
+    again = there.worker(room=1)
+    there.app.leases.claimed(ref(task), again.session)
+    await again.heartbeat(task)
+    await asyncio.sleep(LEASE + 1)
+    assert here.task(task.key).events[2].context["code"] == "LEASE_EXPIRED"
+    with pytest.raises(errors.LeaseLost):
+        await worker.heartbeat(task)
+
+
 async def test_a_worker_that_came_back_to_where_it_was_before_is_not_silent_in_between() -> None:
     """The process that it came back to does not rely on what it knew when the worker left."""
     store = Deaf()

@@ -149,7 +149,12 @@ class Actor:
                         group.create_task(self._attempt(task))
                     await asyncio.sleep(0.1)
                     cut -= 0.1
-                worker.leave()
+                if engine in self.site.engines and self.chance.random() < 0.3:
+                    # Half-open: the server learns later that nobody is there, and what it sent meanwhile is lost.
+                    worker.session.deliver = lambda _: None
+                    asyncio.get_running_loop().call_later(self.chance.random() * 2 * LEASE, worker.leave)
+                else:
+                    worker.leave()
                 while not worker.inbox.empty():
                     await engine.app.leases.give_back(worker.inbox.get_nowait())
 

@@ -143,7 +143,7 @@ async def test_a_second_process_finds_the_indexes_made(database: Database, drive
         await store.close()
 
 
-@pytest.mark.parametrize(("collection", "seconds"), [("leases", 0), ("processes", 86400), ("signals", 60)])
+@pytest.mark.parametrize(("collection", "seconds"), [("calls", 0), ("processes", 86400), ("signals", 60)])
 async def test_what_is_of_use_for_a_while_is_deleted_by_the_database(
     mongo: MongoStore, collection: str, seconds: int
 ) -> None:

@@ -74,6 +74,8 @@ class Lease:
     expires_at: datetime
     deadline: datetime | None = None
     """When the attempt must have ended: the lease is never extended beyond."""
+    heard: int = 0
+    """How often its holder was heard of that `expires_at` does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,12 +169,16 @@ def claim(task: Task, lease: Lease, now: datetime, worker_version: str = "") -> 
     )
 
 
-def extend(task: Task, token: str, expires_at: datetime) -> Task:
-    """Keeps the lease `token` until `expires_at`, or its deadline. No event: nothing happened to the task."""
+def extend(task: Task, token: str, expires_at: datetime, *, trace: bool = False) -> Task:
+    """Keeps the lease `token` until `expires_at`, or its deadline. No event: nothing happened to the task.
+
+    If it is kept so long already, that its holder was heard of is kept only if that is to leave a `trace`.
+    """
     lease = _held(task, token)
     until = _earliest(expires_at, lease.deadline) or expires_at
     if until <= lease.expires_at:
-        return task
+        heard = replace(lease, heard=lease.heard + 1)
+        return replace(task, version=task.version + 1, lease=heard) if trace else task
     return replace(task, version=task.version + 1, lease=replace(lease, expires_at=until), due_at=until)
 
 

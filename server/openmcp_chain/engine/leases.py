@@ -6,8 +6,9 @@ for longer is noticed by the process that heard of it last; if that dies as well
 runs out.
 
 A worker without a stream here may be heard of by another process next time, and one that came back to another process
-is. So its heartbeats, and the first of a stream, are always written: a process that takes a worker for silent writes so
-on the task as it knew it, and loses to what it did not know.
+is. So its heartbeats, and the first of a stream, are always written, even if the lease can't be extended any more: a
+process that takes a worker for silent writes so on the task as it knew it, and loses to what it did not know. One that
+learns that its worker was heard of elsewhere leaves it to others to notice a silence, until it hears of it again.
 """
 
 import asyncio
@@ -55,7 +56,8 @@ class _Held:
     heard_at: float
     """When its worker was last heard of, by the loop's clock."""
     alone: bool = False
-    """Whether its worker, if it has a stream here, can't have been heard of by another process since."""
+    """Whether its worker was heard of here, and by no other process since, as far as is known. (If it has a stream
+    here, it can't have been: it says so when it comes back.)"""
 
 
 class Leases:
@@ -98,12 +100,14 @@ class Leases:
         now, duration = self._clock(), self._dispatcher.lease_duration(task)
         held.heard_at = asyncio.get_running_loop().time()
         lease = task.lease if task.status is Status.RUNNING else None
-        if lease is None or not (held.session and held.alone) or lease.expires_at - now < duration:
-            if _at_its_end(task):
+        known = held.session is not None and held.alone
+        if lease is None or not known or lease.expires_at - now < duration:
+            if known and _at_its_end(task):
                 # No write would tell what others have done to the task.
                 task = await self.look(ref.key) or task
+            trace = held.session is None or not held.alone
             task = await self._report(
-                ref, task, lambda task: transitions.extend(task, ref.token, now + STORED * duration)
+                ref, task, lambda task: transitions.extend(task, ref.token, now + STORED * duration, trace=trace)
             )
             held.alone = True
         if progress is not None or line:
@@ -205,7 +209,7 @@ class Leases:
             for held in all_held
             if held.task is not None
             and now - held.heard_at > self._dispatcher.lease_duration(held.task).total_seconds()
-            and (held.session is not None or not _at_its_end(held.task))
+            and held.alone
         ]
         self._let_go()
         results = await asyncio.gather(*(self._lose(token, task) for token, task in silent), return_exceptions=True)
@@ -283,7 +287,7 @@ class Leases:
         self._keep(ref.key, lambda held: held.token != ref.token)
 
     def _announced(self, before: Task | None, task: Task) -> None:
-        """A task has changed: its lease may have ended, or it is to stop."""
+        """A task has changed: its lease may have ended, or it is to stop. Elsewhere, if `before` is None."""
         if before is not None and task.status.terminal and not before.status.terminal:
             tracing.record_end(task)
         if task.key not in self._held:
@@ -293,6 +297,8 @@ class Leases:
             if held.token == token:
                 asked = task.cancel is not None and (held.task is None or held.task.cancel is None)
                 if held.task is None or held.task.version <= task.version:
+                    if before is None and held.task is not None and held.task.lease != task.lease:
+                        held.alone = False
                     held.task = task
                 if asked and held.session is not None:
                     held.session.cancel(task)

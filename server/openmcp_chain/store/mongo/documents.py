@@ -130,6 +130,7 @@ def state(task: Task) -> dict[str, Any]:
                     "worker": lease.worker,
                     "expires_at": lease.expires_at,
                     "deadline": lease.deadline,
+                    "heard": lease.heard or None,
                 }
             ),
             "cancel": task.cancel,
