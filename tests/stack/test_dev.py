@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from support import stack
@@ -116,6 +118,19 @@ def test_earlier_tasks_are_still_there(running: StackInfo, lived_in: Path) -> No
     assert "Still there, from an earlier start" in shown
     assert any(line.split()[:3] == ["task", task, "SUCCEEDED,"] for line in shown.splitlines())
     assert running.workspace_secret in first
+
+
+def test_the_first_administrator_is_shown_once(running: StackInfo, lived_in: Path) -> None:
+    """At the first start, and nowhere else: what stays of its secret is a hash. It manages workspaces."""
+    shown = lived_in.with_suffix(".txt").read_text().partition("Administrator")[2]
+    secret = re.findall(r"omcp_[0-9a-f]{8}_[A-Za-z0-9_-]{43}", shown)[0]
+    assert "Administrator" not in running.until_shown("Ctrl-C ends everything.")
+    for file in (file for file in lived_in.rglob("*") if file.is_file()):
+        assert secret.encode() not in file.read_bytes(), file
+    credentials = {"workspace_id": "admin", "workspace_secret": secret}
+    token = httpx.post(f"{running.rest_url}/v1/auth/token", json=credentials).json()["access_token"]
+    listed = httpx.get(f"{running.rest_url}/v1/workspaces", headers={"authorization": f"Bearer {token}"}).json()
+    assert {one["workspace_id"] for one in listed["workspaces"]} >= {"admin", "ws-demo", "op-data-pipeline"}
 
 
 def test_the_pasted_commands_work(running: StackInfo) -> None:

@@ -20,7 +20,10 @@ from openmcp_chain.stack import administration
 
 START_SECONDS = 30.0
 PAUSE_SECONDS = 0.02
+ADMIN_SECRET = f"omcp_0123abcd_{'f' * 43}"
+"""The first administrator's."""
 SETTINGS = {
+    "OPENMCP_ADMIN_SECRET": ADMIN_SECRET,
     "OPENMCP_MASTER_KEY": base64.b64encode(b"f" * 32).decode(),
     "OPENMCP_LEASE_DURATION": "3",
     "OPENMCP_LAME_DUCK_SECONDS": "0",
