@@ -50,10 +50,10 @@ async def submit(channel: grpc.aio.Channel, who: Credentials, tasks: int) -> Non
 
 
 async def remains(store: MongoStore, workspace: str) -> dict[str, int]:
-    """What there is of a workspace, by collection."""
+    """What there is of a workspace in any collection."""
     of_it = {"$or": [{"_id": workspace}, {"_id": {"$gte": f"{workspace}/", "$lt": f"{workspace}0"}}]}
     found = {}
-    for name in ("workspaces", "tasks", "timers", "queues", "generations", "leases"):
+    for name in await store._database.list_collection_names():
         found[name] = len(await store._database[name].find(of_it, {"_id": 1}).to_list(None))
     return {name: count for name, count in found.items() if count}
 
