@@ -75,15 +75,20 @@ local function local_reply(status, method, details)
   return name
 end
 
--- The position of the quote that ends the JSON string whose first quote is at `from`.
+-- The position of the quote that ends the JSON string whose first quote is at `from`. Looks for quotes, not for
+-- backslashes: a text may have a million of these.
 local function string_end(json, from)
   local at = from + 1
   while true do
-    local found = json:find('["\\]', at)
-    if not found or json:byte(found) == 34 then
+    local found = json:find('"', at, true)
+    local before = found and found - 1
+    while before and json:byte(before) == 92 do -- a backslash: of an even number of them, none belongs to the quote
+      before = before - 1
+    end
+    if not found or (found - before) % 2 == 1 then
       return found
     end
-    at = found + 2
+    at = found + 1
   end
 end
 
@@ -146,10 +151,7 @@ local function show_nulls(json, depth)
     end
     local c = json:byte(at)
     if c == 34 then
-      local last = json:find('["\\]', at + 1)
-      while json:byte(last) == 92 do
-        last = json:find('["\\]', last + 2)
-      end
+      local last = string_end(json, at)
       if level == depth and json:byte(last + 1) == 58 then
         local name = json:sub(at + 1, last - 1)
         if name == "result" then

@@ -12,7 +12,7 @@ from support.engine import DistantStore, Engine, tenant
 from support.service import LOCAL
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Queue, Status, Task, Terms
+from openmcp_chain.domain.task import Queue, Status, Task, Terms, View
 from openmcp_chain.domain.workspace import State
 from openmcp_chain.engine import eviction, queues
 from openmcp_chain.engine.eviction import ALIGN_SECONDS, LINGER_SECONDS
@@ -94,7 +94,7 @@ async def test_all_of_a_workspace_goes_and_nothing_of_another() -> None:
     with pytest.raises(errors.LeaseLost):
         await workers[0].complete(held[0])
     await engine.app.administration.workspaces.create(LOCAL, "free", WS)
-    assert (await engine.app.tasks.list(tenant(WS), "", 10, "", bodies=False)).tasks == []
+    assert (await engine.app.tasks.list(tenant(WS), "", 10, "", View.BASIC)).tasks == []
     assert engine.app.queues.of_workspace(WS) == []
     again = await engine.submit(tenant(WS), "type-0", dedupe_key="key")
     assert (await workers[0].next()).key == again.key

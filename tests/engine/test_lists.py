@@ -8,7 +8,8 @@ import pytest
 from support.engine import DistantStore, Engine, tenant
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Status, Task
+from openmcp_chain.domain.task import Status, Task, View
+from openmcp_chain.engine import answers
 from openmcp_chain.engine.submission import new_task_id
 from openmcp_chain.engine.tasks import COUNT_SECONDS, COUNTS
 
@@ -26,7 +27,7 @@ async def pages(engine: Engine, text: str = "", size: int = 7) -> list[list[Task
     """All pages of the list."""
     found, token = [], ""
     while True:
-        listed = await engine.app.tasks.list(tenant(), text, size, token, bodies=False)
+        listed = await engine.app.tasks.list(tenant(), text, size, token, View.BASIC)
         found.append(list(listed.tasks))
         token = listed.next_page_token
         if not token:
@@ -42,7 +43,7 @@ async def test_pages_have_every_task_once_the_newest_first() -> None:
     assert [len(page) for page in found] == [7, 7, 7, 7, 2]
     assert [task.id for page in found for task in page] == ids
     assert {task.payload for page in found for task in page} == {b""}
-    full = await engine.app.tasks.list(tenant(), "", 30, "", bodies=True)
+    full = await engine.app.tasks.list(tenant(), "", 30, "", View.FULL)
     assert {task.payload for task in full.tasks} == {b"payload"}
     assert not full.next_page_token
 
@@ -53,7 +54,7 @@ async def test_pages_stay_when_tasks_come_and_change() -> None:
     ids = await some(engine, 20)
     seen, token = [], ""
     for _ in range(4):
-        listed = await engine.app.tasks.list(tenant(), "", 5, token, bodies=False)
+        listed = await engine.app.tasks.list(tenant(), "", 5, token, View.BASIC)
         seen += [task.id for task in listed.tasks]
         token = listed.next_page_token
         await some(engine, 5)
@@ -80,7 +81,7 @@ async def test_a_page_token_is_of_its_list_alone() -> None:
     engine = Engine()
     await some(engine, 5)
     tasks = engine.app.tasks
-    token = (await tasks.list(tenant(), "priority = 3", 2, "", bodies=False)).next_page_token
+    token = (await tasks.list(tenant(), "priority = 3", 2, "", View.BASIC)).next_page_token
     place = base64.urlsafe_b64decode(token + "==")
     made_up = [
         base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
@@ -111,9 +112,9 @@ async def test_a_page_token_is_of_its_list_alone() -> None:
     ]
     for principal, text, used in tries:
         with pytest.raises(errors.InvalidArgument) as refusal:
-            await tasks.list(principal, text, 2, used, bodies=False)
+            await tasks.list(principal, text, 2, used, View.BASIC)
         assert refusal.value.violations[0].field == "page_token"
-    rest = await tasks.list(tenant(), "priority = 3", 1000, token, bodies=True)
+    rest = await tasks.list(tenant(), "priority = 3", 1000, token, View.FULL)
     assert len(rest.tasks) == 3
 
 
@@ -125,7 +126,7 @@ async def test_many_are_read_at_once_and_each_by_itself() -> None:
     foreign = await engine.submit(tenant("ws-2"))
     store.calls.clear()
     found = await engine.app.tasks.get_many(
-        tenant(), [ids[2], "task-1f7f", ids[0].upper(), new_task_id(), foreign.id, ids[2]]
+        tenant(), [ids[2], "task-1f7f", ids[0].upper(), new_task_id(), foreign.id, ids[2]], View.FULL
     )
     assert [task and task.id for task in found] == [ids[2], None, ids[0], None, None, ids[2]]
     assert store.calls["get_tasks"] <= 2
@@ -215,3 +216,49 @@ async def test_a_batch_is_answered_task_by_task() -> None:
     assert [number for number, result in enumerate(results) if isinstance(result, errors.DedupeKeyTaken)] == [7]
     assert sum(isinstance(result, Task) for result in results) == 19
     assert store.calls["insert_tasks"] <= 3
+
+
+LARGE = b"x" * 600_000
+
+
+async def test_a_page_ends_where_the_answer_is_full() -> None:
+    """Large payloads and metadata end a page early; its token goes on from there, and each task comes once."""
+    store = DistantStore()
+    engine = Engine(store)
+    made = []
+    for number in range(12):
+        await asyncio.sleep(0.001)
+        made.append(await engine.submit(payload=LARGE if number % 2 else b"small"))
+    tasks, seen, token = engine.app.tasks, list[Task](), ""
+    turned = 0
+    while not turned or token:
+        listed = await tasks.list(tenant(), "", 100, token, View.FULL)
+        assert sum(len(task.payload) for task in listed.tasks) <= answers.BYTES
+        seen += listed.tasks
+        token, turned = listed.next_page_token, turned + 1
+    assert turned == 2
+    assert [(task.id, task.payload) for task in seen] == [(task.id, task.payload) for task in reversed(made)]
+    assert [len(page) for page in await pages(engine, size=12)] == [12]
+
+    wordy = {f"{number}": "x" * 1000 for number in range(60)}
+    for _ in range(50):
+        await engine.submit(labels=wordy)
+    first, second = await pages(engine, size=1000)
+    assert len(first) + len(second) == 62
+    assert answers.BYTES - 70_000 < sum(map(answers.weight, first)) <= answers.BYTES
+
+
+async def test_many_are_read_as_far_as_they_fit() -> None:
+    """The first always is; what was not asked for in full is not read, so more of them fit."""
+    engine = Engine(DistantStore())
+    ids = [(await engine.submit(payload=LARGE)).id for _ in range(6)]
+    huge = await engine.submit(payload=b"x" * (answers.BYTES + 1))
+    read = engine.app.tasks.get_many
+    assert [task and task.id for task in await read(tenant(), ids, View.FULL)] == ids[:4]
+    assert len(await read(tenant(), ids, View.RESULT)) == 6
+    assert [task and task.id for task in await read(tenant(), [huge.id, *ids], View.FULL)] == [huge.id]
+    assert await read(tenant(), [new_task_id(), "x", *ids], View.FULL) == [
+        None,
+        None,
+        *await read(tenant(), ids, View.FULL),
+    ]

@@ -126,14 +126,12 @@ async def test_bulk_retry_goes_on_past_pages_that_are_empty() -> None:
     class Gaps(MemoryStore):
         """Has an empty page behind each task's."""
 
-        async def list_tasks(
-            self, workspace: str, chosen: Filter, after: Place | None, limit: int, *, bodies: bool
-        ) -> Page:
+        async def list_tasks(self, workspace: str, chosen: Filter, after: Place | None, limit: int) -> Page:
             if after is not None and not after.task_id.endswith("-gap"):
                 return Page([], Place(after.submitted_at, after.task_id + "-gap"))
             if after is not None:
                 after = Place(after.submitted_at, after.task_id.removesuffix("-gap"))
-            return await super().list_tasks(workspace, chosen, after, min(limit, 1), bodies=bodies)
+            return await super().list_tasks(workspace, chosen, after, min(limit, 1))
 
     engine = Engine(Gaps())
     worker = engine.worker()

@@ -40,13 +40,11 @@ async def stock(store: Store, ages: Sequence[timedelta] = AGES, now: datetime = 
     return sorted(tasks, key=lambda task: (task.submitted_at, task.id), reverse=True)
 
 
-async def pages(
-    store: Store, limit: int, chosen: Filter = EVERYTHING, *, bodies: bool = False, after: Place | None = None
-) -> list[Task]:
+async def pages(store: Store, limit: int, chosen: Filter = EVERYTHING, *, after: Place | None = None) -> list[Task]:
     """All tasks, page by page, each of which has no more than the limit."""
     found: list[Task] = []
     while True:
-        page = await store.list_tasks("ws-1", chosen, after, limit, bodies=bodies)
+        page = await store.list_tasks("ws-1", chosen, after, limit)
         assert len(page.tasks) <= limit
         found += page.tasks
         if page.rest is None:
@@ -70,28 +68,28 @@ async def test_a_list_begins_with_the_newest_task(connected: Connect, now: datet
     """Also in a process that has not seen it yet, and where another's clock is ahead."""
     tasks = await stock(await connected(), now=now)
     store = await connected()
-    first = await store.list_tasks("ws-1", EVERYTHING, None, 3, bodies=False)
+    first = await store.list_tasks("ws-1", EVERYTHING, None, 3)
     newer = make_task(now=now + timedelta(days=1))
     await (await connected()).insert_tasks([newer])
-    second = await store.list_tasks("ws-1", EVERYTHING, None, 3, bodies=False)
+    second = await store.list_tasks("ws-1", EVERYTHING, None, 3)
     assert (ids(first.tasks), ids(second.tasks)) == (ids(tasks[:3]), ids([newer, *tasks[:2]]))
 
 
 async def test_a_page_after_an_insert_goes_on_where_the_one_before_ended(store: Store) -> None:
     """What is newer than the first page does not move the second."""
     tasks = await stock(store)
-    page = await store.list_tasks("ws-1", EVERYTHING, None, 2, bodies=False)
+    page = await store.list_tasks("ws-1", EVERYTHING, None, 2)
     await store.insert_tasks([make_task(now=NOW + SECOND), make_task(now=NOW + 2 * SECOND)])
     assert ids([*page.tasks, *await pages(store, 5, after=page.rest)]) == ids(tasks)
 
 
 async def test_the_rest_is_named_only_if_there_is_one(store: Store) -> None:
     """A list that is empty, or just full, says that it is all."""
-    assert (await store.list_tasks("ws-1", EVERYTHING, None, 10, bodies=False)).rest is None
+    assert (await store.list_tasks("ws-1", EVERYTHING, None, 10)).rest is None
     tasks = await stock(store, AGES[:4])
-    page = await store.list_tasks("ws-1", EVERYTHING, None, 4, bodies=False)
+    page = await store.list_tasks("ws-1", EVERYTHING, None, 4)
     assert (ids(page.tasks), page.rest) == (ids(tasks), None)
-    page = await store.list_tasks("ws-1", EVERYTHING, None, 3, bodies=False)
+    page = await store.list_tasks("ws-1", EVERYTHING, None, 3)
     assert page.rest == Place(page.tasks[-1].submitted_at, page.tasks[-1].id)
 
 
@@ -121,7 +119,7 @@ async def test_a_list_and_a_count_have_what_the_filter_selects(store: Store, tex
     assert counts == ({Status.PENDING: len(tasks)} if tasks else {})
 
 
-async def test_tasks_are_listed_without_events_and_with_bodies_on_request(store: Store) -> None:
+async def test_tasks_are_listed_without_events_and_bodies(store: Store) -> None:
     """Everything else is as it is."""
     task = make_task(terms=TERMS, dedupe_key="key", fingerprint=b"f", traceparent="t")
     steps = [
@@ -133,9 +131,7 @@ async def test_tasks_are_listed_without_events_and_with_bodies_on_request(store:
     await store.insert_tasks([task])
     for before, after in pairwise(steps):
         assert await store.update_tasks([Change(before, after)]) == [True]
-    full = replace(steps[-1], events=())
-    assert await pages(store, 10, bodies=True) == [full]
-    assert await pages(store, 10) == [replace(full, payload=b"", result=None)]
+    assert await pages(store, 10) == [replace(steps[-1], events=(), payload=b"", result=None)]
 
 
 async def test_tasks_are_counted_by_status(store: Store) -> None:
@@ -150,9 +146,9 @@ async def test_tasks_are_counted_by_status(store: Store) -> None:
 async def test_a_workspace_lists_only_its_own(store: Store) -> None:
     """Whatever place it says that it has come to."""
     await stock(store)
-    theirs = (await store.list_tasks("ws-2", EVERYTHING, None, 10, bodies=False)).tasks
+    theirs = (await store.list_tasks("ws-2", EVERYTHING, None, 10)).tasks
     assert [task.workspace for task in theirs] == ["ws-2"]
-    assert (await store.list_tasks("ws-3", EVERYTHING, None, 10, bodies=False)).tasks == []
+    assert (await store.list_tasks("ws-3", EVERYTHING, None, 10)).tasks == []
     for place in (Place(NOW + SECOND, "x"), Place(NOW, "../ws-2/~"), Place(NOW, "")):
         assert {task.workspace for task in await pages(store, 10, after=place)} == {"ws-1"}
 
@@ -165,7 +161,7 @@ async def test_a_call_that_has_read_for_long_says_where_it_is(
     now = datetime.now(UTC).replace(microsecond=0)
     tasks = await stock(mongo, [n * 123 * MILLISECOND for n in range(20)], now)
     chosen = filters.parse(f'submitted_at > "{(now - 3 * SECOND).isoformat()}"')
-    short = await mongo.list_tasks("ws-1", chosen, Place(now - SECOND, ""), 10, bodies=False)
+    short = await mongo.list_tasks("ws-1", chosen, Place(now - SECOND, ""), 10)
     assert len(short.tasks) < 10
     assert short.rest
     assert ids(await pages(mongo, 3, chosen)) == ids(tasks)

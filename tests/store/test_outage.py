@@ -73,7 +73,7 @@ async def test_without_a_database_every_call_says_unavailable(own: Database, sto
         lambda: store.overdue_tasks(NOW, 10),
         lambda: store.delete_ended(NOW, 10),
         lambda: store.erase_tasks("ws-1", 10),
-        lambda: store.list_tasks("ws-1", filters.EVERYTHING, None, 10, bodies=True),
+        lambda: store.list_tasks("ws-1", filters.EVERYTHING, None, 10),
         lambda: store.count_tasks("ws-1", filters.EVERYTHING),
         lambda: store.put_queue(queue.new(task.queue, NOW)),
         lambda: store.list_queues(None),

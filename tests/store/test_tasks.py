@@ -9,8 +9,8 @@ from itertools import pairwise
 from support.samples import NOW, PROGRESS, SECOND, TERMS, at, make_lease, make_task
 
 from openmcp_chain.domain import transitions
-from openmcp_chain.domain.task import HIGH, Change, Failure, Key, Status, Task
-from openmcp_chain.store.base import Store
+from openmcp_chain.domain.task import HIGH, Change, Failure, Key, Status, Task, View
+from openmcp_chain.store.base import LARGE_BYTES, Store
 
 Connect = Callable[[], Awaitable[Store]]
 
@@ -245,3 +245,43 @@ async def test_empty_batches_do_nothing(store: Store) -> None:
     assert await store.ready_tasks(make_task().queue, HIGH, NOW, NOW, 0) == []
     assert await store.overdue_tasks(NOW, 0) == []
     assert await store.delete_ended(NOW, 0) == 0
+
+
+async def test_a_view_is_all_that_is_read(store: Store) -> None:
+    """What it leaves out is empty, all else is as it is; and the sizes of what is large are known beforehand."""
+    sizes = {
+        "small": (LARGE_BYTES, 5),
+        "payload": (LARGE_BYTES + 1, 0),
+        "result": (7, 50_000),
+        "both": (60_000, 70_000),
+    }
+    tasks, whole = {name: make_task(payload=b"p" * payload) for name, (payload, _) in sizes.items()}, {}
+    await store.insert_tasks(list(tasks.values()))
+    for name, task in tasks.items():
+        running = claimed(task, "token")
+        whole[name] = transitions.complete(running, "token", b"r" * sizes[name][1], at(NOW))
+        await store.update_tasks([Change(task, running)])
+        await store.update_tasks([Change(running, whole[name])])
+    keys = [task.key for task in tasks.values()]
+    for view in View:
+        seen = {
+            task.key: replace(
+                task,
+                payload=task.payload if view is View.FULL else b"",
+                result=None if view is View.BASIC else task.result,
+            )
+            for task in whole.values()
+        }
+        assert await store.get_tasks(keys, view) == seen
+    missing = make_task().key
+    assert await store.large_tasks([], View.FULL) == {}
+    assert await store.large_tasks([*keys, missing], View.BASIC) == {}
+    assert await store.large_tasks([*keys, missing], View.RESULT) == {
+        tasks["result"].key: 50_000,
+        tasks["both"].key: 70_000,
+    }
+    assert await store.large_tasks([*keys, missing], View.FULL) == {
+        tasks["payload"].key: LARGE_BYTES + 1,
+        tasks["result"].key: 50_000,
+        tasks["both"].key: 130_000,
+    }

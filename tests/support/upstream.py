@@ -111,6 +111,8 @@ class Tasks:
                 detail.error = "INPUT_NOT_FOUND: no such file"
             case ["done"]:
                 detail.result.update(TRICKY)
+            case ["wide", size]:
+                detail.result.update({"text": "x" * int(size)})
             case ["big", size]:
                 detail.result.update({"text": "\x01" * int(size)})
         return detail

@@ -82,9 +82,15 @@ class Calls:
     def batch_get(
         self, tasks: Iterable[TaskId], view: View | None, timeout: Seconds | None
     ) -> Steps[Mapping[str, Task]]:
+        """Calls again for what had no room in an answer; `timeout` is for each call."""
         request = tasks_pb2.BatchGetTasksRequest(task_ids=[_id(task) for task in tasks], view=codec.VIEWS[view])
-        answer: tasks_pb2.BatchGetTasksResponse = yield from self._call("BatchGetTasks", request, timeout)
-        return {detail.task_id: codec.task(detail) for detail in answer.tasks}
+        found: dict[str, Task] = {}
+        while True:
+            answer: tasks_pb2.BatchGetTasksResponse = yield from self._call("BatchGetTasks", request, timeout)
+            found |= {detail.task_id: codec.task(detail) for detail in answer.tasks}
+            if not answer.omitted:
+                return found
+            request = tasks_pb2.BatchGetTasksRequest(task_ids=answer.omitted, view=request.view)
 
     def tasks(
         self, query: str, limit: int | None, page_size: int, view: View | None, timeout: Seconds | None

@@ -63,6 +63,16 @@ class Event:
     context: Context
 
 
+class View(enum.Enum):
+    """What of a task is wanted."""
+
+    BASIC = enum.auto()
+    """All but payload and result."""
+    RESULT = enum.auto()
+    """All but the payload."""
+    FULL = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right of one worker to report on a task for a while."""

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Event, Key, Task
+from openmcp_chain.domain.task import Event, Key, Task, View
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.quotas import Streams
 
@@ -170,7 +170,7 @@ class EventHub:
 
     async def read(self, key: Key) -> Task:
         """The task as stored now, for a subscription."""
-        task = await self._ledger.get(key)
+        task = await self._ledger.get(key, View.RESULT)
         if task is None:
             raise errors.TaskNotFound(key.id)
         return task

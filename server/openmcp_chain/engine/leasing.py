@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Status, Task
-from openmcp_chain.engine import shared
+from openmcp_chain.engine import answers, shared
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.leases import Leases
@@ -38,7 +38,7 @@ class Ask:
     request_id: str
     """A UUID, or empty."""
     most_bytes: int
-    """What their payloads may have together; the first may have more."""
+    """What they may have together in an answer; the first may have more."""
 
     def fingerprint(self) -> bytes:
         """What tells one call from another under the same request_id."""
@@ -124,10 +124,11 @@ class Leasing:
 
         def deliver(task: Task) -> None:
             nonlocal taken
-            if closed or (tasks and taken + len(task.payload) > ask.most_bytes):
+            weight = answers.weight(task)
+            if closed or (tasks and taken + weight > ask.most_bytes):
                 self._spawn(task)
                 return
-            taken += len(task.payload)
+            taken += weight
             tasks.append(task)
             came.set()
 

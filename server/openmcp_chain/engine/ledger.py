@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Change, Key, Task
+from openmcp_chain.domain.task import Change, Key, Task, View
 from openmcp_chain.engine.groupcommit import GroupCommit
+from openmcp_chain.engine.reads import Reads
 from openmcp_chain.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Ledger:
         self._store = store
         self._inserts = GroupCommit[Task, Task](self._insert, lambda task: len(task.payload))
         self._updates = GroupCommit[Change, bool](self._update, lambda change: len(change.after.result or b""), UPDATES)
-        self._reads = GroupCommit[Key, Task | None](self._read)
+        self._reads = {view: Reads(store, view) for view in View}
 
     def follow(self, follower: Follower) -> None:
         """Tells `follower` of every change from now on. It must return soon, and not raise."""
@@ -42,9 +43,9 @@ class Ledger:
         """Adds the task; returns what is stored under its key: the task itself, or the one that was there."""
         return await self._inserts(task)
 
-    async def get(self, key: Key) -> Task | None:
-        """The task as it is now."""
-        return await self._reads(key)
+    async def get(self, key: Key, view: View = View.FULL) -> Task | None:
+        """The task as it is now. Only one of the full view may be changed: followers are told all of it."""
+        return await self._reads[view](key)
 
     async def try_change(self, before: Task, after: Task) -> bool:
         """Makes one decided change, if the task is still as it was decided on; returns whether it did."""
@@ -81,10 +82,6 @@ class Ledger:
         """Returns when no write waits any more."""
         await self._inserts.settle()
         await self._updates.settle()
-
-    async def _read(self, keys: Sequence[Key]) -> Sequence[Task | None]:
-        found = await self._store.get_tasks(set(keys))
-        return [found.get(key) for key in keys]
 
     async def _insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
         all_stored = await self._store.insert_tasks(tasks)

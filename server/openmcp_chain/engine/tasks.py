@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from openmcp_chain.domain import errors, filters, ids, transitions
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.filters import Filter
-from openmcp_chain.domain.task import Key, Status, Task
+from openmcp_chain.domain.task import Key, Status, Task, View
 from openmcp_chain.domain.workspace import Principal
-from openmcp_chain.engine import pages, shared
+from openmcp_chain.engine import answers, pages, shared
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.quotas import Pending
 from openmcp_chain.store.base import Place, Store
 
 PART = 200
-"""How many tasks a bulk retry reads at once."""
+"""How many listed tasks are read at once: each may have some 300 KB of metadata."""
 COUNT_SECONDS = 2.0
 """How old a count may be: however often it is asked for, the database counts no more often."""
 COUNTS = 1000
@@ -42,37 +42,48 @@ class Tasks:
         self._pending = pending
         self._counts: OrderedDict[tuple[str, str], tuple[float, asyncio.Task[Mapping[Status, int]]]] = OrderedDict()
 
-    async def get(self, principal: Principal, task_id: str) -> Task:
+    async def get(self, principal: Principal, task_id: str, view: View = View.FULL) -> Task:
         """The task as it is now. Raises TaskNotFound."""
-        task = await self._ledger.get(key_of(principal, task_id))
+        task = await self._ledger.get(key_of(principal, task_id), view)
         if task is None:
             raise errors.TaskNotFound(task_id)
         return task
 
-    async def get_many(self, principal: Principal, task_ids: Sequence[str]) -> Sequence[Task | None]:
-        """Each task, or None if it does not exist."""
+    async def get_many(self, principal: Principal, task_ids: Sequence[str], view: View) -> Sequence[Task | None]:
+        """Each task, or None if it does not exist; of the first only, as many as fit into one answer."""
+        keys = [_key_if_any(principal, task_id) for task_id in task_ids]
+        sizes = await self._store.large_tasks({key for key in keys if key}, view)
+        fit = answers.room([sizes.get(key, 0) if key else 0 for key in keys])
+        found = await asyncio.gather(*(self._find(key, view) for key in keys[:fit]))
+        return found[: answers.room([answers.weight(task) if task else 0 for task in found])]
 
-        async def find(task_id: str) -> Task | None:
-            try:
-                return await self.get(principal, task_id)
-            except errors.TaskNotFound:
-                return None
-
-        return await asyncio.gather(*map(find, task_ids))
-
-    async def list(self, principal: Principal, text: str, size: int, page_token: str, *, bodies: bool) -> Listed:
-        """A page of `size` tasks at most that the filter selects, the newest first.
+    async def list(self, principal: Principal, text: str, size: int, page_token: str, view: View) -> Listed:
+        """A page of the tasks that the filter selects, the newest first: `size` at most, and what fits into an answer.
 
         Raises InvalidArgument for a filter that can't be read, or a token that is not of this very list.
         """
         chosen = filters.parse(text)
         mark = pages.mark(principal.workspace, text)
-        after = _place(page_token, mark) if page_token else None
-        page = await self._store.list_tasks(principal.workspace, chosen, after, size, bodies=bodies)
-        if page.rest is None:
-            return Listed(page.tasks, "")
-        milliseconds = round(page.rest.submitted_at.timestamp() * 1000)
-        return Listed(page.tasks, pages.encode(mark, milliseconds, page.rest.task_id))
+        rest = _place(page_token, mark) if page_token else None
+        tasks: list[Task] = []
+        left = answers.BYTES
+        while True:
+            asked = min(size - len(tasks), PART)
+            page = await self._store.list_tasks(principal.workspace, chosen, rest, asked)
+            weights = await self._weigh(page.tasks, view)
+            fit = answers.room(weights, left, first=not tasks)
+            tasks += page.tasks[:fit]
+            left -= sum(weights[:fit])
+            rest = page.rest if fit == len(page.tasks) else _behind(tasks[-1])
+            if rest is None or fit < asked or len(tasks) == size:
+                break
+        if view is not View.BASIC:
+            filled, rest = await self._filled(tasks, rest, view)
+            tasks = [task for task in filled if filters.matches(chosen, task)]
+        if rest is None:
+            return Listed(tasks, "")
+        milliseconds = round(rest.submitted_at.timestamp() * 1000)
+        return Listed(tasks, pages.encode(mark, milliseconds, rest.task_id))
 
     async def count(self, principal: Principal, text: str) -> Mapping[Status, int]:
         """How many tasks the filter selects, by status. May be COUNT_SECONDS old. Raises InvalidArgument."""
@@ -115,7 +126,7 @@ class Tasks:
         after: Place | None = None
         while True:
             wanted = min(PART, limit - len(retried))
-            page = await self._store.list_tasks(principal.workspace, chosen, after, max(wanted, 1), bodies=False)
+            page = await self._store.list_tasks(principal.workspace, chosen, after, max(wanted, 1))
             if wanted == 0 and (page.tasks or page.rest is None):
                 return retried, bool(page.tasks)
             results = await asyncio.gather(*(self._retry_listed(task, waiting) for task in page.tasks))
@@ -141,6 +152,24 @@ class Tasks:
         except (errors.TaskNotRetryable, errors.TaskNotFound):
             return None
 
+    async def _find(self, key: Key | None, view: View) -> Task | None:
+        return await self._ledger.get(key, view) if key else None
+
+    async def _weigh(self, listed: Sequence[Task], view: View) -> Sequence[int]:
+        """What listed tasks will weigh in this view, but for payloads and results that are not large."""
+        sizes = await self._store.large_tasks([task.key for task in listed], view) if listed else {}
+        return [answers.weight(task) + sizes.get(task.key, 0) for task in listed]
+
+    async def _filled(
+        self, listed: Sequence[Task], rest: Place | None, view: View
+    ) -> tuple[Sequence[Task], Place | None]:
+        """The listed tasks as they are now, with payload and result, as many as fit; and what is behind them."""
+        found = await asyncio.gather(*(self._ledger.get(task.key, view) for task in listed))
+        fit = answers.room([answers.weight(task) if task else 0 for task in found])
+        if fit < len(listed):
+            rest = _behind(listed[fit - 1])
+        return [task for task in found[:fit] if task is not None], rest
+
     async def _change(self, task: Task, decide: transitions.Decision) -> Task:
         try:
             return await self._ledger.change(task, decide)
@@ -154,6 +183,17 @@ def key_of(principal: Principal, task_id: str) -> Key:
         raise errors.TaskNotFound(task_id)
     # UUIDs are the same in either case (RFC 9562, 4).
     return Key(principal.workspace, task_id.lower())
+
+
+def _key_if_any(principal: Principal, task_id: str) -> Key | None:
+    try:
+        return key_of(principal, task_id)
+    except errors.TaskNotFound:
+        return None
+
+
+def _behind(task: Task) -> Place:
+    return Place(task.submitted_at, task.id)
 
 
 def _ended_badly(chosen: Filter) -> Filter:

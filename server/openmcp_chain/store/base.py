@@ -13,8 +13,11 @@ from typing import Protocol
 from openmcp_chain.domain import audit
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
-from openmcp_chain.domain.task import Change, Key, Queue, Status, Task
+from openmcp_chain.domain.task import Change, Key, Queue, Status, Task, View
 from openmcp_chain.domain.workspace import SigningKey, State, Workspace
+
+LARGE_BYTES = 16 * 1024
+"""A payload or a result with more makes its task a large one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,18 @@ class Store(Protocol):
         """
         ...
 
-    async def get_tasks(self, keys: Collection[Key]) -> Mapping[Key, Task]:
-        """The tasks with these keys; a key that has none is left out."""
+    async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
+        """The tasks with these keys; a key that has none is left out.
+
+        What the view leaves out is not read: the payload is empty, the result None.
+        """
+        ...
+
+    async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, int]:
+        """How many bytes payload and result have, as far as the view has them: of those with more than LARGE_BYTES.
+
+        Neither payload nor result leaves the database for it.
+        """
         ...
 
     async def ready_tasks(
@@ -145,13 +158,11 @@ class Store(Protocol):
         """
         ...
 
-    async def list_tasks(
-        self, workspace: str, chosen: Filter, after: Place | None, limit: int, *, bodies: bool
-    ) -> Page:
+    async def list_tasks(self, workspace: str, chosen: Filter, after: Place | None, limit: int) -> Page:
         """The workspace's tasks that the filter selects, the newest first, from behind the place `after`.
 
-        The tasks have no events, and neither payload nor result unless `bodies`. A page may have fewer tasks than
-        `limit`, or none, and yet not be the last: a call reads only so much.
+        The tasks have no events, and neither payload nor result. A page may have fewer tasks than `limit`, or none, and
+        yet not be the last: a call reads only so much.
         """
         ...
 

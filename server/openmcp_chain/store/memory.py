@@ -11,9 +11,9 @@ from typing import TypeVar
 from openmcp_chain.domain import audit, filters
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
-from openmcp_chain.domain.task import Change, Key, Queue, Status, Task
+from openmcp_chain.domain.task import Change, Key, Queue, Status, Task, View
 from openmcp_chain.domain.workspace import SigningKey, State, Workspace
-from openmcp_chain.store.base import Answer, Page, Place, Signal
+from openmcp_chain.store.base import LARGE_BYTES, Answer, Page, Place, Signal
 
 _K = TypeVar("_K")
 _V = TypeVar("_V", QueueState, Workspace)
@@ -59,8 +59,14 @@ class MemoryStore:
         self._tasks[change.after.key] = change.after
         return True
 
-    async def get_tasks(self, keys: Collection[Key]) -> Mapping[Key, Task]:
-        return {key: self._tasks[key] for key in keys if key in self._tasks}
+    async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
+        return {key: _seen(self._tasks[key], view) for key in keys if key in self._tasks}
+
+    async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, int]:
+        found = {key: _seen(self._tasks[key], view) for key in keys if key in self._tasks}
+        sizes = {key: (len(task.payload), len(task.result or b"")) for key, task in found.items()}
+        large = {key: sum(size for size in both if size > LARGE_BYTES) for key, both in sizes.items()}
+        return {key: size for key, size in large.items() if size}
 
     async def ready_tasks(
         self,
@@ -115,16 +121,14 @@ class MemoryStore:
             del self._tasks[task.key]
         return len(erased)
 
-    async def list_tasks(
-        self, workspace: str, chosen: Filter, after: Place | None, limit: int, *, bodies: bool
-    ) -> Page:
+    async def list_tasks(self, workspace: str, chosen: Filter, after: Place | None, limit: int) -> Page:
         def listed(task: Task) -> bool:
             behind = after is None or _place(task) < (after.submitted_at, after.task_id)
             return behind and task.workspace == workspace and filters.matches(chosen, task)
 
         found = sorted(self._all(listed), key=_place, reverse=True)
         page, more = found[:limit], len(found) > limit
-        shown = [replace(task, events=()) if bodies else _bare(task) for task in page]
+        shown = [replace(_seen(task, View.BASIC), events=()) for task in page]
         return Page(shown, Place(page[-1].submitted_at, page[-1].id) if page and more else None)
 
     async def count_tasks(self, workspace: str, chosen: Filter) -> Mapping[Status, int]:
@@ -270,5 +274,7 @@ def _place(task: Task) -> tuple[datetime, str]:
     return task.submitted_at, task.id
 
 
-def _bare(task: Task) -> Task:
-    return replace(task, events=(), payload=b"", result=None)
+def _seen(task: Task, view: View) -> Task:
+    if view is View.FULL:
+        return task
+    return replace(task, payload=b"", result=task.result if view is View.RESULT else None)

@@ -1,6 +1,5 @@
 """Proto ↔ domain, in pairs: the only place where one becomes the other."""
 
-import enum
 import json
 from datetime import datetime, timedelta
 
@@ -11,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from openmcp.chain.v1 import tasks_pb2, workers_pb2, workspaces_pb2
 from openmcp_chain.domain import audit
 from openmcp_chain.domain.queue import QueueState
-from openmcp_chain.domain.task import Event, Key, Status, Task
+from openmcp_chain.domain.task import Event, Key, Status, Task, View
 from openmcp_chain.domain.workspace import Kind, Quotas, Secret, State, Workspace
 from openmcp_chain.engine.leases import LeaseRef
 
@@ -62,16 +61,6 @@ def summary(task: Task) -> tasks_pb2.TaskSummary:
     return tasks_pb2.TaskSummary(
         task_id=task.id, status=tasks_pb2.TASK_STATUS_PENDING, submitted_at=timestamp(task.submitted_at)
     )
-
-
-class View(enum.Enum):
-    """What of a task is wanted."""
-
-    BASIC = enum.auto()
-    """All but payload and result."""
-    RESULT = enum.auto()
-    """All but the payload."""
-    FULL = enum.auto()
 
 
 def view(wanted: tasks_pb2.TaskView.ValueType, default: View) -> View:

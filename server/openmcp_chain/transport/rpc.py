@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 REQUEST_BYTES = 4 * 1024 * 1024
 """What a request may have as a whole. A larger one is refused by us, with details; past RECEIVE_BYTES, by gRPC."""
 RECEIVE_BYTES = REQUEST_BYTES + 64 * 1024
+SEND_BYTES = 20 * 1024 * 1024
+"""What an answer may have. Each method keeps its own well below, so that all clients can read it."""
 UNARY_SECONDS = 30.0
 """No unary call takes longer, whatever deadline the client sets or forgets to set."""
 QUIET_SECONDS = 0.3
@@ -145,7 +147,7 @@ class Rpc:
                             answer: Message = await behaviour(decode(data), call)
                         finally:
                             self._under_way -= 1
-                    encoded = answer.SerializeToString()
+                    encoded = _encode(answer)
                     code = "OK"
                     return encoded
                 except BaseException as error:
@@ -175,7 +177,7 @@ class Rpc:
                 # Closed here and now, not when the garbage collector comes by: a stream holds subscriptions and leases.
                 async with aclosing(behaviour(requests, call)) as answers:
                     async for answer in answers:
-                        yield answer.SerializeToString()
+                        yield _encode(answer)
                 return
             except BaseException as error:
                 if not _ours(error):
@@ -253,6 +255,15 @@ def _in(span: trace.Span) -> AbstractContextManager[object]:
     if not span.get_span_context().is_valid:
         return nullcontext()
     return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
+
+
+def _encode(answer: Message) -> bytes:
+    """Raises Internal for an answer that gRPC would refuse to send, in words of its own."""
+    encoded = answer.SerializeToString()
+    if len(encoded) > SEND_BYTES:
+        log.error("answer too large", extra={"bytes": len(encoded)})
+        raise errors.Internal
+    return encoded
 
 
 async def _next(context: Context) -> bytes | None:

@@ -70,7 +70,6 @@ ACCESS: Mapping[str, Access] = {
 """What each method needs. A method without a line stops the server from starting."""
 
 METADATA_BYTES = 16 * 1024
-SEND_BYTES = 20 * 1024 * 1024
 STREAMS = 1000
 """Calls under way at a time on one connection: each may hold a message that is not complete. One beyond is refused with
 UNAVAILABLE, unless its client waits; Envoy opens as many connections as it needs."""
@@ -79,7 +78,7 @@ OPTIONS: Sequence[tuple[str, int]] = (
     # Two servers on one port would share its calls without a word; the second must fail instead.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", rpc.RECEIVE_BYTES),
-    ("grpc.max_send_message_length", SEND_BYTES),
+    ("grpc.max_send_message_length", rpc.SEND_BYTES),
     # The same number twice: between a soft and a hard limit, gRPC refuses at random.
     ("grpc.max_metadata_size", METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES),

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from openmcp.chain.v1 import errors_pb2, tasks_pb2
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Queue
+from openmcp_chain.domain.task import Queue, View
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.events import EventHub, Subscription
@@ -15,7 +15,6 @@ from openmcp_chain.engine.submission import Submission
 from openmcp_chain.engine.tasks import Tasks, key_of
 from openmcp_chain.transport import codec, submits
 from openmcp_chain.transport.checks import Checks
-from openmcp_chain.transport.codec import View
 from openmcp_chain.transport.rpc import Call
 
 LONG_WAIT_SECONDS = 3600.0
@@ -25,7 +24,7 @@ WAIT_SECONDS = 25.0
 PAGE = 50
 LONGEST_PAGE = 1000
 FULL_PAGE = 100
-"""A page with payloads and results has no more tasks: each may have 2 MiB."""
+"""A page with payloads and results has no more tasks."""
 BATCH_SUBMIT = 1000
 BATCH_GET = 100
 RETRIED = 100
@@ -69,8 +68,8 @@ class TaskService:
     async def GetTask(self, request: tasks_pb2.GetTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
         """Reads a task."""
         _require(request.task_id)
-        task = await self._tasks.get(call.caller, request.task_id)
-        return codec.detail(task, codec.view(request.view, View.RESULT))
+        view = codec.view(request.view, View.RESULT)
+        return codec.detail(await self._tasks.get(call.caller, request.task_id, view), view)
 
     async def BatchGetTasks(
         self, request: tasks_pb2.BatchGetTasksRequest, call: Call
@@ -79,11 +78,12 @@ class TaskService:
         checks = Checks()
         _between(checks, "task_ids", len(request.task_ids), BATCH_GET)
         checks.done()
-        found = await self._tasks.get_many(call.caller, request.task_ids)
         view = codec.view(request.view, View.RESULT)
+        found = await self._tasks.get_many(call.caller, request.task_ids, view)
         return tasks_pb2.BatchGetTasksResponse(
             tasks=[codec.detail(task, view) for task in found if task is not None],
-            not_found=[task_id for task_id, task in zip(request.task_ids, found, strict=True) if task is None],
+            not_found=[task_id for task_id, task in zip(request.task_ids, found, strict=False) if task is None],
+            omitted=request.task_ids[len(found) :],
         )
 
     async def WaitTask(self, request: tasks_pb2.WaitTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
@@ -102,9 +102,8 @@ class TaskService:
         checks.at_least("page_size", request.page_size, 0, 2**31 - 1)
         checks.done()
         view = codec.view(request.view, View.BASIC)
-        bodies = view is View.FULL
-        size = min(request.page_size or PAGE, FULL_PAGE if bodies else LONGEST_PAGE)
-        listed = await self._tasks.list(call.caller, request.filter, size, request.page_token, bodies=bodies)
+        size = min(request.page_size or PAGE, FULL_PAGE if view is View.FULL else LONGEST_PAGE)
+        listed = await self._tasks.list(call.caller, request.filter, size, request.page_token, view)
         return tasks_pb2.ListTasksResponse(
             tasks=[codec.detail(task, view) for task in listed.tasks], next_page_token=listed.next_page_token
         )

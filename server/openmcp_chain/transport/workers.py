@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 from openmcp.chain.v1 import workers_pb2
 from openmcp_chain.domain import errors
+from openmcp_chain.engine import answers
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
@@ -18,8 +19,6 @@ from openmcp_chain.transport.workstream import WorkerStream
 
 WAIT_SECONDS = 25.0
 LEASED = 100
-LEASED_BYTES = 3 * 1024 * 1024
-"""What the payloads of one answer have together, unless the first alone has more."""
 
 
 class WorkerService:
@@ -76,7 +75,7 @@ class WorkerService:
                     most=request.max_tasks or 1,
                     wait=wait.total_seconds() if wait else 0.0,
                     request_id=request.request_id.lower(),
-                    most_bytes=LEASED_BYTES,
+                    most_bytes=answers.BYTES,
                 ),
             )
         return workers_pb2.LeaseTasksResponse(

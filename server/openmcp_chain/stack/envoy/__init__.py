@@ -18,7 +18,7 @@ from typing import Any
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.plans import Plan
-from openmcp_chain.engine import tokens
+from openmcp_chain.engine import answers, tokens
 from openmcp_chain.stack.envoy import replies, routes, tls, view
 from openmcp_chain.stack.envoy.collector import Collector
 from openmcp_chain.stack.envoy.tls import Identity, Servers
@@ -96,8 +96,8 @@ class Settings:
     """A line of JSON on stdout for each request."""
     body_limit: int = 4 * 1024 * 1024
     """Bytes of a request, as JSON or as a message."""
-    response_limit: int = 8 * 1024 * 1024
-    """Bytes of a JSON response: what the largest result takes, every byte of it escaped."""
+    response_limit: int = 6 * answers.BYTES + 1024 * 1024
+    """Bytes of a JSON response: what the fullest answer takes, every byte of it escaped."""
     unary_seconds: float = 35.0
     """Longer than the server gives a call, so that the server gets to answer."""
     jwks_seconds: int = 5

@@ -12,7 +12,8 @@ from typing import Any
 
 from openmcp_chain.domain import retry
 from openmcp_chain.domain.retry import RetryPolicy
-from openmcp_chain.domain.task import Event, Failure, Key, Lease, Progress, Queue, Status, Task, Terms
+from openmcp_chain.domain.task import Event, Failure, Key, Lease, Progress, Queue, Status, Task, Terms, View
+from openmcp_chain.store.base import LARGE_BYTES
 
 Document = Mapping[str, Any]
 
@@ -22,9 +23,23 @@ ENDED_WITH_KEY = "ended with a key"
 
 STATE = (
     *("version", "status", "queue", "attempt", "tried_before", "due_at", "start_by", "close_by", "lease", "cancel"),
-    *("progress", "notes", "updated_at", "result", "failure", "superseded"),
+    *("progress", "notes", "updated_at", "result", "result_bytes", "failure"),
+    "superseded",
 )
 """The fields of a task that change in its life, but for its events."""
+
+HIDDEN: Mapping[View, Document] = {
+    View.BASIC: {"payload": 0, "result": 0},
+    View.RESULT: {"payload": 0},
+    View.FULL: {},
+}
+"""Projections that leave out what a view leaves out."""
+SIZES: Mapping[View, tuple[str, ...]] = {
+    View.BASIC: (),
+    View.RESULT: ("result_bytes",),
+    View.FULL: ("payload_bytes", "result_bytes"),
+}
+"""The fields that tell how large the rest is, where it is large."""
 
 _SPANS = ("schedule_to_start", "start_to_close", "schedule_to_close", "heartbeat", "retention")
 _MICROSECOND = timedelta(microseconds=1)
@@ -61,6 +76,7 @@ def from_task(task: Task) -> dict[str, Any]:
         "workspace": task.workspace,
         "type": task.type,
         "payload": task.payload or None,
+        "payload_bytes": _large(task.payload),
         "metadata": _entries(task.metadata) or None,
         "labels": _entries(task.labels) or None,
         "priority": task.priority,
@@ -138,6 +154,7 @@ def state(task: Task) -> dict[str, Any]:
             "notes": task.notes or None,
             "updated_at": task.updated_at,
             "result": task.result,
+            "result_bytes": _large(task.result),
             "failure": failure and {"code": failure.code, "message": failure.message},
             "superseded": task.superseded or None,
         }
@@ -202,6 +219,11 @@ def _to_policy(document: Document) -> RetryPolicy:
 
 def _microseconds(span: timedelta | None) -> int | None:
     return None if span is None else span // _MICROSECOND
+
+
+def _large(data: bytes | None) -> int | None:
+    """The size of data that is large: kept beside it, to be known before the data is read."""
+    return len(data) if data is not None and len(data) > LARGE_BYTES else None
 
 
 def _entries(mapping: Mapping[str, str]) -> list[dict[str, str]]:

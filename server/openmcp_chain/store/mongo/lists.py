@@ -11,7 +11,7 @@ from typing import Any
 
 from openmcp_chain.domain import filters
 from openmcp_chain.domain.filters import Filter
-from openmcp_chain.domain.task import Key, Status, Task
+from openmcp_chain.domain.task import Key, Status, Task, View
 from openmcp_chain.store.base import Page, Place
 from openmcp_chain.store.mongo import documents, spans
 from openmcp_chain.store.mongo.client import ready
@@ -26,11 +26,9 @@ READING = 0.5
 class Lists(Part):
     """The part of `store.base.Store` that lists and counts."""
 
-    async def list_tasks(
-        self, workspace: str, chosen: Filter, after: Place | None, limit: int, *, bodies: bool
-    ) -> Page:
+    async def list_tasks(self, workspace: str, chosen: Filter, after: Place | None, limit: int) -> Page:
         give_up = time.perf_counter() + READING
-        hidden = {"events": 0} if bodies else {"events": 0, "payload": 0, "result": 0}
+        hidden = {"events": 0, **documents.HIDDEN[View.BASIC]}
         found: list[Task] = []
 
         async def read(at: Any, order: Mapping[str, int], most: int, *conditions: Document) -> list[Task]:  # noqa: ANN401 - a time, or a span

@@ -9,7 +9,7 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import PRIORITIES, Change, Key, Queue, Task
+from openmcp_chain.domain.task import PRIORITIES, Change, Key, Queue, Task, View
 from openmcp_chain.store.base import TooMuch
 from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.client import Connection
@@ -90,13 +90,23 @@ class Tasks(Part):
             for id_, change in zip(ids, changes, strict=True)
         ]
 
-    async def get_tasks(self, keys: Collection[Key]) -> Mapping[Key, Task]:
-        return await self._persist(lambda: self._find(keys)) if keys else {}
+    async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
+        return await self._persist(lambda: self._find(keys, view)) if keys else {}
 
-    async def _find(self, keys: Iterable[Key]) -> dict[Key, Task]:
+    async def _find(self, keys: Iterable[Key], view: View = View.FULL) -> dict[Key, Task]:
         ids = [documents.primary_key(key) for key in keys]
-        found = map(documents.to_task, await self._tasks.find(_one_of(ids)).to_list(None))
+        hidden = documents.HIDDEN[view] or None
+        found = map(documents.to_task, await self._tasks.find(_one_of(ids), hidden).to_list(None))
         return {task.key: task for task in found}
+
+    async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, int]:
+        fields = documents.SIZES[view]
+        if not (keys and fields):
+            return {}
+        query, shown = _one_of([documents.primary_key(key) for key in keys]), dict.fromkeys(fields, 1)
+        found = await self._persist(lambda: self._tasks.find(query, shown).to_list(None))
+        sizes = {documents.to_key(one): sum(one.get(field, 0) for field in fields) for one in found}
+        return {key: size for key, size in sizes.items() if size}
 
     async def ready_tasks(
         self, queue: Queue, priority: int, since: datetime, until: datetime, limit: int, within: float | None = None

@@ -645,7 +645,9 @@ class ListTasksRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: up to 1,000 (more counts as 1,000); 0 stands for 50. A page may have fewer and not be the last."""
+    """How many at most: up to 1,000 (more counts as 1,000), in the `FULL` view 100; 0 stands for 50. A page may have fewer
+    and not be the last: it has some 2.5 MiB of tasks at most, but for a single one.
+    """
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same `filter`; empty for the first page."""
     filter: _builtins.str
@@ -939,6 +941,7 @@ class BatchGetTasksResponse(_message.Message):
 
     TASKS_FIELD_NUMBER: _builtins.int
     NOT_FOUND_FIELD_NUMBER: _builtins.int
+    OMITTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDetail]:
         """In the order in which they were named, those that do not exist left out."""
@@ -947,15 +950,22 @@ class BatchGetTasksResponse(_message.Message):
     def not_found(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those that do not exist."""
 
+    @_builtins.property
+    def omitted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that had no room in this answer, the last of those named: ask for them again. An answer has some 2.5 MiB of
+        tasks, and at least one task.
+        """
+
     def __init__(
         self,
         *,
         tasks: _abc.Iterable[Global___TaskDetail] | None = ...,
         not_found: _abc.Iterable[_builtins.str] | None = ...,
+        omitted: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_found", b"not_found", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_found", b"not_found", "omitted", b"omitted", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

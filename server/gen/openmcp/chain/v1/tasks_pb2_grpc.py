@@ -203,7 +203,7 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetTasks(self, request, context):
-        """Reads up to 100 tasks.
+        """Reads up to 100 tasks, the first of them if together they are too large for one answer; the others are `omitted`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -86,7 +86,7 @@ class TaskServiceStub:
     BatchSubmitTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchSubmitTasksRequest, _tasks_pb2.BatchSubmitTasksResponse]
     """Submits up to 1,000 tasks. Each is answered by itself: one that is refused does not stop the others."""
     BatchGetTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchGetTasksRequest, _tasks_pb2.BatchGetTasksResponse]
-    """Reads up to 100 tasks."""
+    """Reads up to 100 tasks, the first of them if together they are too large for one answer; the others are `omitted`."""
     BatchRetryTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchRetryTasksRequest, _tasks_pb2.BatchRetryTasksResponse]
     """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled. Call it again while
     `more` is set.
@@ -158,7 +158,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     BatchSubmitTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchSubmitTasksRequest, _tasks_pb2.BatchSubmitTasksResponse]  # type: ignore[assignment]
     """Submits up to 1,000 tasks. Each is answered by itself: one that is refused does not stop the others."""
     BatchGetTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchGetTasksRequest, _tasks_pb2.BatchGetTasksResponse]  # type: ignore[assignment]
-    """Reads up to 100 tasks."""
+    """Reads up to 100 tasks, the first of them if together they are too large for one answer; the others are `omitted`."""
     BatchRetryTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchRetryTasksRequest, _tasks_pb2.BatchRetryTasksResponse]  # type: ignore[assignment]
     """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled. Call it again while
     `more` is set.
@@ -287,7 +287,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.BatchGetTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.BatchGetTasksResponse, _abc.Awaitable[_tasks_pb2.BatchGetTasksResponse]]:
-        """Reads up to 100 tasks."""
+        """Reads up to 100 tasks, the first of them if together they are too large for one answer; the others are `omitted`."""
 
     @_abc_1.abstractmethod
     def BatchRetryTasks(

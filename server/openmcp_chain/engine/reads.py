@@ -1,0 +1,72 @@
+"""Reads of tasks by their keys, batched; however much one workspace reads, the others' reads don't wait for it.
+
+A batch is over when its last byte has come, so a mebibyte in it is waited for by all. So a batch of more than a few
+asks for sizes first: the large ones are read apart, a batch of a few mebibytes at a time, of each workspace a few.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from openmcp_chain.domain.task import Key, Task, View
+from openmcp_chain.engine.groupcommit import GroupCommit
+from openmcp_chain.store.base import Store
+
+FEW = 4
+"""So many are read without a look at their sizes: it would cost as much as they do."""
+LARGE_AT_ONCE = 4
+"""Large tasks of one workspace that are read at a time."""
+
+
+class _Large(NamedTuple):
+    key: Key
+    bytes: int
+
+
+@dataclass(slots=True)
+class _Turn:
+    free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_AT_ONCE))
+    users: int = 0
+
+
+class Reads:
+    """Reads of one view."""
+
+    def __init__(self, store: Store, view: View) -> None:
+        self._store = store
+        self._view = view
+        self._all = GroupCommit[Key, Task | _Large | None](self._read)
+        self._large = GroupCommit[_Large, Task | None](self._read_large, lambda large: large.bytes)
+        self._turns: dict[str, _Turn] = {}
+
+    async def __call__(self, key: Key) -> Task | None:
+        """The task as it is now."""
+        found = await self._all(key)
+        if not isinstance(found, _Large):
+            return found
+        async with self._turn(key.workspace):
+            return await self._large(found)
+
+    async def _read(self, keys: Sequence[Key]) -> Sequence[Task | _Large | None]:
+        wanted = set(keys)
+        large = await self._store.large_tasks(wanted, self._view) if len(wanted) > FEW else {}
+        found = await self._store.get_tasks(wanted - large.keys(), self._view)
+        return [_Large(key, large[key]) if key in large else found.get(key) for key in keys]
+
+    async def _read_large(self, large: Sequence[_Large]) -> Sequence[Task | None]:
+        found = await self._store.get_tasks({one.key for one in large}, self._view)
+        return [found.get(one.key) for one in large]
+
+    @asynccontextmanager
+    async def _turn(self, workspace: str) -> AsyncIterator[None]:
+        turn = self._turns.setdefault(workspace, _Turn())
+        turn.users += 1
+        try:
+            async with turn.free:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[workspace]

@@ -1,0 +1,78 @@
+"""Reads by key: batched, and of the large ones only so much at a time that the others don't wait for them."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+
+from support.engine import Engine, tenant
+
+from openmcp_chain.domain.task import Key, Task, View
+from openmcp_chain.engine.groupcommit import BATCH_BYTES
+from openmcp_chain.engine.reads import LARGE_AT_ONCE
+from openmcp_chain.store.memory import MemoryStore
+
+MEBIBYTE = 1024 * 1024
+
+
+class HeavyStore(MemoryStore):
+    """Holds what is heavy back until a test lets it go; knows what was read together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+        self.batches: list[tuple[View, int, int]] = []
+        """The view, how many tasks, and the bytes of payloads and results."""
+
+    async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
+        found = await super().get_tasks(keys, view)
+        size = sum(len(task.payload) + len(task.result or b"") for task in found.values())
+        self.batches.append((view, len(keys), size))
+        if size >= MEBIBYTE:
+            await self.go.wait()
+        return found
+
+
+async def allowed() -> None:
+    """Nobody is shut out."""
+
+
+async def test_nobody_waits_for_anothers_large_tasks() -> None:
+    """A hundred mebibytes of one workspace's: another's small task comes at once, its large one after a batch."""
+    store = HeavyStore()
+    engine = Engine(store)
+    large = [await engine.submit(payload=b"x" * MEBIBYTE) for _ in range(100)]
+    small = await engine.submit(tenant("ws-2"))
+    other = await engine.submit(tenant("ws-2"), payload=b"x" * MEBIBYTE)
+    get = engine.app.ledger.get
+    reads = [asyncio.ensure_future(get(task.key)) for task in large]
+    assert await asyncio.wait_for(get(small.key), 5) == small
+    theirs = asyncio.ensure_future(get(other.key))
+    store.go.set()
+    assert await theirs == other
+    assert sum(read.done() for read in reads) < 5 * LARGE_AT_ONCE
+    assert await asyncio.gather(*reads) == large
+    assert max(size for *_, size in store.batches) <= BATCH_BYTES + 2 * MEBIBYTE
+    assert not engine.app.ledger._reads[View.FULL]._turns
+
+
+async def test_small_tasks_share_their_reads() -> None:
+    """However many there are: one read of sizes, one of tasks."""
+    store = HeavyStore()
+    engine = Engine(store)
+    tasks = [await engine.submit(payload=b"x") for _ in range(300)]
+    assert await asyncio.gather(*(engine.app.ledger.get(task.key) for task in tasks)) == tasks
+    assert [many for _, many, _ in store.batches] == [300]
+
+
+async def test_what_a_view_leaves_out_is_not_read() -> None:
+    """Neither by a call for one, nor for many, nor for a list, nor for those who follow a task's events."""
+    store = HeavyStore()
+    engine = Engine(store)
+    ids = [(await engine.submit(payload=b"x" * MEBIBYTE)).id for _ in range(20)]
+    tasks = engine.app.tasks
+    await tasks.get(tenant(), ids[0], View.BASIC)
+    await tasks.get(tenant(), ids[0], View.RESULT)
+    assert len(await tasks.get_many(tenant(), ids, View.BASIC)) == 20
+    assert len((await tasks.list(tenant(), "", 100, "", View.BASIC)).tasks) == 20
+    async with engine.app.events.subscribe(Key("ws-1", ids[0]), 0, 10, allowed) as events:
+        assert len(await events.next(0)) == 1
+    assert {size for *_, size in store.batches} == {0}
