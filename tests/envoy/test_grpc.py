@@ -16,6 +16,8 @@ from openmcp.chain.v1 import (
     auth_pb2,
     auth_pb2_grpc,
     errors_pb2,
+    rest_pb2,
+    rest_pb2_grpc,
     tasks_pb2,
     tasks_pb2_grpc,
     workers_pb2,
@@ -112,13 +114,19 @@ async def test_an_expired_token(gateway: Gateway) -> None:
     assert "Refresh" in (error.details() or "")
 
 
-@pytest.mark.parametrize("size", [9_000, 17_000, 60_000])
-async def test_metadata_too_large(gateway: Gateway, size: int) -> None:
-    """Metadata over the limit is an error with the contract's details, not a stream that breaks off."""
-    large = (*gateway.bearer, ("x-large", "a" * size))
+@pytest.mark.parametrize(("count", "size"), [(1, 9_000), (1, 17_000), (1, 60_000), (4, 60_000), (1_100, 1), (4_900, 1)])
+async def test_metadata_too_large(gateway: Gateway, count: int, size: int) -> None:
+    """Metadata over the limit is an error with the contract's details; a stream on the same connection goes on."""
+    rest = rest_pb2_grpc.RestServiceStub(gateway.channel)
+    stream: Any = rest.ServeTaskEvents(rest_pb2.ServeTaskEventsRequest(task_id="x"), metadata=gateway.bearer)
+    await stream.read()
+    large = (*gateway.bearer, *((f"x-large-{number}", "a" * size) for number in range(count)))
     error = await failure(call(gateway, GET_TASK, metadata=large))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert details_of(error) == ("REQUEST_TOO_LARGE", "REQUEST_TOO_LARGE")
+    gateway.upstream.rest.more.set()
+    assert (await stream.read()).data.endswith(b"data: last\n\n")
+    gateway.upstream.rest.more.clear()
 
 
 @pytest.mark.parametrize(
