@@ -18,13 +18,20 @@ DOCS = Path(__file__).parent.parent / "docs"
 ERRORS = """\
 # Errors
 
-Every failed call carries a code. By gRPC it is in `status.details`, as `openmcp.chain.v1.Error{code, message}` and as
-the `reason` of a `google.rpc.ErrorInfo` of the domain `openmcp.chain`; `BadRequest` names fields, `RetryInfo` says when
-to try again. REST shows the same as
+Every call that this service fails carries a code. By gRPC it is in `status.details`, as
+`openmcp.chain.v1.Error{code, message}` and as the `reason` of a `google.rpc.ErrorInfo` of the domain `openmcp.chain`;
+`BadRequest` names fields, `RetryInfo` says when to try again. REST shows the same as
 
 ```json
 {"error": {"code": "TASK_NOT_FOUND", "message": "Task task-1f7f does not exist", "details": []}}
 ```
+
+What never gets as far as our code has only what HTTP/2 and gRPC themselves say. That is, through Envoy: by HTTP/2,
+headers of more than 256 KiB or 5,000 of them, whose stream is reset, and one header of more than 64 KiB, which ends its
+connection. At a server's own port: messages of more than 32 MiB and metadata of more than 64 KiB
+(`RESOURCE_EXHAUSTED`), a `grpc-timeout` or `grpc-encoding` that is none, a message that is not compressed as it says
+(`INTERNAL`), and whatever breaks HTTP/2. The Python client makes errors of the same kind of them, with the status as
+their code.
 
 Branch on the code. The message is for people and may change. Made from `server/openmcp_chain/domain/errors.py` by
 `make generate`.

@@ -1,8 +1,8 @@
 """How every call goes through the house: one wrapper around each method, in this order.
 
 1. identify    request id and trace context, so that all that follows can be found in log and trace
-2. admit       refuse at once what is over the limit of calls under way
-3. authorise   the token, before a byte of the request is parsed
+2. authorise   the token, before the request is read
+3. admit       refuse at once what is over the limit of calls under way
 4. decode      bytes to message; what can't be decoded names its field
 5. run         the method, for no longer than a call may take
 6. encode      message to bytes
@@ -45,7 +45,13 @@ log = logging.getLogger(__name__)
 
 REQUEST_BYTES = 4 * 1024 * 1024
 """What a request may have as a whole. A larger one is refused by us, with details; past RECEIVE_BYTES, by gRPC."""
-RECEIVE_BYTES = REQUEST_BYTES + 64 * 1024
+RECEIVE_BYTES = 32 * 1024 * 1024
+"""What reaches us at all. More than whoever sends too much by mistake is likely to; and for a call that needs a token,
+gRPC keeps no more than a window of it until the token has been checked."""
+METADATA_BYTES = 16 * 1024
+METADATA_ENTRIES = 500
+"""What a request's metadata may have. Past RECEIVE_METADATA_BYTES, it is gRPC that refuses."""
+RECEIVE_METADATA_BYTES = 64 * 1024
 SEND_BYTES = 20 * 1024 * 1024
 """What an answer may have. Each method keeps its own well below, so that all clients can read it."""
 UNARY_SECONDS = 30.0
@@ -134,16 +140,17 @@ class Rpc:
             started = time.perf_counter()
             if access.scope is not None:
                 self._latest = started
-            metadata = _metadata(context)
+            metadata, size = _metadata(context)
             limit = asyncio.timeout(UNARY_SECONDS)
             code = "CANCELLED"
             with _in(self._identify(path, metadata)):
                 try:
                     async with limit:
+                        _weigh(size)
+                        call = Call(metadata, await self._authorise(access, metadata), context)
                         data = await _only(context)
                         self._admit()
                         try:
-                            call = Call(metadata, await self._authorise(access, metadata), context)
                             answer: Message = await behaviour(decode(data), call)
                         finally:
                             self._under_way -= 1
@@ -163,10 +170,11 @@ class Rpc:
 
         async def streaming(_: object, context: Context) -> AsyncIterator[bytes]:
             limit = asyncio.timeout(UNARY_SECONDS)
-            metadata = _metadata(context)
+            metadata, size = _metadata(context)
             # Not made the current one: a generator has no context of its own to hold it in.
             span = self._identify(path, metadata)
             try:
+                _weigh(size)
                 call = Call(metadata, await self._authorise(access, metadata), context)
                 requests: Message | AsyncIterator[Message]
                 if client_streaming:
@@ -286,13 +294,26 @@ async def _only(context: Context) -> bytes:
     return data
 
 
-def _metadata(context: Context) -> dict[str, str]:
-    """The call's metadata. What comes twice is joined, as HTTP has it (RFC 9110, 5.3): two tokens are then none."""
-    entries = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+def _metadata(context: Context) -> tuple[dict[str, str], int]:
+    """The call's metadata, and how many bytes it has: if too many, that is all.
+
+    What comes twice is joined, as HTTP has it (RFC 9110, 5.3): two tokens are then none.
+    """
+    sent = context.invocation_metadata() or ()
+    size = sum(len(key) + len(value) for key, value in sent)
+    if size > METADATA_BYTES or len(sent) > METADATA_ENTRIES:
+        return {}, max(size, METADATA_BYTES + 1)
+    entries = [(key, value) for key, value in sent if isinstance(value, str)]
     found = dict(entries)
     if len(found) < len(entries):
         found = {name: ", ".join(value for key, value in entries if key == name) for name in found}
-    return found
+    return found, size
+
+
+def _weigh(size: int) -> None:
+    """Raises RequestTooLarge for metadata of so many bytes, if they are too many."""
+    if size > METADATA_BYTES:
+        raise errors.RequestTooLarge("metadata", size, METADATA_BYTES)
 
 
 def _ours(error: BaseException) -> bool:

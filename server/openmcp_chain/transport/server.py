@@ -69,7 +69,6 @@ ACCESS: Mapping[str, Access] = {
 }
 """What each method needs. A method without a line stops the server from starting."""
 
-METADATA_BYTES = 16 * 1024
 STREAMS = 1000
 """Calls under way at a time on one connection: each may hold a message that is not complete. One beyond is refused with
 UNAVAILABLE, unless its client waits; Envoy opens as many connections as it needs."""
@@ -80,8 +79,8 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", rpc.RECEIVE_BYTES),
     ("grpc.max_send_message_length", rpc.SEND_BYTES),
     # The same number twice: between a soft and a hard limit, gRPC refuses at random.
-    ("grpc.max_metadata_size", METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+    ("grpc.max_metadata_size", rpc.RECEIVE_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", rpc.RECEIVE_METADATA_BYTES),
     ("grpc.max_concurrent_streams", STREAMS),
     # gRPC would cancel calls at random that wait for Python, from 1,000 on; past CALLS we refuse them in our own words.
     ("grpc.server.max_pending_requests", 2 * rpc.CALLS),
