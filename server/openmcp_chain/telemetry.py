@@ -24,13 +24,13 @@ def configure(service: str, environment: Mapping[str, str] = os.environ) -> None
     if not traces and not measures:
         return
     # Loaded only where it is used: it is a third of the server's start.
-    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter  # noqa: PLC0415 - as said above
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - as said above
+    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415 - as said above
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415 - as said above
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415 - as said above
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - as said above
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - as said above
 
     resource = Resource.create({SERVICE_NAME: environment.get("OTEL_SERVICE_NAME", service)})
     if traces:

@@ -100,12 +100,12 @@ def connected(command: Callable[Concatenate["Client", P], None]) -> Callable[...
 
         try:
             with _options(**{name: value for name, value in given.items() if name in names}) as client:
-                command(client, **{name: value for name, value in given.items() if name not in names})  # type: ignore[call-arg]
+                command(client, **{name: value for name, value in given.items() if name not in names})  # type: ignore[call-arg]  # its own options
         except Error as error:
             raise fail(str(error)) from None
 
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *ours)]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
 

@@ -34,10 +34,10 @@ class Deployment:
     def run(self, use: Callable[["Administration", "Actor"], Awaitable[_T]]) -> _T:
         """What `use` returns. Whatever is wrong ends the command with one line and status 1."""
         from openmcp_chain import config  # noqa: PLC0415 - see cli.main
-        from openmcp_chain.config import ConfigError  # noqa: PLC0415
-        from openmcp_chain.domain import errors  # noqa: PLC0415
-        from openmcp_chain.engine.administration import local_actor  # noqa: PLC0415
-        from openmcp_chain.stack import administration  # noqa: PLC0415
+        from openmcp_chain.config import ConfigError  # noqa: PLC0415 - as above
+        from openmcp_chain.domain import errors  # noqa: PLC0415 - as above
+        from openmcp_chain.engine.administration import local_actor  # noqa: PLC0415 - as above
+        from openmcp_chain.stack import administration  # noqa: PLC0415 - as above
 
         async def run() -> _T:
             async with administration.opened(config.from_environment(self._environment())) as opened:
@@ -90,10 +90,10 @@ def on_database(command: Command) -> Command:
     @wraps(command)
     def run(**arguments: object) -> None:
         chosen = {name: arguments.pop(name) for name in shared}
-        command(_options(**chosen), **arguments)  # type: ignore[arg-type]
+        command(_options(**chosen), **arguments)  # type: ignore[arg-type]  # the options of that function
 
     parameters = [*own, *shared.values()]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 

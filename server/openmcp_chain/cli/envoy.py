@@ -67,8 +67,8 @@ def envoy_config(
 ) -> None:
     """Write Envoy's configuration, for the plans that OPENMCP_PLANS_FILE names or the shipped ones."""
     from openmcp_chain import config  # noqa: PLC0415 - see cli.main
-    from openmcp_chain.stack import envoy  # noqa: PLC0415
-    from openmcp_chain.stack.envoy.collector import Collector  # noqa: PLC0415
+    from openmcp_chain.stack import envoy  # noqa: PLC0415 - as above
+    from openmcp_chain.stack.envoy.collector import Collector  # noqa: PLC0415 - as above
 
     usual = envoy.SIGN_INS
     try:

@@ -41,7 +41,7 @@ def dev(
     if once and (no_worker or no_sample):
         raise typer.BadParameter("it ends after the sample, so it needs the sample and the worker", param_hint="--once")
     from openmcp_chain.stack import dev as stack  # noqa: PLC0415 - see cli.main
-    from openmcp_chain.stack.site import Options  # noqa: PLC0415
+    from openmcp_chain.stack.site import Options  # noqa: PLC0415 - as above
 
     raise typer.Exit(
         stack.run(

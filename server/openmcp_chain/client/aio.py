@@ -113,7 +113,7 @@ class AsyncClient(Base):
         """Tries a failed or cancelled task again."""
         return await self._run(self._calls.retry(task, timeout))
 
-    async def batch_retry(self, filter: str = "", *, limit: int = 0, timeout: Seconds | None = None) -> Retried:  # noqa: A002
+    async def batch_retry(self, filter: str = "", *, limit: int = 0, timeout: Seconds | None = None) -> Retried:  # noqa: A002 - the contract's name
         """Tries again up to `limit` (0: 100) of the failed and cancelled tasks that the filter selects."""
         return await self._run(self._calls.batch_retry(filter, limit, timeout))
 

@@ -74,7 +74,7 @@ class Child:
         await self._spawn()
         self._watching = asyncio.create_task(self._watch(), name=f"watch {self.name}")
 
-    async def ready(self, probe: Callable[[], Awaitable[bool]], timeout: float) -> None:  # noqa: ASYNC109
+    async def ready(self, probe: Callable[[], Awaitable[bool]], timeout: float) -> None:  # noqa: ASYNC109 - the failure names the log
         """Returns when `probe` first says yes; from then on the child is started again when it dies.
 
         Raises StackError if the child ends before, or takes longer than `timeout` seconds.

@@ -52,7 +52,7 @@ class Console:
 
 def print_failure(error: StackError) -> None:
     """The failure in one line on stderr; below it the end of the log that explains it, if there is one."""
-    print(f"openmcp dev: {error}", file=sys.stderr)  # noqa: T201
+    print(f"openmcp dev: {error}", file=sys.stderr)  # noqa: T201 - a command says on stderr why it failed
     if error.log is not None:
         for line in last_lines(error.log):
-            print(f"  {line}", file=sys.stderr)  # noqa: T201
+            print(f"  {line}", file=sys.stderr)  # noqa: T201 - a command says on stderr why it failed

@@ -39,7 +39,7 @@ def reader(kind: Any) -> Reader:  # noqa: ANN401 - an annotation may be anything
     raise TypeError(f"a payload can be a mapping, a dataclass or a pydantic model, but not {_name(kind)}")
 
 
-def _reader(kind: Any, known: dict[Any, Reader]) -> Reader:  # noqa: ANN401
+def _reader(kind: Any, known: dict[Any, Reader]) -> Reader:  # noqa: ANN401 - an annotation, of whatever kind
     """A reader of values of that kind. `known` are the dataclasses that are being read, which may hold each other."""
     if kind in known:
         return known[kind]
@@ -65,7 +65,7 @@ def _reader(kind: Any, known: dict[Any, Reader]) -> Reader:  # noqa: ANN401
     raise TypeError(f"{_name(kind)} is not a type that a payload's values can have; a pydantic model may know more")
 
 
-def _anything(value: Any) -> Any:  # noqa: ANN401
+def _anything(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return value
 
 
@@ -189,11 +189,11 @@ class _Record:
             raise Misfit(str(error)) from None
 
 
-def _is_model(kind: Any) -> bool:  # noqa: ANN401
+def _is_model(kind: Any) -> bool:  # noqa: ANN401 - an annotation, of whatever kind
     return isinstance(kind, type) and hasattr(kind, "model_validate")
 
 
-def _model(kind: Any) -> Reader:  # noqa: ANN401
+def _model(kind: Any) -> Reader:  # noqa: ANN401 - an annotation, of whatever kind
     def read(value: object) -> object:
         try:
             return kind.model_validate(value)
@@ -220,5 +220,5 @@ def _under(step: str, misfit: Misfit) -> Misfit:
     return misfit
 
 
-def _name(kind: Any) -> str:  # noqa: ANN401
+def _name(kind: Any) -> str:  # noqa: ANN401 - an annotation, of whatever kind
     return kind.__qualname__ if isinstance(kind, type) and not get_args(kind) else str(kind)
