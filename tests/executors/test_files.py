@@ -92,7 +92,7 @@ async def test_a_bad_input_is_told_by_its_uri(bench: Bench) -> None:
     """The place in the input is told after the URI, and the folder gets no artifact."""
     failed = await bench.fails(input_uri=bench.put("input.json", '[{"a":1},\n{"a":}]'))
     assert failed.code == "INPUT_INVALID"
-    assert failed.message == f"{bench.uri('input.json')}: line 2, column 6: Expecting value"
+    assert failed.message == f"{bench.uri('input.json')}: record 2, line 2, column 6: Expecting value"
     assert bench.names() == {"input.json"}
 
 

@@ -34,7 +34,7 @@ async def run(job: Job, folder: pathlib.Path, *, seconds: float) -> Done:
         start_new_session=True,  # Ctrl-C in a terminal is the worker's to handle
     )
     assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
-    assert process.stdout is not None  # noqa: S101
+    assert process.stdout is not None  # noqa: S101 - as above
     try:
         async with asyncio.timeout(seconds):
             # It died at once: its exit status says more. RuntimeError is uvloop's word for a pipe that is closed.

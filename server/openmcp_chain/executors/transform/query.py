@@ -44,6 +44,8 @@ def run(job: Job) -> Done:
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
+        if writing.NOT_JSON in str(error):
+            raise Refused(Code.OUTPUT_INVALID, writing.NOT_JSON) from None
         # What follows quotes a statement of ours, not the tenant's.
         raise Refused(blame, said(error).split("\n\nLINE ")[0]) from None
     return Done(rows_in or 0, rows, columns)

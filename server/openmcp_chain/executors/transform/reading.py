@@ -2,11 +2,10 @@
 
 DuckDB's readers guess types, and a guess can lose something: `007` read as a number is 7, an upper-case UUID comes back
 in lower case, `2024-01-01T00:00:00Z` comes back as `2024-01-01 00:00:00+00`. So here a JSON string stays a string, and
-a CSV column gets a type only if every one of its values survives that type. `docs/data-pipeline.md` says what does not.
+a CSV column gets a type only if every one of its values survives that type. And they take much that is neither JSON nor
+CSV, so `strict_json` and `strict_csv` look at it before. `docs/data-pipeline.md` says what does not survive.
 """
 
-import csv
-import json
 import pathlib
 import re
 import shutil
@@ -15,18 +14,19 @@ from collections.abc import Mapping, Sequence
 import duckdb
 
 from openmcp_chain.executors.codes import Code, Refused
+from openmcp_chain.executors.transform import strict_csv, strict_json
 from openmcp_chain.executors.transform.job import INPUT, Format, Job
 
 _BOM = b"\xef\xbb\xbf"
-_LARGEST_OBJECT = 16 << 20
-"""DuckDB's own default for one JSON object, in bytes; it reserves a multiple of it for each thread."""
+_SPARE = 1 << 10
+"""Bytes that DuckDB may count to a record besides."""
 _CSV_TYPES = ("BOOLEAN", "BIGINT", "DATE", "TIMESTAMP", "DOUBLE")
 _FIRST_ROWS = 2048
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
-_CSV_FAULTS = {
-    "unterminated quote": "a quoted field does not end as it should",
-    "Invalid unicode": "not UTF-8",
-}
+_COLUMNS = 1000
+"""Of a CSV file. To find the types of so many takes seconds, and of more far longer."""
+_TESTS = 50
+"""Of columns and types in one query: what a query costs grows faster than what is in it."""
 _TOKEN = re.compile(r'"(?:[^"]|"")*"|\w+')
 
 
@@ -48,6 +48,8 @@ def load(connection: duckdb.DuckDBPyConnection, job: Job) -> int | None:
                 return None
     except duckdb.OutOfMemoryException:
         raise
+    except (strict_json.Fault, strict_csv.Fault) as fault:
+        raise Refused(Code.INPUT_INVALID, str(fault)) from None
     except duckdb.Error as error:
         raise Refused(Code.INPUT_INVALID, _explain(error, path, job.input_format)) from None
     (rows,) = connection.execute(f'SELECT count(*) FROM "{INPUT}"').fetchall()[0]
@@ -80,17 +82,19 @@ def _drop_bom(path: pathlib.Path) -> None:
 def _load_json(connection: duckdb.DuckDBPyConnection, path: pathlib.Path, job: Job) -> bool:
     # Without SQL, and with no types to fill, each value goes through as it is written: depth 1 keeps it as JSON.
     as_written = job.sql is None and job.output_format is not Format.PARQUET
+    found = strict_json.check(path, doubles=not as_written)
+    if not found.records:
+        return False
+    if not found.fields:
+        raise Refused(Code.INPUT_INVALID, "the records have no named fields")
     size = max(path.stat().st_size, 1)
-    options = f"maximum_object_size = {min(size, _LARGEST_OBJECT)}"
+    options = f"format = '{found.layout}', maximum_object_size = {min(size, strict_json.LARGEST + _SPARE)}"
     guess = (
         f"read_json('{INPUT}', records = 'true', sample_size = -1, maximum_depth = {1 if as_written else -1}, "
         # A format that no string has: strings that look like dates stay strings.
         f"dateformat = '%%', timestampformat = '%%', map_inference_threshold = -1, {options})"
     )
-    try:
-        kinds = columns(connection, guess)
-    except duckdb.BinderException:
-        return _without_fields(connection, options)
+    kinds = columns(connection, guess)
     strings = {name: retype(kind, {"UUID": "VARCHAR"}) for name, kind in kinds.items()}
     if strings != kinds:
         listed = ", ".join(f"{_literal(name)}: {_literal(kind)}" for name, kind in strings.items())
@@ -99,30 +103,14 @@ def _load_json(connection: duckdb.DuckDBPyConnection, path: pathlib.Path, job: J
     return True
 
 
-def _without_fields(connection: duckdb.DuckDBPyConnection, options: str) -> bool:
-    """Tells an input without records, which is fine, from one whose records are no rows."""
-    kinds = connection.execute(
-        f"SELECT row_number() OVER (), json_type(json) FROM read_json_objects('{INPUT}', {options})"
-    ).fetchall()
-    for number, kind in kinds:
-        if kind != "OBJECT":
-            raise Refused(Code.INPUT_INVALID, f"record {number} is {_called(kind)}; each must be an object")
-    if kinds:
-        raise Refused(Code.INPUT_INVALID, "the records have no named fields")
-    return False
-
-
-def _called(kind: str) -> str:
-    """JSON's own word for what DuckDB calls so."""
-    words = {"VARCHAR": "a string", "BOOLEAN": "a boolean", "NULL": "null", "ARRAY": "an array"}
-    return words.get(kind, "a number")
-
-
 def _load_csv(connection: duckdb.DuckDBPyConnection, path: pathlib.Path) -> bool:
     with path.open("rb") as file:
         if not file.read(4096).strip() and not file.read(1):
             return False
-    names = _header(path)
+    header = strict_csv.check(path)
+    if len(header) > _COLUMNS:
+        raise Refused(Code.INPUT_INVALID, f"line 1: has {len(header)} columns; at most {_COLUMNS} are read")
+    names = distinct(header)
     listed = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
     # One fixed dialect: a wrong guess would change the data without a word.
     connection.execute(
@@ -137,21 +125,12 @@ def _load_csv(connection: duckdb.DuckDBPyConnection, path: pathlib.Path) -> bool
     return True
 
 
-def _header(path: pathlib.Path) -> list[str]:
-    """The names in the first line, made distinct as DuckDB's own reader does it."""
-    try:
-        # A bad byte further down, in what the decoder reads ahead, is DuckDB's to find and to place.
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            first = next(csv.reader(file, strict=True))
-        "".join(first).encode()
-    except UnicodeEncodeError:
-        raise Refused(Code.INPUT_INVALID, "line 1: not UTF-8") from None
-    except csv.Error as error:
-        raise Refused(Code.INPUT_INVALID, f"line 1: {error}") from None
+def distinct(header: Sequence[str]) -> list[str]:
+    """The names of the columns, told apart as DuckDB's own reader does it."""
     names: list[str] = []
     taken: set[str] = set()
     last: dict[str, int] = {}
-    for position, text in enumerate(first):
+    for position, text in enumerate(header):
         name = base = text or f"column{position}"
         while name.lower() in taken:
             # Not from 1 each time: a header of the same name a hundred thousand times would take for ever.
@@ -176,16 +155,15 @@ def _passing(
     """For each column, those of the wanted types that lose no value; `empty` says whether no value at all will do."""
     pairs = [(name, kind) for name, kinds in wanted.items() for kind in kinds]
     passing: dict[str, list[str]] = {name: [] for name in wanted}
-    if not pairs:
-        return passing
-    tests = ", ".join(
-        f"bool_and(coalesce({_survives(quoted(name), kind)}, false)) FILTER ({quoted(name)} IS NOT NULL)"
-        for name, kind in pairs
-    )
-    verdicts = connection.execute(f"SELECT {tests} FROM {source}").fetchall()[0]
-    for (name, kind), verdict in zip(pairs, verdicts, strict=True):
-        if verdict or (empty and verdict is None):
-            passing[name].append(kind)
+    for some in (pairs[at : at + _TESTS] for at in range(0, len(pairs), _TESTS)):
+        tests = ", ".join(
+            f"bool_and(coalesce({_survives(quoted(name), kind)}, false)) FILTER ({quoted(name)} IS NOT NULL)"
+            for name, kind in some
+        )
+        verdicts = connection.execute(f"SELECT {tests} FROM {source}").fetchall()[0]
+        for (name, kind), verdict in zip(some, verdicts, strict=True):
+            if verdict or (empty and verdict is None):
+                passing[name].append(kind)
     return passing
 
 
@@ -203,39 +181,13 @@ def _literal(text: str) -> str:
 
 
 def _explain(error: duckdb.Error, path: pathlib.Path, kind: Format) -> str:
-    """What is wrong with the input, and where."""
-    if kind in (Format.JSON, Format.NDJSON) and (found := _json_fault(path)):
-        return found
-    text = str(error)
-    if line := re.search(r"CSV Error on Line: (\d+)", text):
-        cause = next((say for mark, say in _CSV_FAULTS.items() if mark in text), "not a CSV row")
-        if count := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text):
-            cause = f"has {count[2]} fields where the header has {count[1]}"
-        return f"line {line[1]}: {cause}"
-    if "state machine reached an invalid state" in text:
-        return "line ends are mixed, or a row is not as RFC 4180 has it"
+    """What is wrong with an input that passed our own checks."""
+    if kind in (Format.JSON, Format.NDJSON):
+        try:
+            strict_json.check(path, walk=True)  # finds what is nested too deep
+        except strict_json.Fault as fault:
+            return str(fault)
     # DuckDB names its file, which is ours and not the tenant's.
-    first = re.sub(r"(?i)( in)? file ['\"][^'\"]*['\"]", "", " " + text.splitlines()[0]).strip()
+    first = re.sub(r"(?i)( in)? file ['\"][^'\"]*['\"]", "", " " + str(error).splitlines()[0]).strip()
     first = first.removeprefix("Invalid Input Error: ")
     return f"not a Parquet file, or a damaged one: {first}" if kind is Format.PARQUET else first
-
-
-def _json_fault(path: pathlib.Path) -> str | None:
-    """Finds the fault with the standard library's parser: unlike DuckDB's, it counts lines and columns."""
-    data = path.read_bytes()
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        byte = error.start - data.rfind(b"\n", 0, error.start)
-        return f"line {line}, byte {byte}: not UTF-8"
-    decoder = json.JSONDecoder()
-    position = 0
-    try:
-        while match := re.compile(r"\s*(?=\S)").match(text, position):
-            position = decoder.raw_decode(text, match.end())[1]
-    except json.JSONDecodeError as error:
-        return f"line {error.lineno}, column {error.colno}: {error.msg}"
-    except (RecursionError, MemoryError):
-        return None
-    return None

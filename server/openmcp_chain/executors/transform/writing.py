@@ -1,14 +1,12 @@
 """Writing the result, so that what a format can hold arrives unchanged, and what it can't is an error."""
 
-import json
 import pathlib
 import re
-from collections.abc import Callable
-from typing import Never
 
 import duckdb
 
 from openmcp_chain.executors.codes import Code, Refused
+from openmcp_chain.executors.transform import strict_json
 from openmcp_chain.executors.transform.job import OUTPUT, Done, Format, Job
 from openmcp_chain.executors.transform.reading import columns, quoted, retype
 
@@ -19,7 +17,9 @@ _COPY = {
     Format.PARQUET: "FORMAT parquet, COMPRESSION zstd",
 }
 _NESTED = re.compile(r"\[\d*\]$|^(STRUCT|MAP|UNION|VARIANT)\b")
-_NO_JSON = re.compile(rb"\b(NaN|Infinity)\b")
+_HOLDS_JSON = re.compile(r"(?<![\w\"])JSON\b")
+NOT_JSON = "a JSON value holds NaN, an infinity or a comma too many"
+"""What a query says that comes upon one in a column. To DuckDB they are JSON."""
 
 
 def write(connection: duckdb.DuckDBPyConnection, source: str, target: str, job: Job) -> tuple[int, int]:
@@ -32,14 +32,15 @@ def write(connection: duckdb.DuckDBPyConnection, source: str, target: str, job: 
     kinds = columns(connection, source)
     listed = ", ".join(_expressible(name, kind, job.output_format) for name, kind in kinds.items())
     copy = f"{_COPY[job.output_format]}, USE_TMP_FILE false"
+    _try_types(connection, f"COPY (SELECT {listed} FROM \"{source}\" LIMIT 0) TO '{target}' ({copy})")
     limited = f'SELECT {listed} FROM "{source}" LIMIT {job.output_rows + 1}'
     (rows,) = connection.execute(f"COPY ({limited}) TO '{target}' ({copy})").fetchall()[0]
     if rows > job.output_rows:
         raise Refused(Code.OUTPUT_TOO_LARGE, f"has more than {job.output_rows} rows")
     if pathlib.Path(OUTPUT).stat().st_size > job.output_bytes:
         raise Refused(Code.OUTPUT_TOO_LARGE, f"has more than {job.output_bytes} bytes")
-    if job.output_format in (Format.JSON, Format.NDJSON):
-        _check_json(pathlib.Path(OUTPUT), first_row=2 if job.output_format is Format.JSON else 1)
+    if job.output_format in (Format.JSON, Format.NDJSON) and not _carried(job):
+        _check_json(pathlib.Path(OUTPUT))
     return rows, len(kinds)
 
 
@@ -55,27 +56,42 @@ def _expressible(name: str, kind: str, target: Format) -> str:
     """The column as an expression whose type the format can hold."""
     value = quoted(name)
     if target is Format.CSV and kind == "JSON":
-        return f"{value} ->> '$' AS {value}"
+        return f"{_sound(value, value)} ->> '$' AS {value}"
     if target is Format.CSV and _NESTED.search(kind):
-        return f"to_json({value}) AS {value}"
+        return f"{_sound(f'to_json({value})', f'to_json({value})')} AS {value}"
     if target is Format.PARQUET:
         # DuckDB would write these as doubles, and lose digits past 2^53.
         exact = retype(kind, {"HUGEINT": "DECIMAL(38,0)", "UHUGEINT": "DECIMAL(38,0)"})
-        if exact != kind:
-            return f"CAST({value} AS {exact}) AS {value}"
+        cast = value if exact == kind else f"CAST({value} AS {exact})"
+        if _HOLDS_JSON.search(kind):
+            cast = _sound(value if kind == "JSON" else f"to_json({value})", cast)
+        return f"{cast} AS {value}"
     return value
 
 
-def _check_json(path: pathlib.Path, first_row: int) -> None:
-    """DuckDB writes NaN and infinities as they are, which is no JSON. It writes each row on a line of its own."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if _NO_JSON.search(line):
-                json.loads(line.strip().rstrip(b","), parse_constant=_refuse(number - first_row + 1))
+def _sound(text: str, value: str) -> str:
+    """The value, as an expression that fails if the text, which DuckDB takes for JSON, is none."""
+    # Outside of its strings: the only letters that JSON has are those of true, false, null and the exponent.
+    bare = f"""regexp_replace({text}::VARCHAR, '"([^"\\\\]|\\\\.)*"', '""', 'g')"""
+    return f"CASE WHEN regexp_matches({bare}, '(?i)nan|inf|,\\s*[\\]}}]') THEN error('{NOT_JSON}') ELSE {value} END"
 
 
-def _refuse(row: int) -> Callable[[str], Never]:
-    def refuse(constant: str) -> Never:
-        raise Refused(Code.OUTPUT_INVALID, f"row {row}: JSON has no {constant}")
+def _try_types(connection: duckdb.DuckDBPyConnection, copy: str) -> None:
+    """Finds out whether the format has all the types, which is not the query's fault, before any row is asked for."""
+    try:
+        connection.execute(copy)
+    except duckdb.InvalidInputException as error:
+        raise Refused(Code.OUTPUT_INVALID, str(error).removeprefix("Invalid Input Error: ")) from None
 
-    return refuse
+
+def _carried(job: Job) -> bool:
+    """Whether all values of the result are those of an input that was found to be JSON, or of CSV."""
+    return job.sql is None and job.input_format is not Format.PARQUET
+
+
+def _check_json(path: pathlib.Path) -> None:
+    """DuckDB writes NaN and infinities as they are, and SQL can make JSON values that are none, or have a key twice."""
+    try:
+        strict_json.check(path, largest=None)
+    except strict_json.Fault as fault:
+        raise Refused(Code.OUTPUT_INVALID, f"row {fault.record}: {fault.what}") from None
