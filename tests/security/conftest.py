@@ -138,4 +138,4 @@ def forger(stack: StackInfo, people: People) -> Forger:
 def sign_in(door: Door, workspace_id: str, secret: str, *scopes: str) -> str:
     """A token; with these scopes, or all that there are for the workspace."""
     answer = door.ask(AUTHENTICATE, workspace_id=workspace_id, workspace_secret=secret, scopes=scopes)
-    return str(answer.body["token"])
+    return str(answer.body.get("token") or answer.body["access_token"])

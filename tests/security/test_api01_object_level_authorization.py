@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from security.conftest import OPERATED, Caller, People
-from support.doors import OK, Door, Grpc, Told, bearer
+from support.doors import OK, Door, Grpc, Rest, Told, bearer
 from support.methods import METHODS
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
@@ -261,15 +261,15 @@ def test_anothers_key(door: Door, people: People, field: str) -> None:
     assert own[0] not in again.text
 
 
-def test_anothers_queue(door: Door, people: People, waiting: str) -> None:
+def test_anothers_queue(rest: Rest, people: People, waiting: str) -> None:
     """To pause a type is to pause one's own queue of that name."""
     stranger, owner = people.stranger.token, people.owner.token
-    before = door.ask(f"{TASKS}/ListTaskTypes", owner)
-    assert door.ask(f"{TASKS}/PauseTaskType", stranger, type="waiting").body["task_type"]["paused"]
+    before = rest.ask(f"{TASKS}/ListTaskTypes", owner)
+    assert rest.ask(f"{TASKS}/PauseTaskType", stranger, type="waiting").body["task_type"]["paused"]
     try:
-        assert door.ask(f"{TASKS}/ListTaskTypes", owner) == before
+        assert rest.ask(f"{TASKS}/ListTaskTypes", owner) == before
     finally:
-        assert door.ask(f"{TASKS}/ResumeTaskType", stranger, type="waiting").code == OK
+        assert rest.ask(f"{TASKS}/ResumeTaskType", stranger, type="waiting").code == OK
 
 
 def test_another_workspace(door: Door, people: People) -> None:

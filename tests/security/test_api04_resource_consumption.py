@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
-from security.conftest import People
+from security.conftest import People, sign_in
 from support.doors import OK, Door, Grpc, Rest, bearer, told
 from support.stack import StackInfo
 
@@ -15,6 +15,7 @@ from openmcp_chain.transport import rpc
 
 TASKS = "/openmcp.chain.v1.TaskService"
 WORKERS = "/openmcp.chain.v1.WorkerService"
+WORKSPACES = "/openmcp.chain.v1.WorkspaceService"
 PLAN = config.load_plans({})["free"]
 
 
@@ -93,6 +94,18 @@ def test_streams_of_a_workspace(native: Grpc, stack: StackInfo, people: People) 
         for stream in opened:
             list(stream)
     assert native.ask(f"{TASKS}/StreamTaskEvents", token, task_id=task_id).code == OK
+
+
+def test_waiting_tasks_of_a_workspace(door: Door, people: People) -> None:
+    """A workspace has as many tasks waiting as its quota allows; one more is refused, with the time to come back."""
+    admin = people.administrator.token
+    made = door.ask(f"{WORKSPACES}/CreateWorkspace", admin, plan="free", quotas={"pending_tasks": 3}).body
+    token = sign_in(door, made["workspace"]["workspace_id"], made["workspace_secret"])
+    told = [door.ask(f"{TASKS}/SubmitTask", token, type="waiting") for _ in range(4)]
+    assert [one.code for one in told] == [OK, OK, OK, "TOO_MANY_PENDING"]
+    assert [detail for detail in told[3].details if detail["@type"].endswith("RetryInfo")]
+    assert door.ask(f"{TASKS}/CancelTask", token, task_id=told[0].body["task_id"]).code == OK
+    assert door.ask(f"{TASKS}/SubmitTask", token, type="waiting").code == OK
 
 
 def test_the_rate_of_a_workspace(rest: Rest, people: People) -> None:

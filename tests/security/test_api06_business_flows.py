@@ -33,7 +33,7 @@ def test_cancel_and_retry_without_end(native: Grpc, people: People) -> None:
     """A task that is cancelled and tried again, over and over, is one task with one more step each time: no copy."""
     token = people.small.token
     task_id = native.ask(f"{TASKS}/SubmitTask", token, type="again").body["task_id"]
-    for _ in range(20):
+    for _ in range(10):
         assert native.ask(f"{TASKS}/CancelTask", token, task_id=task_id).code == OK
         assert native.ask(f"{TASKS}/CancelTask", token, task_id=task_id).code == OK  # again: nothing more
         assert native.ask(f"{TASKS}/RetryTask", token, task_id=task_id).code == OK
@@ -56,7 +56,7 @@ def test_one_key_is_one_task(door: Door, people: People) -> None:
 
 def test_waiting_for_nothing(native: Grpc, people: People) -> None:
     """To ask for work that is not there, over and over, leases nothing."""
-    for _ in range(10):
+    for _ in range(3):
         answer = native.ask(f"{WORKERS}/LeaseTasks", people.small.token, worker_name="w", task_types=["none.such"])
         assert answer.code == OK
         assert not answer.body.get("tasks")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Self
 
 import pytest
+from security.conftest import sign_in
 from support.doors import OK, Door, bearer
 from support.stack import StackInfo
 
@@ -110,12 +111,7 @@ def test_no_task_reaches_inside(door: Door, stack: StackInfo, inside: Inside) ->
     for fields, _ in payloads:
         one = batch.requests.add(type="data_pipeline")
         one.payload.update({"output_uri": output, **fields})
-    token = door.ask(
-        "/openmcp.chain.v1.AuthService/Authenticate",
-        workspace_id=stack.workspace_id,
-        workspace_secret=stack.workspace_secret,
-    ).body
-    headers = bearer(token.get("access_token") or token["token"])
+    headers = bearer(sign_in(door, stack.workspace_id, stack.workspace_secret))
     answer = door.call(f"{TASKS}/BatchSubmitTasks", batch, headers=headers)
     assert answer.code == OK
     for (fields, code), result in zip(payloads, answer.body["results"], strict=True):

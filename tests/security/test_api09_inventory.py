@@ -74,9 +74,11 @@ def test_what_is_routed_is_documented(path: str) -> None:
     text = (ROOT / "docs/rest.md").read_text()
     name = path.rpartition("/")[2]
     (line,) = [one for one in text.splitlines() if one.startswith("| `") and re.search(rf"\b{name}\b", one)]
+    call = line.split(" | ")[0]
     start, _, action = template.partition(":")
-    assert f"`{verb} {start}" in line
-    assert f":{action}" in line or not action
+    assert f"`{verb}" in call
+    assert start in call
+    assert f":{action}" in call or not action
 
 
 def test_every_code_is_documented() -> None:
