@@ -145,9 +145,9 @@ def test_progress_is_that_of_the_present_attempt() -> None:
 
 
 def test_a_failed_attempt_waits_for_the_next() -> None:
-    """Without a lease, until the backoff is over; the event says why and for how long."""
+    """Until the backoff is over; the event says why and for how long."""
     after = transitions.fail(RUNNING, "token", FAILURE, at(LATER, jitter=0.5), retryable=True)
-    assert (after.status, after.lease, after.due_at) == (Status.PENDING, None, LATER + 250 * MOMENT)
+    assert (after.status, after.lease, after.due_at) == (Status.PENDING, RUNNING.lease, LATER + 250 * MOMENT)
     assert after.events[-1] == Event(
         3, Status.PENDING, LATER, {"attempt": 1, "code": "BROKEN", "message": "it broke", "retry_in_ms": 250}
     )

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from support.engine import Engine, Worker, tenant
+from support.engine import Engine, Worker, ref, tenant
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.filters import Filter
-from openmcp_chain.domain.task import Status, Task
+from openmcp_chain.domain.task import Failure, Status, Task
 from openmcp_chain.engine import tasks
 from openmcp_chain.store.base import Page, Place
 from openmcp_chain.store.memory import MemoryStore
@@ -143,3 +143,42 @@ async def test_bulk_retry_goes_on_past_pages_that_are_empty() -> None:
     assert (len(retried), more) == (2, True)
     retried, more = await engine.app.tasks.retry_many(tenant(), "", 2)
     assert (len(retried), more) == (1, False)
+
+
+async def test_a_repeated_failure_is_answered_as_the_first_was() -> None:
+    """By any process, until the next attempt begins, or the wait for it ends; then the lease is lost, and no one's."""
+    store = MemoryStore()
+    here, there = Engine(store), Engine(store)
+    worker = here.worker()
+    await here.submit()
+    task = await worker.next()
+    first = await worker.fail(task)
+    assert first.status is Status.PENDING
+    for engine in (here, there):
+        again = await engine.app.leases.fail(worker.principal, ref(task), Failure("BROKEN", "it broke"), retryable=True)
+        assert again == first
+    with pytest.raises(errors.LeaseLost):
+        await worker.fail(task, "OTHER")
+    with pytest.raises(errors.LeaseLost):
+        await worker.heartbeat(task)
+    with pytest.raises(errors.LeaseLost):
+        await worker.complete(task)
+    assert len(here.task(task.key).events) == 3
+    await asyncio.sleep(60)
+    await here.app.sweep.run_once()
+    assert (await worker.next()).key == task.key
+    with pytest.raises(errors.LeaseLost):
+        await worker.fail(task)
+
+
+async def test_a_report_on_a_task_that_was_cancelled_as_it_waited_finds_no_lease() -> None:
+    """Its last holder can't say that it has stopped."""
+    engine = Engine()
+    worker = engine.worker()
+    await engine.submit()
+    task = await worker.next()
+    await worker.fail(task)
+    await engine.app.tasks.cancel(tenant(), task.id, "")
+    for report in (worker.stop(task), worker.fail(task)):
+        with pytest.raises(errors.LeaseLost):
+            await report

@@ -27,8 +27,8 @@ TOUCHES: Mapping[Action, frozenset[str]] = {
     Action.STOP: STEP | {"failure"},
     Action.RELEASE: OVER | {"attempt"},
     Action.EXPIRE: OVER,
-    Action.TIME_OUT: STEP | {"start_by", "failure"},
-    Action.CANCEL: STEP | {"start_by", "cancel", "failure"},
+    Action.TIME_OUT: OVER,
+    Action.CANCEL: OVER | {"cancel"},
     Action.RETRY: OVER | {"tried_before", "close_by", "cancel", "progress"},
     Action.SUPERSEDE: frozenset({"version", "superseded", "due_at"}),
 }
@@ -64,7 +64,8 @@ def verdict(deed: Deed, task: Task) -> Verdict:
         case Action.FAIL:
             said = task.events[-1].context
             failed = said.get("code") == deed.failure.code and said.get("message") == deed.failure.message
-            again = ended_by_it and failed
+            told = ended_by_it or (task.status is Status.PENDING and task.lease and task.lease.token == deed.token)
+            again = bool(told and failed)
             return _if(held or again, idle=again)
         case Action.STOP:
             again = ended_by_it and task.status is Status.CANCELLED
@@ -156,7 +157,8 @@ def whole(task: Task) -> None:
     match task.status:
         case Status.PENDING:
             assert tries < terms.retry.maximum_attempts
-            assert (task.lease, task.cancel) == (None, None)
+            assert task.cancel is None
+            assert task.lease is None or "retry_in_ms" in task.events[-1].context
         case Status.RUNNING:
             assert tries >= 1
             assert task.lease

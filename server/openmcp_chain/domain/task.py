@@ -169,7 +169,8 @@ class Task:
     close_by: datetime | None
     """When it must have ended."""
     lease: Lease | None
-    """While RUNNING, the holder's. It stays after the end, so that a repeated report is known for what it is."""
+    """While RUNNING, the holder's. It stays after the end, and after a failure that the task is tried again for until
+    that begins, so that a repeated report is known for what it is."""
     cancel: str | None
     """The reason (may be empty) for which it is to stop, or was stopped."""
     progress: Progress | None

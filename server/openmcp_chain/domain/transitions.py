@@ -220,12 +220,15 @@ def fail(
 ) -> Task:
     """Ends an attempt by the holder of the lease `token`: the task waits for its next attempt, or has ended.
 
-    `delay` takes the place of the retry policy's. Returns the task unchanged if this very failure ended it before.
+    `delay` takes the place of the retry policy's. Returns the task unchanged if this very failure ended it before, or
+    ended the attempt after which it waits.
     """
-    if task.status.terminal and _reported_by(task, token) and _last_failure(task) == (failure.code, failure.message):
+    over = task.status is not Status.RUNNING
+    if over and _reported_by(task, token) and _last_failure(task) == (failure.code, failure.message):
         return task
     _held(task, token)
-    return _attempt_over(task, failure, moment, retryable=retryable, delay=delay)
+    after = _attempt_over(task, failure, moment, retryable=retryable, delay=delay)
+    return replace(after, lease=task.lease)
 
 
 def stop(task: Task, token: str, moment: Moment) -> Task:
@@ -271,7 +274,7 @@ def time_out(task: Task, moment: Moment) -> Task:
         raise errors.LeaseLost
     failure = SCHEDULE_TO_CLOSE if _past(task.close_by, moment.now) else SCHEDULE_TO_START
     context: Context = {"code": failure.code, "message": failure.message}
-    return replace(_end(task, Status.FAILED, context, moment), failure=failure)
+    return replace(_end(task, Status.FAILED, context, moment), failure=failure, lease=None)
 
 
 def cancel(task: Task, reason: str, moment: Moment) -> Task:
@@ -285,7 +288,7 @@ def cancel(task: Task, reason: str, moment: Moment) -> Task:
         return task
     task = replace(task, cancel=reason)
     if task.status is Status.PENDING:
-        return _cancelled(task, {}, moment)
+        return replace(_cancelled(task, {}, moment), lease=None)
     context: Context = {"attempt": task.attempt, "cancel_requested": True, "reason": reason}
     return _step(task, Status.RUNNING, moment.now, context)
 
