@@ -152,6 +152,16 @@ def test_a_retry_whose_answer_was_lost() -> None:
         world.play(world.calls.retry("t", None), refusal("FAILED_PRECONDITION", "TASK_NOT_RETRYABLE"))
 
 
+@pytest.mark.parametrize("status", ["FAILED", "CANCELLED"])
+def test_a_retry_that_was_refused_is_no_success(status: str) -> None:
+    """A first try that never came through is no reason to take the second one's refusal for anything else."""
+    detail = tasks_pb2.TaskDetail(task_id="t", status=tasks_pb2.TaskStatus.Value(f"TASK_STATUS_{status}"))
+    refused = refusal("FAILED_PRECONDITION", "TASK_NOT_RETRYABLE")
+    world = World()
+    with pytest.raises(ApiError, match="TASK_NOT_RETRYABLE"):
+        world.play(world.calls.retry("t", None), refusal("UNAVAILABLE"), refused, detail)
+
+
 def outcomes(*codes: str) -> tasks_pb2.BatchSubmitTasksResponse:
     """An answer to a batch: an empty code is a task that was accepted."""
     answer = tasks_pb2.BatchSubmitTasksResponse()

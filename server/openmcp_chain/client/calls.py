@@ -153,8 +153,12 @@ class Calls:
         except ApiError as error:
             if error.code != "TASK_NOT_RETRYABLE" or error.tries == 1:
                 raise
-        # An earlier try was carried out, and its answer lost: the task is on its way, and no longer one to retry.
-        return (yield from self.get(request.task_id, None, timeout))
+            refused = error
+        # An earlier try may have been carried out, and its answer lost: then the task is on its way, or has arrived.
+        task = yield from self.get(request.task_id, None, timeout)
+        if task.status in (Status.FAILED, Status.CANCELLED):
+            raise refused
+        return task
 
     def batch_retry(self, query: str, limit: int, timeout: Seconds | None) -> Steps[Retried]:
         request = tasks_pb2.BatchRetryTasksRequest(filter=query, limit=limit)
