@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from support.service import PATIENCE, SETTINGS, Service, serving, until
-from support.workers import ended, working
+from support.workers import ended, worker, working
 
 from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.store.memory import MemoryStore
-from openmcp_chain.worker import Cancelled, Context
+from openmcp_chain.worker import Cancelled, Context, WorkerStuck, conversation, threads
 
 SHORT_LEASES = replace(SETTINGS, lease_duration=timedelta(seconds=1))
 
@@ -175,34 +175,102 @@ async def test_the_deadline_stops_the_function(monkeypatch: pytest.MonkeyPatch) 
     assert told == ["complete"]
 
 
-async def test_a_function_that_does_not_stop_does_not_disturb_what_comes_after() -> None:
-    """A plain function that never asks keeps its thread; what it returns in the end is reported to nobody."""
-    go, done = threading.Event(), threading.Event()
-    store = MemoryStore()
+class Deaf:
+    """A plain function that hangs, on the first task or on all, until it is let go."""
 
-    def deaf(payload: dict[str, Any]) -> dict[str, Any]:
-        if payload["n"] == 1:
-            go.wait(PATIENCE)
-            done.set()
+    def __init__(self, hangs: int = 1) -> None:
+        self.hangs = hangs
+        self.go = threading.Event()
+        self.hung = 0
+        self.done = 0
+
+    def __call__(self, payload: dict[str, Any]) -> dict[str, Any]:
+        if self.hung < self.hangs:
+            self.hung += 1
+            self.go.wait(PATIENCE)
+            self.done += 1
         return payload
 
+
+async def lose(service: Service, store: MemoryStore) -> None:
+    """The lease on the only task is lost, and the task gone; its worker's stream gets the credit back."""
+    await until(lambda: bool(service.app.leases._held))
+    (key,) = (task.key for task in store._tasks.values() if not task.status.terminal)
+    del store._tasks[key]
+    for held in service.app.leases._held.pop(key):
+        assert held.session is not None
+        service.app.dispatcher.credit(held.session)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function hangs after a short time."""
+    monkeypatch.setattr(conversation, "HUNG_SECONDS", 0.5)
+    monkeypatch.setattr(threads, "ROOM_SECONDS", 0.5)
+
+
+async def test_a_function_that_does_not_stop_does_not_disturb_what_comes_after() -> None:
+    """A plain function that ends late keeps its thread; what it returns in the end is reported to nobody."""
+    deaf, store = Deaf(), MemoryStore()
     async with serving(store, settings=SHORT_LEASES) as service:
         tenant, operator = await service.workspace(), await service.operator("echo")
         async with working(service, operator, deaf, concurrency=1):
             await service.submit(tenant, payload={"n": 1})
-            await until(lambda: bool(service.app.leases._held))
-            (key,) = store._tasks
-            del store._tasks[key]
-            (held,) = service.app.leases._held.pop(key)
-            assert held.session is not None
-            service.app.dispatcher.credit(held.session)
+            await until(lambda: deaf.hung == 1)
+            await lose(service, store)
             # It waits for the only thread, with its lease kept.
             second = await service.submit(tenant, payload={"n": 2})
             await until(lambda: bool(service.app.leases._held))
-            (held,) = next(iter(service.app.leases._held.values()))
-            heard_at = held.heard_at
-            await until(lambda: held.heard_at > heard_at + 1)
-            go.set()
+            deaf.go.set()
             detail = await ended(service, tenant, second)
-    assert done.is_set()
+    assert deaf.done == 1
     assert (detail.attempt, detail.result["n"]) == (1, 2)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_function_that_hangs_takes_no_task_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    """One that found no thread is handed back, and run by another worker; the one that hangs is named in the log.
+
+    The worker all of whose places are lost ends, and says why.
+    """
+    deaf, store = Deaf(), MemoryStore()
+    async with serving(store, settings=SHORT_LEASES) as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        hanging = asyncio.create_task(worker(service, operator, deaf, concurrency=1).serve())
+        await service.submit(tenant, payload={"n": 1})
+        await until(lambda: deaf.hung == 1)
+        (lost,) = (task.id for task in store._tasks.values())
+        await lose(service, store)
+        second = await service.submit(tenant, payload={"n": 2})
+        async with working(service, operator, deaf, concurrency=1):
+            detail = await ended(service, tenant, second)
+            events = await service.events(tenant, second)
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(WorkerStuck, match="1 functions do not end"):
+                    await hanging
+        deaf.go.set()
+    assert detail.result["n"] == 2
+    assert [event.context["code"] for event in events if "code" in event.context] in ([], ["WORKER_BUSY"])
+    (named,) = (record for record in caplog.records if "does not end" in record.getMessage())
+    assert (named.levelname, vars(named)["task_id"], vars(named)["task_type"]) == ("ERROR", lost, "echo")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_function_that_hangs_costs_its_own_place_only() -> None:
+    """The server is told of less room, so it sends nothing in vain; and of all of it when the function has ended."""
+    deaf, store = Deaf(), MemoryStore()
+    async with serving(store, settings=SHORT_LEASES) as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+
+        def room() -> list[int]:
+            return [stream._session.credits for stream in service.app.workers._streams if stream._session]
+
+        async with working(service, operator, deaf, concurrency=3):
+            await service.submit(tenant, payload={"n": 1})
+            await until(lambda: deaf.hung == 1)
+            await lose(service, store)
+            await until(lambda: room() == [2])
+            tasks = [await service.submit(tenant, payload={"n": n}) for n in range(5)]
+            assert [(await ended(service, tenant, task)).attempt for task in tasks] == [1] * 5
+            deaf.go.set()
+            await until(lambda: room() == [3])

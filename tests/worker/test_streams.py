@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from support.service import PATIENCE, SETTINGS, Caller, ManualClock, Service, se
 from support.workers import ended, worker, working
 
 from openmcp.chain.v1 import auth_pb2, tasks_pb2
+from openmcp_chain.client.connection import Credentials, Server
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.store.memory import MemoryStore
-from openmcp_chain.worker import TaskFailed, Worker, WorkerRefused, connection
+from openmcp_chain.worker import TaskFailed, Worker, WorkerRefused, connection, conversation
+from openmcp_chain.worker.connection import Connection
 
 SUCCEEDED = tasks_pb2.TASK_STATUS_SUCCEEDED
 PENDING = tasks_pb2.TASK_STATUS_PENDING
@@ -149,6 +152,8 @@ async def test_the_token_is_refreshed_on_the_stream(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A stream outlives the token that it was opened with: a new one is sent in time, and nothing is cut."""
+    for name in ("USED", "LEAST_SECONDS"):
+        monkeypatch.setattr(connection, name, 0.0)
     monkeypatch.setattr(connection, "FRESH_SECONDS", 10.0**9)  # a new one each second
     clock = ManualClock()
     async with serving(now=clock) as service:
@@ -311,6 +316,33 @@ async def test_a_refused_sign_in_is_tried_again(caplog: pytest.LogCaptureFixture
     assert not left
     assert "S3CRET" not in caplog.text
     assert "S3CRET" not in repr(vars(there))
+
+
+async def test_a_worker_whose_credentials_are_refused_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some tries, with a message that names the settings, and no secret."""
+    monkeypatch.setattr(conversation, "REFUSED_SECONDS", 0.5)
+    async with serving() as service:
+        operator = await service.operator("echo")
+        there = worker(service, replace(operator, secret="omcp_S3CRET"), lambda payload: payload)
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(WorkerRefused, match="OPENMCP_WORKSPACE_ID, OPENMCP_WORKSPACE_SECRET") as refused:
+                await there.serve()
+    assert "S3CRET" not in str(refused.value)
+
+
+async def test_a_short_lived_token_is_used_for_most_of_its_life() -> None:
+    """Not replaced all the time, as one that is always about to expire would be, nor by a clock that is fast."""
+    for life in (timedelta(seconds=100), timedelta(seconds=-3600)):
+        async with running_rogue() as rogue:
+            rogue.life = life
+            there = Connection(Server(rogue.target), Credentials("ws-1", "secret", ("worker",)))
+            for _ in range(3):
+                await there.token()
+            waiting = asyncio.create_task(there.until_stale())
+            done, _ = await asyncio.wait({waiting}, timeout=1.5)
+            waiting.cancel()
+            await there.close()
+            assert (rogue.sign_ins, done) == (1, set())
 
 
 async def test_a_worker_can_be_stopped_before_it_has_found_a_server() -> None:

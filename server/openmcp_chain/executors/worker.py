@@ -20,7 +20,7 @@ import uvloop
 from openmcp_chain import __version__, config, logs, telemetry
 from openmcp_chain.config import ConfigError
 from openmcp_chain.executors.data_pipeline import DataPipeline, Policy, PolicyError, S3Settings
-from openmcp_chain.worker import SettingsError, Worker, WorkerRefused
+from openmcp_chain.worker import SettingsError, Worker, WorkerRefused, WorkerStuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def main() -> None:
     telemetry.configure("openmcp-worker")
     try:
         worker.run(loop_factory=_loop)
-    except (WorkerRefused, SettingsError) as error:
+    except (WorkerRefused, WorkerStuck, SettingsError) as error:
         # The server's words are safe to show: they are from the error table.
         sys.exit(f"openmcp worker: {error}")
     finally:

@@ -10,8 +10,8 @@ worker.run()
 """
 
 from openmcp_chain.client.errors import SettingsError
-from openmcp_chain.worker.conversation import WorkerRefused
+from openmcp_chain.worker.conversation import WorkerRefused, WorkerStuck
 from openmcp_chain.worker.task import Cancelled, Context, TaskFailed
 from openmcp_chain.worker.worker import Worker
 
-__all__ = ["Cancelled", "Context", "SettingsError", "TaskFailed", "Worker", "WorkerRefused"]
+__all__ = ["Cancelled", "Context", "SettingsError", "TaskFailed", "Worker", "WorkerRefused", "WorkerStuck"]

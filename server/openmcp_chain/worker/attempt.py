@@ -17,7 +17,7 @@ from openmcp_chain.worker.functions import Function
 from openmcp_chain.worker.held import Held
 from openmcp_chain.worker.payloads import Misfit
 from openmcp_chain.worker.task import TaskFailed
-from openmcp_chain.worker.threads import Threads
+from openmcp_chain.worker.threads import NoRoom, Threads
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,9 @@ async def _attempt(held: Held, function: Function, threads: Threads) -> workers_
         return reports.completed(lease, await function.run(payload, held.context, threads))
     except Misfit as misfit:
         return reports.failed(lease, "PAYLOAD_INVALID", misfit.told("payload"))
+    except NoRoom:
+        message = "the worker's threads are taken by functions that do not end"
+        return reports.failed(lease, "WORKER_BUSY", message, retryable=True, retry_delay=0)
     except TaskFailed as failure:
         return reports.refused(lease, failure)
     except asyncio.CancelledError:

@@ -13,7 +13,11 @@ from openmcp_chain.client.connection import Credentials, Server
 from openmcp_chain.client.errors import SettingsError
 
 FRESH_SECONDS = 120.0
-"""A token is replaced this long before it expires."""
+USED = 0.8
+"""A token is replaced FRESH_SECONDS before it expires, or when this part of its life is over, if that is later."""
+LEAST_SECONDS = 10.0
+"""So long a new token is used whatever this machine's clock makes of when it expires: one that is fast would otherwise
+sign in all the time."""
 SIGN_IN_SECONDS = 10.0
 
 # The stubs know it as generic, the runtime does not.
@@ -30,20 +34,23 @@ class Connection:
         self._channel = server.channel()
         self._credentials = credentials.request()
         self._token = ""
-        self._expires_at = datetime.min.replace(tzinfo=UTC)
+        self._good_until = 0.0
+        """By the loop's clock."""
 
     async def token(self) -> str:
         """A token that is good for a while yet. Raises grpc.aio.AioRpcError."""
-        if (self._expires_at - datetime.now(UTC)).total_seconds() < FRESH_SECONDS:
+        clock = asyncio.get_running_loop().time
+        if clock() >= self._good_until:
             stub: auth_pb2_grpc.AuthServiceAsyncStub = auth_pb2_grpc.AuthServiceStub(self._channel)
             answer = await stub.Authenticate(self._credentials, timeout=SIGN_IN_SECONDS)
             self._token = answer.token
-            self._expires_at = answer.expires_at.ToDatetime(UTC)
+            life = (answer.expires_at.ToDatetime(UTC) - datetime.now(UTC)).total_seconds()
+            self._good_until = clock() + max(life - FRESH_SECONDS, life * USED, LEAST_SECONDS)
         return self._token
 
     def forget_token(self) -> None:
         """The token was refused: the next call signs in anew."""
-        self._expires_at = datetime.min.replace(tzinfo=UTC)
+        self._good_until = 0.0
 
     async def work(self, requests: AsyncIterator[workers_pb2.WorkRequest]) -> Stream:
         """Opens a stream that sends `requests`, with the certificates of now. Raises grpc.aio.AioRpcError."""
@@ -62,8 +69,7 @@ class Connection:
 
     async def until_stale(self) -> None:
         """Returns when the token wants replacing."""
-        left = (self._expires_at - datetime.now(UTC)).total_seconds() - FRESH_SECONDS
-        await asyncio.sleep(max(left, 1.0))
+        await asyncio.sleep(max(self._good_until - asyncio.get_running_loop().time(), 1.0))
 
     async def close(self) -> None:
         """Closes the channel."""

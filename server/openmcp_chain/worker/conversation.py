@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 import grpc
 
 from openmcp.chain.v1 import workers_pb2
+from openmcp_chain.client import errors
 from openmcp_chain.worker.connection import Connection
 from openmcp_chain.worker.held import Held
 
@@ -19,8 +20,21 @@ BACKOFF_MAXIMUM_SECONDS = 5.0
 Request = workers_pb2.WorkRequest
 
 
+HUNG_SECONDS = 5.0
+"""How long a function may go on whose task is not this worker's any more; past it, its place counts as lost."""
+REFUSED_SECONDS = 10.0
+"""How long credentials are tried that are refused: they may be so new that not every server knows them."""
+
+
 class WorkerRefused(Exception):
-    """The server will not have this worker, however often it asks. The text is the server's, from its error table."""
+    """The server will not have this worker, however often it asks.
+
+    The text is the server's, from its error table, or names the settings at fault.
+    """
+
+
+class WorkerStuck(Exception):
+    """As many functions as may run at a time do not end, though their tasks were given up: only a new process helps."""
 
 
 class Conversation:
@@ -45,9 +59,18 @@ class Conversation:
         self._welcome = False
         """Whether there is a stream on which tasks may come."""
         self._failures = 0
+        self._refused_at: float | None = None
+        """Since when the credentials have been refused."""
+        self._hung = 0
+        """How many functions go on whose tasks were given up; each takes a place."""
+        self._stuck = False
+        self._closed = False
 
     async def talk(self) -> None:
-        """One stream after another; returns when the worker stops and holds nothing more. Raises WorkerRefused."""
+        """One stream after another; returns when the worker stops and holds nothing more.
+
+        Raises WorkerRefused, WorkerStuck.
+        """
         while True:
             try:
                 await self._stream()
@@ -58,9 +81,12 @@ class Conversation:
                 log.warning("connection lost: %s", error.code().name)
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                     self._connection.forget_token()
+                    self._credentials_refused(error)
                 elif error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
                     raise WorkerRefused(error.details()) from None
             if self._stopping and not self._held:
+                if self._stuck:
+                    raise WorkerStuck(f"{self._hung} functions do not end, and no other may run beside them")
                 return
             # Full jitter, so that a thousand workers don't come back at once.
             ceiling = min(BACKOFF_SECONDS * 2.0**self._failures, BACKOFF_MAXIMUM_SECONDS)
@@ -85,11 +111,25 @@ class Conversation:
 
     async def close(self) -> None:
         """Ends whatever runs, without a word more to the server."""
+        self._closed = True
         for held in self._held.values():
             held.close()
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _credentials_refused(self, error: grpc.aio.AioRpcError) -> None:
+        refusal = errors.read(error.code().name, error.details() or "", error.trailing_metadata() or ())
+        if refusal.code != "CREDENTIALS_INVALID":
+            return
+        now = asyncio.get_running_loop().time()
+        if self._refused_at is None:
+            self._refused_at = now
+        elif now - self._refused_at >= REFUSED_SECONDS:
+            raise WorkerRefused(
+                "the workspace and its secret are not accepted (OPENMCP_WORKSPACE_ID, OPENMCP_WORKSPACE_SECRET or "
+                f"OPENMCP_WORKSPACE_SECRET_FILE): {refusal.message}"
+            ) from None
 
     def _hang_up_if_done(self) -> None:
         """Half-closes the stream once a worker that stops holds nothing.
@@ -124,7 +164,8 @@ class Conversation:
         hello.CopyFrom(self._hello)
         hello.held.extend(held.lease for held in self._held.values())
         # A new task may have come before the answer to the report that made room for it. One that stops only reports.
-        hello.max_concurrency = max(len(self._held), 1 if self._stopping else hello.max_concurrency)
+        room = 1 if self._stopping else hello.max_concurrency - self._hung
+        hello.max_concurrency = max(len(self._held), room)
         return hello
 
     async def _refresh_token(self) -> None:
@@ -141,6 +182,7 @@ class Conversation:
         kind = response.WhichOneof("message")
         if kind == "welcome":
             self._failures = 0
+            self._refused_at = None
             self._welcome = True
             self._on_connection(True)
         elif kind == "task":
@@ -156,7 +198,7 @@ class Conversation:
             self._outbox.put_nowait(None)
 
     def _start(self, leased: workers_pb2.LeasedTask) -> None:
-        held = Held(leased, self._say, self._let_go)
+        held = Held(leased, self._say, lambda held: self._let_go(held, running))
         self._held[leased.lease.lease_token] = held
         running = asyncio.create_task(self._run(held))
         self._running.add(running)
@@ -165,9 +207,35 @@ class Conversation:
     def _say(self, request: Request) -> None:
         self._outbox.put_nowait(request)
 
-    def _let_go(self, held: Held) -> None:
+    def _let_go(self, held: Held, running: asyncio.Task[None]) -> None:
         del self._held[held.lease.lease_token]
+        if not running.done():
+            asyncio.get_running_loop().call_later(HUNG_SECONDS, self._look_whether_hung, held, running)
         self._hang_up_if_done()
+
+    def _look_whether_hung(self, held: Held, running: asyncio.Task[None]) -> None:
+        if running.done() or self._closed:
+            return
+        self._hung += 1
+        told = {"task_id": held.lease.task_id, "task_type": held.leased.type}
+        log.error("a function does not end, though its task was given up: it keeps its place", extra=told)
+        running.add_done_callback(self._ended_after_all)
+        if self._hung < self._hello.max_concurrency:
+            self._go_round()
+        elif not self._stopping:
+            self._stuck = True
+            self.stop()
+
+    def _ended_after_all(self, _: asyncio.Task[None]) -> None:
+        self._hung -= 1
+        if not self._closed:
+            log.warning("a function that was given up has ended: it has left its place")
+            self._go_round()
+
+    def _go_round(self) -> None:
+        """Opens another stream, since how many tasks there is room for is said at a stream's beginning."""
+        if not self._stopping:
+            self._outbox.put_nowait(None)
 
 
 async def _requests(outbox: asyncio.Queue[Request | None]) -> AsyncIterator[Request]:

@@ -139,6 +139,7 @@ class Worker:
 
         Raises:
             WorkerRefused: The server will not have this worker: it may not take one of the types, for instance.
+            WorkerStuck: As many functions as may run at a time do not end.
             SettingsError: The file of authorities can't be read.
         """
         with asyncio.Runner(loop_factory=loop_factory) as runner:
