@@ -1,13 +1,15 @@
-"""What clients see while the server is away."""
+"""What clients see while the server is away, and what a client that stays away sees."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from support.gateway import Gateway
 
-from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
+from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc, workers_pb2, workers_pb2_grpc
 
 LAME_DUCK_SECONDS = 3.0
 """How long, by default, a server goes on serving once it says NOT_SERVING."""
@@ -62,3 +64,44 @@ async def test_a_short_restart_goes_unnoticed(gateway: Gateway) -> None:
     answer = await call
     await gateway.until("/v1/tasks/pending", 200)
     assert answer.status_code == 200
+
+
+async def half_asked(gateway: Gateway, method: str, path: str, content_type: str) -> bytes:
+    """The answer to a request whose body is announced and never comes."""
+    url = gateway.rest.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    lines = [f"{method} {path} HTTP/1.1", "host: x", f"authorization: Bearer {gateway.upstream.key.token()}"]
+    lines += [f"content-type: {content_type}", "te: trailers", "content-length: 100", "connection: close", "", ""]
+    writer.write("\r\n".join(lines).encode())
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer
+
+
+async def test_a_request_that_never_ends_is_given_up(gateway: Gateway) -> None:
+    """A stream's too, by REST and by gRPC, as a unary call's is; one that is answered goes on as long as it likes."""
+    said: asyncio.Queue[workers_pb2.WorkRequest] = asyncio.Queue()
+
+    async def saying() -> AsyncIterator[workers_pb2.WorkRequest]:
+        while True:
+            yield await said.get()
+
+    beat = workers_pb2.WorkRequest(heartbeat=workers_pb2.Heartbeat())
+    work: Any = workers_pb2_grpc.WorkerServiceStub(gateway.channel).Work(saying(), metadata=gateway.bearer)
+    said.put_nowait(beat)
+    await work.read()
+    service = "/openmcp.chain.v1"
+    rest, *framed = await asyncio.gather(
+        half_asked(gateway, "GET", "/v1/tasks/x/events", "application/json"),
+        half_asked(gateway, "POST", f"{service}.TaskService/StreamTaskEvents", "application/grpc"),
+        half_asked(gateway, "POST", f"{service}.WorkerService/Work", "application/grpc"),
+        half_asked(gateway, "POST", f"{service}.TaskService/GetTask", "application/grpc"),
+    )
+    assert rest.startswith(b"HTTP/1.1 408 ")
+    assert b'{"error":{"code":"DEADLINE_EXCEEDED"' in rest
+    for answer in framed:
+        assert b"\r\ngrpc-status: 4\r\n" in answer
+        assert b"\r\ngrpc-status-details-bin: " in answer
+    said.put_nowait(beat)
+    assert (await work.read()).HasField("ack")
+    work.cancel()

@@ -42,6 +42,19 @@ async def test_hello_is_checked(changed: dict[str, Any], field: str) -> None:
     assert told.fields[0] == field
 
 
+async def test_hello_must_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that stays without one ends, and gives its place back; one that has had it is not touched."""
+    monkeypatch.setattr(workstream, "HELLO_SECONDS", 0.2)
+    async with serving() as service:
+        caller = await service.workspace()
+        greeted = service.work(caller)
+        await greeted.hello()
+        assert (await refused(service.work(caller).call)).code == "DEADLINE_EXCEEDED"
+        assert len(service.app.workers._streams) == 1
+        await greeted.heartbeat(NOBODYS)
+        await greeted.end()
+
+
 @pytest.mark.parametrize("field", ["workspace_id", "task_id", "lease_token"])
 @pytest.mark.parametrize("value", ["", "x" * 65])
 async def test_leases_are_checked(field: str, value: str) -> None:

@@ -25,6 +25,8 @@ REPORTS = 1024
 """Reports of a stream that are not answered on the wire yet; past it, the server reads no more from the worker."""
 REPORT_BYTES = 8 * 1024 * 1024
 """What those reports that are being carried out may have together."""
+HELLO_SECONDS = 30.0
+"""How long a stream may be open without a hello."""
 RECHECK_SECONDS = 2.0
 """How often the stream's token is looked at again."""
 
@@ -64,6 +66,7 @@ class WorkerStream:
         """Answers the worker until it hangs up, or the server drains. Raises what ends the stream with an error."""
         reader = asyncio.create_task(self._read(requests))
         guard = asyncio.create_task(self._recheck())
+        mute = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._mute)
         try:
             while True:
                 message = await self._outbox.get()
@@ -80,6 +83,7 @@ class WorkerStream:
         finally:
             reader.cancel()
             guard.cancel()
+            mute.cancel()
 
     async def close(self) -> None:
         """Takes the worker out of dispatch, and gives back what did not reach it."""
@@ -98,6 +102,11 @@ class WorkerStream:
             self._dispatcher.leave(self._session)
         self._outbox.put_nowait(workers_pb2.WorkResponse(drain=workers_pb2.Drain()))
         self._spawn(self._finish())
+
+    def _mute(self) -> None:
+        """Ends a stream that holds a place and says nothing."""
+        if self._session is None:
+            self._outbox.put_nowait(errors.DeadlineExceeded())
 
     async def _recheck(self) -> None:
         """Ends the stream when its token ends: by its time, with its workspace, or with its secret."""

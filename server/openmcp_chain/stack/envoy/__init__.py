@@ -187,6 +187,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "RATE_LIMITS": _rate_limits(settings.plans),
         "PATIENCE": f"{settings.patience_seconds}s",
         "REQUEST": request_lua(),
+        "REQUEST_TIMEOUT": f"{settings.unary_seconds}s",
         "RESPONSE_LIMIT": settings.response_limit,
         "ROUTES": routes.table(methods, settings.limits),
         "SELF": _endpoints("self", _reachable(settings.listen)),

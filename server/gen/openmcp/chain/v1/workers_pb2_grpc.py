@@ -80,9 +80,9 @@ class WorkerServiceServicer:
     def Work(self, request_iterator, context):
         """One worker's conversation with the server, over as many tasks as it likes.
 
-        The worker says `hello` first. The server then sends tasks under a lease, never more at a time than
-        `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the server
-        answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+        The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
+        than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
+        server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

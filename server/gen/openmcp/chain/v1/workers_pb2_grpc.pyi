@@ -40,9 +40,9 @@ class WorkerServiceStub:
     Work: _grpc.StreamStreamMultiCallable[_workers_pb2.WorkRequest, _workers_pb2.WorkResponse]
     """One worker's conversation with the server, over as many tasks as it likes.
 
-    The worker says `hello` first. The server then sends tasks under a lease, never more at a time than
-    `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the server
-    answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+    The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
+    than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
+    server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
     """
     LeaseTasks: _grpc.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -69,9 +69,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Work: _aio.StreamStreamMultiCallable[_workers_pb2.WorkRequest, _workers_pb2.WorkResponse]  # type: ignore[assignment]
     """One worker's conversation with the server, over as many tasks as it likes.
 
-    The worker says `hello` first. The server then sends tasks under a lease, never more at a time than
-    `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the server
-    answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+    The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
+    than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
+    server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
     """
     LeaseTasks: _aio.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]  # type: ignore[assignment]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -101,9 +101,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_workers_pb2.WorkResponse], _abc.AsyncIterator[_workers_pb2.WorkResponse]]:
         """One worker's conversation with the server, over as many tasks as it likes.
 
-        The worker says `hello` first. The server then sends tasks under a lease, never more at a time than
-        `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the server
-        answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+        The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
+        than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
+        server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
         """
 
     @_abc_1.abstractmethod
