@@ -135,7 +135,7 @@ def test_a_find_fails_the_run(elsewhere: Path) -> None:
         "pytest",
         "-q",
         "-p",
-        "no:cacheprovider",
+        "xdist.plugin",
         "-p",
         "support.logscan",
         f"--basetemp={elsewhere / 'run'}",
