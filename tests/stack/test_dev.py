@@ -207,6 +207,40 @@ async def test_a_failed_sample_is_told(running: StackInfo, tmp_path: Path, capsy
     assert "the sample failed: the task ended FAILED: " in capsys.readouterr().out
 
 
+LATE = """
+import sys
+from pathlib import Path
+from openmcp_chain.stack import dev, ports
+from openmcp_chain.stack.site import Options
+
+flag, port, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+choose = ports.choose
+
+def late(wanted):
+    if len(wanted) == 1:
+        return choose(wanted)
+    return [port if one == flag else choose({one: 0})[0] for one in wanted]
+
+ports.choose = late
+sys.exit(dev.run(Options(rest_port=0, grpc_port=0, data_dir=folder, mongodb_uri="", worker=True, sample=False,
+                         once=False, tls=False, plan="standard")))
+"""
+"""A stack that found a port free just before another took it."""
+
+
+@pytest.mark.parametrize("flag", ["--rest-port", "--grpc-port"])
+def test_a_port_that_is_taken_while_the_stack_starts(flag: str, running: StackInfo, tmp_path: Path) -> None:
+    """One line says which port is in use, and the status is 1."""
+    taken = running.rest_url if flag == "--rest-port" else running.grpc_target
+    port = taken.rpartition(":")[2]
+    running.until_shown("Ctrl-C ends everything.")
+    late = [sys.executable, "-c", LATE, flag, port, str(tmp_path / "late")]
+    done = subprocess.run(late, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr == f"openmcp dev: port {port} is in use; choose another with {flag}, or 0 for a free one\n"
+    assert not (tmp_path / "late" / "dev.json").exists()
+
+
 def test_a_signal_ends_everything(running: StackInfo) -> None:
     """SIGTERM ends every child, takes dev.json away, and counts as a good end."""
     processes = belonging(running.data_dir)

@@ -1,10 +1,12 @@
 """Ports are found out by binding them."""
 
+import os
 import socket
+import sys
 
 import pytest
 
-from openmcp_chain.stack import ports
+from openmcp_chain.stack import ports, probes
 from openmcp_chain.stack.failure import StackError
 
 
@@ -45,3 +47,14 @@ def test_one_port_for_two_is_refused() -> None:
     (port,) = ports.choose({"--rest-port": 0})
     with pytest.raises(StackError, match=f"port {port} is in use; choose another with --grpc-port"):
         ports.choose({"--rest-port": port, "--grpc-port": port})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who listens")
+def test_who_listens() -> None:
+    """Of two processes the one that listens on a port is told from the other, and from one that is no more."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert probes.listens(os.getpid, port)
+        assert not probes.listens(os.getppid, port)
+        assert not probes.listens(lambda: 2**22 + 1, port)
+    assert not probes.listens(os.getpid, port)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from openmcp_chain.stack import tether
-from openmcp_chain.stack.failure import StackError
+from openmcp_chain.stack.failure import ChildDied, StackError
 
 FIRST_DELAY = 0.1
 """Seconds before a child that died is started again; doubled with each further early death."""
@@ -77,7 +77,7 @@ class Child:
     async def ready(self, probe: Callable[[], Awaitable[bool]], timeout: float) -> None:  # noqa: ASYNC109 - the failure names the log
         """Returns when `probe` first says yes; from then on the child is started again when it dies.
 
-        Raises StackError if the child ends before, or takes longer than `timeout` seconds.
+        Raises ChildDied if the child ends before, another StackError if it takes longer than `timeout` seconds.
         """
         death = asyncio.create_task(self._died.wait())
         deadline = time.monotonic() + timeout
@@ -87,7 +87,7 @@ class Child:
                     raise StackError(f"{self.name} is not ready after {timeout:g} s", self.log)
                 await asyncio.wait({death}, timeout=_PROBE_PAUSE)
                 if self._died.is_set():
-                    raise StackError(f"{self.name} {self._ending()} while it started", self.log)
+                    raise ChildDied(f"{self.name} {self._ending()} while it started", self.log)
         finally:
             death.cancel()
         self._established = True

@@ -16,6 +16,10 @@ class StackError(Exception):
         self.log = log
 
 
+class ChildDied(StackError):
+    """A child ended before it was ready."""
+
+
 def last_lines(log: Path) -> Sequence[str]:
     """The end of a log; empty if there is none."""
     try:

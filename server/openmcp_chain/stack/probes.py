@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +18,7 @@ from openmcp_chain.stack.database import REPLICA_SET, Database
 
 _TIMEOUT = 1.0
 """Seconds that one question may take."""
+_LISTENING = "0A"  # TCP_LISTEN of linux/tcp_states.h, as /proc has it
 _NOT_YET_INITIALIZED = 94  # MongoDB's error code
 
 
@@ -65,6 +67,29 @@ class DatabaseProbe:
         if config["members"][0]["host"] != member["host"]:
             config |= {"members": [member], "version": config["version"] + 1}
             await client.admin.command("replSetReconfig", config, force=True)
+
+
+def listens(pid: Callable[[], int], port: int) -> bool:
+    """Is it the process with this id that listens on the port?
+
+    Before it is known, no secret goes there: another may have taken the port since it was found free. Only Linux tells
+    who listens; elsewhere two can't listen on one port, and a child that can't ends.
+    """
+    if sys.platform != "linux":
+        return True
+    process = Path("/proc", str(pid()))
+    try:
+        lines = [
+            line.split() for table in ("tcp", "tcp6") for line in (process / "net" / table).read_text().splitlines()
+        ]
+        sockets = {
+            f"socket:[{line[9]}]"
+            for line in lines
+            if line[3] == _LISTENING and int(line[1].rpartition(":")[2], 16) == port
+        }
+        return any(str(held.readlink()) in sockets for held in (process / "fd").iterdir())
+    except OSError:  # it is about to end, or a descriptor was closed meanwhile
+        return False
 
 
 def accepts(address: str) -> Callable[[], Awaitable[bool]]:

@@ -6,7 +6,7 @@ their way.
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.engine.administration import FIRST, Administration, local_actor
 from openmcp_chain.stack import administration, demo, ports, probes, programs
 from openmcp_chain.stack.children import Program
-from openmcp_chain.stack.failure import StackError
+from openmcp_chain.stack.failure import ChildDied, StackError
 from openmcp_chain.stack.parts import Parts
 from openmcp_chain.stack.site import Options, Site
 from openmcp_chain.stack.state import Info, Memory
@@ -38,15 +38,14 @@ async def finish(options: Options, site: Site, parts: Parts) -> Ready:
     except ConfigError as error:
         raise StackError(str(error)) from None
     memory, admin_secret = await _enrol(options, site, settings, parts)
+    await _own_port(parts, "server", "--grpc-port", site.grpc_port, probes.accepts(site.grpc_target))
     if options.worker:  # before Envoy: it takes longer
         await parts.spawn(programs.worker(site, memory))
     await parts.spawn(_envoy(site, settings))
     ours = site.certificates
     ca = str(ours.authority.file) if ours else None
-    steps = [
-        parts.until_ready("server", probes.accepts(site.grpc_target)),
-        parts.until_ready("envoy", probes.accepts_token(site.rest_url, demo.WORKSPACE, memory.workspace_secret, ca)),
-    ]
+    signs_in = probes.accepts_token(site.rest_url, demo.WORKSPACE, memory.workspace_secret, ca)
+    steps = [_own_port(parts, "envoy", "--rest-port", site.rest_port, signs_in)]
     if options.worker:
         steps.append(parts.until_ready("worker", probes.exists(programs.worker_ready_file(site))))
     await _all(*steps)
@@ -71,6 +70,22 @@ async def finish(options: Options, site: Site, parts: Parts) -> Ready:
     return Ready(info(), admin_secret)
 
 
+async def _own_port(parts: Parts, name: str, flag: str, port: int, probe: Callable[[], Awaitable[bool]]) -> None:
+    """Waits until this part has the port, and then until `probe` says yes. Raises StackError.
+
+    The port was free when it was chosen, but that is seconds ago.
+    """
+
+    async def ready() -> bool:
+        return probes.listens(lambda: parts.pids[name], port) and await probe()
+
+    try:
+        await parts.until_ready(name, ready)
+    except ChildDied:
+        ports.choose({flag: port})  # if somebody else has it now, that is the reason, and told
+        raise
+
+
 def _envoy(site: Site, settings: Config) -> Program:
     """Renders its configuration, and returns how to run it."""
     from openmcp_chain.stack import envoy  # noqa: PLC0415 - the worker starts while these are imported
@@ -84,6 +99,7 @@ def _envoy(site: Site, settings: Config) -> Program:
             listen=envoy.Address(ports.HOST, site.rest_port),
             server=envoy.Address(ports.HOST, site.grpc_port),
             plans=settings.plans,
+            reuse_port=False,
             identity=Identity(ours.envoy.certificate, ours.envoy.key) if ours else None,
             server_tls=Servers(ours.authority.file, "localhost", client) if client and ours else None,
             otlp=Collector.from_environment(os.environ),

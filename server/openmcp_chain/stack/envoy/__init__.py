@@ -92,6 +92,8 @@ class Settings:
     """Where spans go; None: Envoy makes none, and passes the client's trace context on."""
     admin: Address | None = None
     """Envoy's own admin interface; None: off. It can stop Envoy: give it a loopback address."""
+    reuse_port: bool = True
+    """Whether the kernel spreads connections over Envoy's threads. If not, a port that is taken is an error."""
     access_log: bool = True
     """A line of JSON on stdout for each request."""
     body_limit: int = 4 * 1024 * 1024
@@ -189,6 +191,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "REQUEST": request_lua(),
         "REQUEST_TIMEOUT": f"{settings.unary_seconds}s",
         "RESPONSE_LIMIT": settings.response_limit,
+        "REUSE_PORT": settings.reuse_port,
         "ROUTES": routes.table(methods, settings.limits),
         "SELF": _endpoints("self", _reachable(settings.listen)),
         "SELF_TLS": tls.loopback(settings.identity),
