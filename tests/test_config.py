@@ -53,6 +53,9 @@ def test_defaults() -> None:
         ("OPENMCP_MASTER_KEY_FILE", "/nowhere/at/all"),
         ("OPENMCP_MASTER_KEY_FILE", "/"),
         ("OPENMCP_MASTER_KEY_FILE", "a\0b"),
+        ("OPENMCP_ADMIN_SECRET", "S3CRET"),
+        ("OPENMCP_ADMIN_SECRET", f"omcp_0123abcd_S3CRET{'x' * 36}"),
+        ("OPENMCP_ADMIN_SECRET_FILE", "/nowhere/at/all"),
         ("OPENMCP_PLANS_FILE", "/nowhere/at/all"),
         ("OPENMCP_LEASE_DURATION", "0"),
         ("OPENMCP_LEASE_DURATION", "-1"),
@@ -127,6 +130,17 @@ def test_secret_comes_from_a_file(tmp_path: Path) -> None:
     file.write_text(" \n")
     with pytest.raises(ConfigError, match="OPENMCP_MASTER_KEY_FILE"):
         config.from_environment(without)
+
+
+def test_the_first_administrators_secret(tmp_path: Path) -> None:
+    """None, from its variable, or from its file, which counts if there are both."""
+    secret, other = (f"omcp_0123abcd_{letter * 43}" for letter in "sf")
+    file = tmp_path / "secret"
+    file.write_text(other + "\n")
+    told = {"OPENMCP_ADMIN_SECRET": secret}
+    both = told | {"OPENMCP_ADMIN_SECRET_FILE": str(file)}
+    assert [config.from_environment(GOOD | more).admin_secret for more in ({}, told, both)] == ["", secret, other]
+    assert secret not in repr(config.from_environment(GOOD | told))
 
 
 @pytest.mark.parametrize(
