@@ -96,6 +96,8 @@ async def test_a_page_token_is_of_its_list_alone() -> None:
             [float("nan"), "a", "b"],
             [-(10**15), "a", "b"],
             [[1], "a", "b"],
+            [1, "\ud800", "b"],
+            [1, "\ud800", json.loads(place)[-1]],
         )
     ]
     tries = [
@@ -114,7 +116,10 @@ async def test_a_page_token_is_of_its_list_alone() -> None:
         with pytest.raises(errors.InvalidArgument) as refusal:
             await tasks.list(principal, text, 2, used, View.BASIC)
         assert refusal.value.violations[0].field == "page_token"
-    rest = await tasks.list(tenant(), "priority = 3", 1000, token, View.FULL)
+    with pytest.raises(errors.InvalidArgument) as refusal:
+        await tasks.list(tenant(), "priority = 3", 2, token, View.FULL)
+    assert refusal.value.violations[0].field == "page_token"
+    rest = await tasks.list(tenant(), "priority = 3", 1000, token, View.BASIC)
     assert len(rest.tasks) == 3
 
 

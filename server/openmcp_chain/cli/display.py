@@ -6,7 +6,7 @@ written out.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -30,9 +30,10 @@ _HEADS = ("TASK", "TYPE", "STATUS", "TRY", "AGE", "NOTE")
 _LABEL = 17
 
 
-def plain(value: Task | Submitted | Event) -> dict[str, Any]:
-    """As JSON, by the contract's names."""
-    return {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+def plain(value: Task | Submitted | Event, without: Collection[str] = ()) -> dict[str, Any]:
+    """As JSON, by the contract's names; `without` those of what was not asked for and looks as if it were not there."""
+    names = [one.name for one in dataclasses.fields(value) if one.name not in without]
+    return {name: _plain(getattr(value, name)) for name in names}
 
 
 def _plain(value: object) -> object:

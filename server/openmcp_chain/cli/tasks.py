@@ -167,7 +167,7 @@ def get(
     as_json: Json = False,
 ) -> None:
     """Show a task."""
-    _show(client.get(task_id, view="FULL" if payload else None), as_json=as_json)
+    _show(client.get(task_id, view="FULL" if payload else None), as_json=as_json, payload=payload)
 
 
 @tasks.command("list")
@@ -192,7 +192,7 @@ def list_tasks(
 
     found = [*client.list(query, limit=limit + 1)]
     if as_json:
-        typer.echo(json.dumps([display.plain(task) for task in found[:limit]], indent=2))
+        typer.echo(json.dumps([display.plain(task, without=("payload", "result")) for task in found[:limit]], indent=2))
         return
     if found:
         display.Display().table(found[:limit])
@@ -304,11 +304,11 @@ def _exit(task: "Task") -> None:
         raise typer.Exit(FAILED)
 
 
-def _show(task: "Task", *, as_json: bool) -> None:
+def _show(task: "Task", *, as_json: bool, payload: bool = False) -> None:
     from openmcp_chain.cli import display  # noqa: PLC0415 - see cli.main
 
     if as_json:
-        _print_json(task)
+        _print_json(task, payload=payload)
     else:
         display.Display().task(task)
 
@@ -322,7 +322,7 @@ def _report(task: "Task", *, as_json: bool) -> None:
         typer.echo(f"{task.task_id} {task.status}{', cancel requested' if asked else ''}")
 
 
-def _print_json(value: "Task | Submitted") -> None:
+def _print_json(value: "Task | Submitted", *, payload: bool = False) -> None:
     from openmcp_chain.cli import display  # noqa: PLC0415 - see cli.main
 
-    typer.echo(json.dumps(display.plain(value), indent=2))
+    typer.echo(json.dumps(display.plain(value, without=() if payload else ("payload",)), indent=2))

@@ -72,7 +72,7 @@ class Task:
     priority: int = 3
     """1 (first) to 5 (last)."""
     attempt: int = 0
-    """How many attempts have begun."""
+    """How many attempts have begun, but for one that never reached its worker."""
     progress: Progress | None = None
     """Of the running attempt, if it has told any."""
     cancel_requested: bool = False

@@ -158,7 +158,7 @@ class Task:
     version: int
     status: Status
     attempt: int
-    """How many attempts have begun."""
+    """How many attempts have begun, but for one that was taken back before it reached its worker."""
     tried_before: int
     """How many of them don't count against the retry policy: those before a retry by hand."""
     due_at: datetime

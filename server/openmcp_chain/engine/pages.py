@@ -26,6 +26,7 @@ def decode(marked: str, token: str, count: int) -> list[str | int]:
     """The place, of `count` parts, that a token names. Raises InvalidArgument for what is no token of this list."""
     try:
         parts = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        json.dumps(parts, ensure_ascii=False).encode()  # JSON can name a lone surrogate, which is no text anywhere else
     except (ValueError, RecursionError, binascii.Error):
         parts = None
     # JSON's true is no number, whatever Python says.

@@ -63,7 +63,7 @@ class Tasks:
         Raises InvalidArgument for a filter that can't be read, or a token that is not of this very list.
         """
         chosen = filters.parse(text)
-        mark = pages.mark(principal.workspace, text)
+        mark = pages.mark(principal.workspace, text, view.name)
         rest = _place(page_token, mark) if page_token else None
         tasks: list[Task] = []
         left = answers.BYTES

@@ -43,6 +43,8 @@ async def read(request: tasks_pb2.SubmitTaskRequest, workspace: str, clock: Cloc
     scheduled = request.schedule_time if request.HasField("schedule_time") else None
     schedule_time = checks.time("schedule_time", scheduled, clock() + timedelta(seconds=YEAR))
     terms = _terms(checks, request)
+    if schedule_time and terms.schedule_to_close and schedule_time >= clock() + terms.schedule_to_close:
+        checks.refuse("schedule_time", "must be before schedule_to_close_timeout ends, which counts from the submit on")
     await checks.struct("payload", request.payload)
     checks.done()
     return Submit(
@@ -86,10 +88,14 @@ def _retry_policy(checks: Checks, policy: tasks_pb2.RetryPolicy) -> RetryPolicy:
         checks.refuse("retry_policy.backoff_coefficient", "must be from 1 to 10")
     checks.at_least("retry_policy.maximum_attempts", policy.maximum_attempts or 1, 1, MOST_ATTEMPTS)
     standard = retry.DEFAULT
+    initial, longest = interval("initial_interval", 0.001, 3600), interval("maximum_interval", 0.001, DAY)
+    if initial and longest and longest < initial:
+        checks.refuse("retry_policy.maximum_interval", "must be no less than initial_interval")
+    # One that is not said does not contradict the other.
     return RetryPolicy(
-        initial_interval=interval("initial_interval", 0.001, 3600) or standard.initial_interval,
+        initial_interval=initial or min(standard.initial_interval, longest or standard.initial_interval),
         backoff_coefficient=policy.backoff_coefficient or standard.backoff_coefficient,
-        maximum_interval=interval("maximum_interval", 0.001, DAY) or standard.maximum_interval,
+        maximum_interval=longest or max(standard.maximum_interval, initial or standard.maximum_interval),
         maximum_attempts=policy.maximum_attempts or standard.maximum_attempts,
         non_retryable_error_codes=frozenset(codes[:ERROR_CODES]),
     )

@@ -179,7 +179,7 @@ class SubmitTaskRequest(_message.Message):
     """
     request_id: _builtins.str
     """Makes the call safe to repeat (AIP-155): a UUID of the caller's choice. The same request with the same id
-    gets the first answer; a different one is refused with `REQUEST_ID_REUSED`.
+    gets the first answer, whatever has become of its `dedupe_key`; a different one is refused with `REQUEST_ID_REUSED`.
     """
     dedupe_key: _builtins.str
     """While a task with this key has not ended, another one is not accepted: `conflict_policy` says what its submit gets.
@@ -204,7 +204,7 @@ class SubmitTaskRequest(_message.Message):
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """Run it no sooner; at most 366 days ahead."""
+        """Run it no sooner; at most 366 days ahead, and before `schedule_to_close_timeout` ends."""
 
     @_builtins.property
     def retry_policy(self) -> Global___RetryPolicy:
@@ -283,11 +283,11 @@ class RetryPolicy(_message.Message):
     """How often it is tried at all. Default: 5. At most 100; 1 means that nothing is tried again."""
     @_builtins.property
     def initial_interval(self) -> _duration_pb2.Duration:
-        """Default: 0.5 seconds. At most 1 hour."""
+        """Default: 0.5 seconds, or `maximum_interval` if that is less. At most 1 hour."""
 
     @_builtins.property
     def maximum_interval(self) -> _duration_pb2.Duration:
-        """Default: 1 minute. At most 24 hours."""
+        """Default: 1 minute, or `initial_interval` if that is more. At most 24 hours, and no less than `initial_interval`."""
 
     @_builtins.property
     def non_retryable_error_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -442,7 +442,7 @@ class TaskDetail(_message.Message):
     priority: _builtins.int
     """1 (first) to 5 (last)."""
     attempt: _builtins.int
-    """How many attempts have begun."""
+    """How many attempts have begun, but for one that never reached its worker: that one is taken back."""
     cancel_requested: _builtins.bool
     """Whether it is to stop; see `CancelTask`."""
     dedupe_key: _builtins.str

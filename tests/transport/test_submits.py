@@ -1,0 +1,63 @@
+"""Submits whose times contradict each other."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from support.service import PATIENCE, refused, serving
+
+from openmcp.chain.v1 import tasks_pb2
+from openmcp_chain.domain.task import STANDARD
+
+
+def seconds(number: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(number * 1e9))
+    return duration
+
+
+def ahead(number: float) -> Timestamp:
+    time = Timestamp()
+    time.FromDatetime(datetime.now(UTC) + timedelta(seconds=number))
+    return time
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"schedule_time": ahead(7200), "schedule_to_close_timeout": seconds(3600)}, "schedule_time"),
+        (
+            {"retry_policy": tasks_pb2.RetryPolicy(initial_interval=seconds(2), maximum_interval=seconds(1))},
+            "retry_policy.maximum_interval",
+        ),
+    ],
+)
+async def test_times_that_contradict_each_other_are_refused(fields: dict[str, Any], field: str) -> None:
+    """A task that could never run, and a longest wait that is shorter than the first: the field is named."""
+    async with serving() as service:
+        tenant = await service.workspace()
+        request = tasks_pb2.SubmitTaskRequest(type="echo", **fields)
+        told = await refused(service.tasks.SubmitTask(request, metadata=tenant.metadata, timeout=PATIENCE))
+    assert (told.status, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+
+
+async def test_times_that_agree_are_taken() -> None:
+    """One interval alone moves the other, which nobody said, with it."""
+    async with serving() as service:
+        tenant = await service.workspace()
+        for fields, expected in (
+            ({"initial_interval": seconds(120)}, (120, 120)),
+            ({"maximum_interval": seconds(0.25)}, (0.25, 0.25)),
+            ({"initial_interval": seconds(1), "maximum_interval": seconds(1)}, (1, 1)),
+            ({"maximum_attempts": 3}, (0.5, 60)),
+        ):
+            policy = tasks_pb2.RetryPolicy(**fields)
+            times: dict[str, Any] = {"schedule_time": ahead(1800), "schedule_to_close_timeout": seconds(3600)}
+            task_id = await service.submit(tenant, retry_policy=policy, **times)
+            (task,) = (task for key, task in service.app._store._tasks.items() if key.id == task_id)  # type: ignore[attr-defined]
+            retry = task.terms.retry
+            assert task.terms != STANDARD
+            assert (retry.initial_interval.total_seconds(), retry.maximum_interval.total_seconds()) == expected
