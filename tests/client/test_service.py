@@ -194,6 +194,18 @@ async def test_batches(kind: Kind) -> None:
 
 
 @both
+async def test_what_is_too_large_for_an_answer_comes_by_several(kind: Kind) -> None:
+    """A batch and a list of large tasks are whole, though the service answers each call with a part."""
+    text = "x" * 900_000
+    async with workspace(kind) as (_, client, _):
+        tasks = [await client.call("submit", "echo", {"text": text, "n": n}) for n in range(7)]
+        found = await client.call("batch_get", tasks, view="FULL")
+        listed = [task async for task in client.each("list", view="FULL")]
+    assert [task.payload["n"] for task in found.values()] == list(range(7))
+    assert [task.payload["n"] for task in listed] == list(reversed(range(7)))
+
+
+@both
 async def test_pause(kind: Kind) -> None:
     """A paused type is told as such, with the reason, until it is resumed."""
     async with workspace(kind) as (_, client, _):

@@ -91,6 +91,13 @@ def test_envoy_sends_spans_where_the_servers_send_theirs(tmp_path: Path) -> None
     assert '{"address": "otel-collector", "port_value": 4317}' in json.dumps(clusters["otlp"]["load_assignment"])
 
 
+def test_pages_of_other_sites_are_let_in_by_name() -> None:
+    """The origins that the environment names, and no others."""
+    arguments = ["envoy-config", "--server=server:50051"]
+    assert "https://app.example" in render(arguments, OPENMCP_CORS_ORIGINS="https://app.example")
+    assert "allow_origin_string_match" not in render(arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "named"),
     [
@@ -111,6 +118,11 @@ def test_envoy_sends_spans_where_the_servers_send_theirs(tmp_path: Path) -> None
         (["--server=server:1", "--server-ca-file=/ca.pem"], {}, "TLS needs files of its own"),
         (["--server=server:1"], {"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, "must be http://host:port"),
         (["--server=server:1"], {"OPENMCP_PLANS_FILE": "/none"}, "OPENMCP_PLANS_FILE: "),
+        (
+            ["--server=server:1"],
+            {"OPENMCP_CORS_ORIGINS": "app.example"},
+            "OPENMCP_CORS_ORIGINS: 'app.example' is no",
+        ),
         (["--server=server:1", "--output=/none/envoy.yaml"], {}, "No such file or directory"),
     ],
 )

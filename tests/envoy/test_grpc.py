@@ -3,13 +3,14 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.gateway import BODY_LIMIT, Gateway
+from support.gateway import BODY_LIMIT, Gateway, running
 from support.http2 import Http2
 
 from openmcp.chain.v1 import (
@@ -23,7 +24,7 @@ from openmcp.chain.v1 import (
     workers_pb2,
     workers_pb2_grpc,
 )
-from openmcp_chain.stack.envoy import routes
+from openmcp_chain.stack.envoy import cors, routes
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -242,8 +243,51 @@ async def test_grpc_web_is_refused_in_its_way(gateway: Gateway) -> None:
     assert answer.content == b""
 
 
+APP = "https://app.example"
+
+
+async def test_pages_of_sites_that_are_named_are_let_in(tmp_path: Path) -> None:
+    """Preflights need no token and give leave for all that a page sends; answers and refusals can be read."""
+    ask = {"origin": APP, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    async with running(tmp_path, origins=[APP, "http://localhost:3000"]) as gateway:
+        for path in ("/v1/tasks", "/v1/tasks/x/events", GET_TASK):
+            leave = await gateway.anonymous.options(path, headers=ask)
+            assert (leave.status_code, leave.headers["access-control-allow-origin"]) == (200, APP)
+            assert {"authorization", "x-grpc-web"} <= set(leave.headers["access-control-allow-headers"].split(", "))
+            assert {"GET", "POST"} <= set(leave.headers["access-control-allow-methods"].split(", "))
+            assert "access-control-allow-credentials" not in leave.headers
+            stranger = await gateway.anonymous.options(path, headers=ask | {"origin": "https://elsewhere.example"})
+            assert "access-control-allow-origin" not in stranger.headers
+            assert (await gateway.anonymous.options(path)).status_code in (404, 405)
+        body = framed(tasks_pb2.GetTaskRequest(task_id="pending").SerializeToString())
+        web = {"origin": APP, "content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
+        answers = [
+            await gateway.rest.post(GET_TASK, content=body, headers=web),
+            await gateway.anonymous.post(GET_TASK, content=body, headers=web),
+            await gateway.rest.get("/v1/tasks/pending", headers={"origin": APP}),
+            await gateway.rest.get("/v1/tasks/missing", headers={"origin": APP}),
+            await gateway.anonymous.get("/v1/tasks/pending", headers={"origin": APP}),
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 404, 401]
+        for answer in answers:
+            assert answer.headers["access-control-allow-origin"] == APP
+            assert "grpc-status-details-bin" in answer.headers["access-control-expose-headers"].split(", ")
+
+
+@pytest.mark.parametrize("text", ["*", "app.example", "https://app.example/", "https://App.example", "ftp://x", "null"])
+async def test_an_origin_is_exact(text: str) -> None:
+    """What no browser would send as an origin is refused, rather than let in nobody."""
+    with pytest.raises(ValueError, match="OPENMCP_CORS_ORIGINS"):
+        cors.from_environment({"OPENMCP_CORS_ORIGINS": f"{APP}, {text}"})
+    assert cors.from_environment({"OPENMCP_CORS_ORIGINS": f" {APP}, http://localhost:3000"}) == [
+        APP,
+        "http://localhost:3000",
+    ]
+    assert cors.from_environment({}) == []
+
+
 async def test_no_other_site_is_let_in(gateway: Gateway) -> None:
-    """A browser's preflight from another origin gets no permission: CORS is closed."""
+    """A browser's preflight from another origin gets no permission: CORS is closed unless origins are named."""
     origin = {"origin": "https://elsewhere.example", "access-control-request-method": "POST"}
     for path in ("/v1/tasks", GET_TASK):
         answer = await gateway.anonymous.options(path, headers=origin)

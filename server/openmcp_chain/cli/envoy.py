@@ -65,9 +65,13 @@ def envoy_config(
     client_key_file: Annotated[Path | None, typer.Option(help="PEM file with its key.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option(help="The file to write; by default standard output.")] = None,
 ) -> None:
-    """Write Envoy's configuration, for the plans that OPENMCP_PLANS_FILE names or the shipped ones."""
+    """Write Envoy's configuration, for the plans that OPENMCP_PLANS_FILE names or the shipped ones.
+
+    OPENMCP_CORS_ORIGINS names the sites whose pages may call, such as https://app.example,http://localhost:3000.
+    """
     from openmcp_chain import config  # noqa: PLC0415 - see cli.main
     from openmcp_chain.stack import envoy  # noqa: PLC0415 - as above
+    from openmcp_chain.stack.envoy import cors  # noqa: PLC0415 - as above
     from openmcp_chain.stack.envoy.collector import Collector  # noqa: PLC0415 - as above
 
     usual = envoy.SIGN_INS
@@ -84,6 +88,7 @@ def envoy_config(
             admin=envoy.Address.parse(admin) if admin else None,
             sign_ins=envoy.Rate(sign_ins_per_second or usual.per_second, sign_in_burst or usual.burst),
             trusted_hops=trusted_hops,
+            origins=cors.from_environment(os.environ),
             otlp=Collector.from_environment(
                 {**os.environ, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": otlp} if otlp else os.environ
             ),

@@ -89,6 +89,7 @@ async def _own_port(parts: Parts, name: str, flag: str, port: int, probe: Callab
 def _envoy(site: Site, settings: Config) -> Program:
     """Renders its configuration, and returns how to run it."""
     from openmcp_chain.stack import envoy  # noqa: PLC0415 - the worker starts while these are imported
+    from openmcp_chain.stack.envoy import cors  # noqa: PLC0415 - as above
     from openmcp_chain.stack.envoy.collector import Collector  # noqa: PLC0415 - as above
     from openmcp_chain.stack.envoy.tls import Identity, Servers  # noqa: PLC0415 - as above
 
@@ -103,6 +104,7 @@ def _envoy(site: Site, settings: Config) -> Program:
             identity=Identity(ours.envoy.certificate, ours.envoy.key) if ours else None,
             server_tls=Servers(ours.authority.file, "localhost", client) if client and ours else None,
             otlp=Collector.from_environment(os.environ),
+            origins=cors.from_environment(os.environ),
         )
     except ValueError as error:
         raise StackError(str(error)) from None

@@ -19,7 +19,7 @@ from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine import answers, tokens
-from openmcp_chain.stack.envoy import replies, routes, tls, view
+from openmcp_chain.stack.envoy import cors, replies, routes, tls, view
 from openmcp_chain.stack.envoy.collector import Collector
 from openmcp_chain.stack.envoy.tls import Identity, Servers
 from openmcp_chain.transport import status
@@ -115,6 +115,8 @@ class Settings:
     """From one address."""
     max_addresses: int = 100_000
     """How many addresses are kept apart at a time; the one unseen for longest is forgotten for the next."""
+    origins: Sequence[str] = ()
+    """The other sites whose pages may call, such as `https://app.example`."""
     trusted_hops: int = 0
     """How many proxies in front say in x-forwarded-for where a call comes from; 0: the connection's address counts."""
     heap_bytes: int = 768 * 1024 * 1024
@@ -167,6 +169,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "AUDIENCE": settings.audience,
         "BODY_LIMIT": settings.body_limit,
         "CLUSTER_MANAGER": {"local_cluster_name": "envoys"} if settings.peers else {},
+        "CORS": cors.policy(settings.origins, methods),
         "DESCRIPTORS": base64.b64encode(view.descriptors().SerializeToString()).decode(),
         "ENVOYS": _endpoints("envoys", *settings.peers),
         "HEAP": settings.heap_bytes,
@@ -192,7 +195,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "REQUEST_TIMEOUT": f"{settings.unary_seconds}s",
         "RESPONSE_LIMIT": settings.response_limit,
         "REUSE_PORT": settings.reuse_port,
-        "ROUTES": routes.table(methods, settings.limits),
+        "ROUTES": [*cors.preflights(settings.origins), *routes.table(methods, settings.limits)],
         "SELF": _endpoints("self", _reachable(settings.listen)),
         "SELF_TLS": tls.loopback(settings.identity),
         "SERVER": _endpoints("server", settings.server),
