@@ -33,7 +33,7 @@ connection. At a server's own port: messages of more than 32 MiB and metadata of
 (`INTERNAL`), and whatever breaks HTTP/2. The Python client makes errors of the same kind of them, with the status as
 their code.
 
-Branch on the code. The message is for people and may change. Made from `server/openmcp_chain/domain/errors.py` by
+Branch on the code. The message is for people and may change. Made from `server/openmcp_chain/domain/errors/` by
 `make generate`.
 
 | code | gRPC status | HTTP | sent by | when |

@@ -1,0 +1,54 @@
+"""More than a workspace may have."""
+
+from typing import Literal
+
+from openmcp_chain.domain.errors.base import Error, Status, Violation
+
+
+class TooManyTypes(Error):
+    code = "TOO_MANY_TYPES"
+    status = Status.RESOURCE_EXHAUSTED
+    when = "The workspace uses as many task types as it may."
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"type: the workspace uses {limit} task types, which is its limit. Use one of them.")
+        self.violations = (Violation("type", f"would be one more than the {limit} that a workspace may use"),)
+
+
+class RateLimited(Error):
+    code = "RATE_LIMITED"
+    status = Status.RESOURCE_EXHAUSTED
+    when = (
+        "The workspace makes more calls than its plan allows, or an address more without a token than it may; "
+        "`Retry-After` says when to go on."
+    )
+    sent_by = "envoy"
+    retry_after = 1.0
+
+    def __init__(self, whose: Literal["workspace", "address"] = "workspace") -> None:
+        """`whose` limit it is."""
+        many = {
+            "workspace": "The workspace makes more calls than its plan allows.",
+            "address": "Too many calls without a token come from this address.",
+        }[whose]
+        super().__init__(f"{many} Go on after the time in Retry-After.")
+
+
+class TooManyPending(Error):
+    code = "TOO_MANY_PENDING"
+    status = Status.RESOURCE_EXHAUSTED
+    when = "The workspace has as many tasks waiting as it may have."
+    retry_after = 5.0
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The workspace has {limit} tasks waiting, and may have no more")
+
+
+class TooManyStreams(Error):
+    code = "TOO_MANY_STREAMS"
+    status = Status.RESOURCE_EXHAUSTED
+    when = "The workspace has as many streams open as it may have."
+    retry_after = 5.0
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The workspace has {limit} streams open, which is its limit. Close one first.")
