@@ -83,7 +83,7 @@ class App:
         self.leases = Leases(self.ledger, self.dispatcher, clock=now, retention=settings.retention)
         self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, now)
         self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
-        self.dispatcher.look = self.sweep.wake
+        self.dispatcher.look = self.sweep.want
         self.retention = Retention(store, self.ledger, now)
         self.eviction = Eviction(store, self.queues)
         for follower in (self.identity.forget, self.pending.forget):
@@ -91,6 +91,7 @@ class App:
         self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, self.pending, now)
         self.tasks = Tasks(store, self.ledger, self.leases, self.pending)
         self.signals = Signals(store, self.ledger, now)
+        self.signals.missed = self.sweep.look_again
         self.signals.heard = Neighbours(self.events, self.leases, self.dispatcher).heard
         self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity, self.streams)
         self.server = Server(

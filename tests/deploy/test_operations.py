@@ -12,7 +12,7 @@ from typer.main import get_command
 from openmcp_chain.cli.main import app
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.keys import CLOCK_SKEW, LEAD, VERIFIES
-from openmcp_chain.engine import events, keys, queues, signals, signins, sweep
+from openmcp_chain.engine import events, keys, looks, queues, signals, signins
 from openmcp_chain.stack import envoy
 from openmcp_chain.store.mongo import client
 from openmcp_chain.transport import rest
@@ -110,7 +110,8 @@ def test_waits_are_those_of_the_code() -> None:
     prose = " ".join(text().split())
     assert f"gives running tasks {worker.DRAIN_SECONDS:g} s" in prose
     assert f"event streams read every {events.POLL_SECONDS:g} s" in prose
-    assert f"what waits is looked for every {sweep.AGAIN_SECONDS:g} s" in prose
+    assert f"what waits is looked for every {looks.AGAIN_SECONDS:g} s where there is news, every minute" in prose
+    assert looks.RARELY_SECONDS == 60
     assert f"to within {signals.ALIVE.total_seconds():g} s for the former" in prose
     assert f"{queues.SKEW.total_seconds():g} s for the latter" in prose
     assert f"and {client.CONNECTIONS} connections to MongoDB" in prose

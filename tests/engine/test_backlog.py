@@ -32,7 +32,7 @@ def missed(waiting: Backlog, *workspaces: str) -> dict[tuple[str, int], datetime
         (workspace, priority): cursor.since
         for workspace in workspaces
         for priority, cursor in waiting.cursors(workspace).items()
-        if cursor.behind
+        if cursor.missing is not None
     }
 
 
@@ -101,12 +101,10 @@ def test_what_is_turned_away_is_known_by_its_time(monkeypatch: pytest.MonkeyPatc
     waiting = Backlog("echo")
     for workspace in ("a", "b"):
         for cursor in waiting.cursors(workspace).values():
-            cursor.since, cursor.behind = NOW + timedelta(hours=1), False
-    waiting.behind = False
+            cursor.since, cursor.missing = NOW + timedelta(hours=1), None
     fill(waiting, "a", 3)
     assert not list(missed(waiting, "a", "b"))
     waiting.add(task("b", 0, HIGH))
-    assert waiting.behind
     assert taken(waiting) == ["a-0", "a-1"]
     assert missed(waiting, "a", "b") == {("a", NORMAL): task("a", 2).due_at}
 
@@ -115,7 +113,7 @@ def test_what_is_let_go_of_is_known_by_its_time() -> None:
     """A workspace's tasks are dropped, its cursors go back to the first of each priority; the others stay."""
     waiting = Backlog("echo")
     for cursor in waiting.cursors("a").values():
-        cursor.since, cursor.behind = NOW + timedelta(hours=1), False
+        cursor.since, cursor.missing = NOW + timedelta(hours=1), None
     for number, priority in ((3, HIGH), (2, HIGH), (5, LOW)):
         waiting.add(task("a", number, priority))
     waiting.add(task("b", 0))

@@ -14,7 +14,7 @@ from support.samples import make_task
 from openmcp_chain.domain import errors, queue
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Key, Queue, Task
-from openmcp_chain.engine import backlog, sweep
+from openmcp_chain.engine import backlog, looks, signals, sweep
 from openmcp_chain.engine.queues import SKEW
 from openmcp_chain.store.base import TooMuch
 from openmcp_chain.store.memory import MemoryStore
@@ -177,16 +177,92 @@ async def test_a_queue_without_news_is_looked_at_now_and_then_and_only_at_what_i
     engine = Engine(store).start()
     worker = engine.worker()
     assert await work_off(worker, 5) == keys
-    await asyncio.sleep(100)
-    store.looks.clear()
-    at = virtual.clock()
-    (key,) = await store_tasks(store, make_task(task_type="echo", now=at))
-    assert await work_off(worker, 1) == [key]
-    assert virtual.clock() - at <= timedelta(seconds=sweep.AGAIN_SECONDS + sweep.INTERVAL_SECONDS)
-    ((since, _, found),) = store.looks
-    assert found == 1
-    assert since is not None
-    assert at - since < SKEW + timedelta(seconds=sweep.AGAIN_SECONDS + 1)
+    for quiet, within in ((3.0, looks.AGAIN_SECONDS), (300.0, looks.RARELY_SECONDS)):
+        await asyncio.sleep(quiet)
+        store.looks.clear()
+        at = virtual.clock()
+        (key,) = await store_tasks(store, make_task(task_type="echo", now=at))
+        assert await work_off(worker, 1) == [key]
+        assert virtual.clock() - at <= timedelta(seconds=within + sweep.INTERVAL_SECONDS)
+        ((since, _, found),) = store.looks
+        assert found == 1
+        assert at - since < SKEW + timedelta(seconds=within + 1)
+
+
+async def test_empty_queues_cost_next_to_nothing() -> None:
+    """A worker that takes a type of many workspaces, in which nothing happens."""
+    store = DistantStore()
+    for number in range(200):
+        await store.put_queue(queue.new(Queue(f"ws-{number}", "echo"), virtual.clock()))
+    engine = Engine(store).start()
+    engine.worker()
+    await asyncio.sleep(300)
+    store.calls.clear()
+    await asyncio.sleep(600)
+    assert store.calls["ready_tasks"] <= 5 * 200 * 600 / looks.RARELY_SECONDS
+
+
+async def test_what_a_process_alone_knew_is_found_when_it_is_gone() -> None:
+    """Soon, however long there was nothing: its silence is noticed."""
+    store = DistantStore()
+    here, gone = Engine(store).start(), Engine(store).start()
+    await gone.submit()
+    worker = here.worker()
+    await work_off(worker, 1)
+    await asyncio.sleep(300)
+    store.cut = "publish"
+    at, task = virtual.clock(), await gone.submit()
+    await gone.die()
+    store.cut = ""
+    assert await work_off(worker, 1) == [task.key]
+    assert virtual.clock() - at <= signals.ALIVE + timedelta(seconds=looks.AGAIN_SECONDS)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("priority", "within"),
+    [(HIGH, looks.RARELY_SECONDS), (NORMAL, 30 + 2 * backlog.LAG.total_seconds())],
+    ids=["better", "older"],
+)
+async def test_what_only_the_database_knows_is_found_however_many_others_wait(priority: int, within: float) -> None:
+    """Of a better priority at the next look, or in its turn: memory, which is never short of others, hides neither."""
+    store = MemoryStore()
+    engine = Engine(store).start()
+    worker = engine.worker()
+    for _ in range(30):
+        await engine.submit()
+    await asyncio.sleep(1)
+    unknown = make_task(task_type="echo", now=virtual.clock(), priority=priority)
+    await store_tasks(store, unknown)
+    while (task := await worker.next()).key != unknown.key:
+        await engine.submit()
+        await asyncio.sleep(1)
+        await worker.complete(task)
+    assert virtual.clock() - unknown.due_at <= timedelta(seconds=within + sweep.INTERVAL_SECONDS)
+
+
+@pytest.mark.usefixtures("small")
+async def test_what_comes_due_is_given_out_in_time_however_many_others_wait() -> None:
+    """Scheduled tasks of a process that is gone, among a crowd that is always there: at once, by their priority."""
+    store = MemoryStore()
+    begin = virtual.clock()
+    due = [begin + timedelta(seconds=seconds) for seconds in (50, 55, 500, 1000)]
+    scheduled = await store_tasks(
+        store, *(make_task(task_type="echo", now=begin, schedule_time=at, priority=HIGH) for at in due)
+    )
+    engine = Engine(store).start()
+    worker = engine.worker()
+    for _ in range(30):
+        await engine.submit()
+    started = dict[Key, datetime]()
+    while len(started) < len(scheduled):
+        task = await worker.next()
+        if task.key in scheduled:
+            started[task.key] = virtual.clock()
+        await engine.submit()
+        await asyncio.sleep(0.5)
+        await worker.complete(task)
+    assert all(started[key] - at <= timedelta(seconds=1) for key, at in zip(scheduled, due, strict=True))
 
 
 async def test_a_look_that_failed_is_made_again() -> None:

@@ -1,14 +1,17 @@
 """Signals: what one process changes, the others on its database hear of at once, and what a lost one costs."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
-from support.engine import DistantStore, Engine, tenant
+from support import virtual
+from support.engine import DistantStore, Engine, Worker, tenant
 from support.service import PATIENCE
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Queue, Status
-from openmcp_chain.engine import signals
+from openmcp_chain.domain.task import HIGH, LOW, Change, Queue, Status
+from openmcp_chain.engine import backlog, signals
 from openmcp_chain.engine.events import POLL_SECONDS
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.memory import MemoryStore
@@ -18,15 +21,21 @@ QUICKLY = 0.05
 
 
 class Recorded(DistantStore):
-    """Keeps the signals."""
+    """Keeps the signals, and an account of the changes that came second."""
 
     def __init__(self) -> None:
         super().__init__()
         self.published: list[Signal] = []
+        self.lost_claims = 0
 
     async def publish(self, signal: Signal) -> None:
         self.published.append(signal)
         await super().publish(signal)
+
+    async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
+        made = await super().update_tasks(changes)
+        self.lost_claims += made.count(False)
+        return made
 
 
 async def pair(store: MemoryStore) -> list[Engine]:
@@ -93,6 +102,62 @@ async def test_a_busy_process_keeps_the_hint_and_takes_the_task_later() -> None:
     assert len(here.app.dispatcher.backlogs["echo"]) == 1
     await busy.complete(held[0])
     assert (await busy.next()).key == waiting.key
+
+
+@pytest.mark.parametrize("count", [1, 20, 700])
+async def test_what_goes_first_goes_first_whichever_process_took_it(count: int) -> None:
+    """Tasks of a better priority that another process has go before all that wait here, as soon as it has told."""
+    here, there = await pair(MemoryStore())
+    worker = here.worker()
+    blocker = await here.submit()
+    for _ in range(600):
+        await here.submit(priority=LOW)
+    urgent = [(await there.submit(priority=HIGH)).key for _ in range(count)]
+    await asyncio.sleep(QUICKLY)
+    given = [await worker.next()]
+    for _ in urgent:
+        await worker.complete(given[-1])
+        given.append(await worker.next())
+    assert {task.key for task in given} == {blocker.key, *urgent}
+    assert [task.key for task in given[1:]] == urgent
+
+
+async def test_an_older_task_of_another_process_has_its_turn() -> None:
+    """Though there are always others here of its workspace and priority: when those that are left are newer."""
+    here, there = await pair(MemoryStore())
+    worker = here.worker()
+    for _ in range(20):
+        await here.submit()
+    await asyncio.sleep(1)
+    older = await there.submit()
+    while (task := await worker.next()).key != older.key:
+        await here.submit()
+        await asyncio.sleep(0.1)
+        await worker.complete(task)
+    assert virtual.clock() - older.due_at <= timedelta(seconds=20 * 0.1) + 2 * backlog.LAG
+
+
+async def test_a_process_is_left_its_own_while_it_works_them_off() -> None:
+    """Two that are busy with one tenant's flood, of one priority, rarely try for the same task."""
+    store = Recorded()
+    engines = await pair(store)
+    workers = [engine.worker() for engine in engines]
+    tasks = []
+
+    async def work(worker: Worker) -> None:
+        while True:
+            task = await worker.next()
+            await asyncio.sleep(0.01)
+            await worker.complete(task)
+
+    working = [asyncio.create_task(work(worker)) for worker in workers]
+    for number in range(1000):
+        tasks.append(await engines[number % 2].submit())
+        await asyncio.sleep(0.0045)
+    await engines[0].see_out(tasks)
+    for one in working:
+        one.cancel()
+    assert store.lost_claims < 100
 
 
 async def test_a_process_that_is_alone_says_nothing() -> None:

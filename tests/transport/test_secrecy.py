@@ -211,7 +211,6 @@ async def test_in_the_background(monkeypatch: pytest.MonkeyPatch, lines: Lines) 
     async with serving() as service:
         monkeypatch.setattr(service.app._store, "overdue_tasks", poison_soon)
         monkeypatch.setattr(service.app._store, "ping", poison_soon)
-        service.app.sweep.wake()
         forgotten = asyncio.create_task(poison_soon())
         await asyncio.wait([forgotten])
         del forgotten

@@ -2,7 +2,10 @@
 
 Hints only: the database has the truth. So a backlog may be bounded and may be stale (a claim that comes second loses to
 the stored version). What is not here is known by when it is due: a `Cursor` for each queue and priority says from when
-on the database may have tasks that are not in memory, and `sweep` looks there when there is demand.
+on the database may have tasks that are not in memory.
+
+What is here must not hide for long what sorts before it and is not. So each priority is looked for by itself, however
+many of later ones are here: `wants` says when.
 """
 
 import itertools
@@ -18,7 +21,12 @@ from openmcp_chain.engine.lines import Line
 TASKS = 10_000
 """The bound of one type's backlog."""
 ENOUGH = 500
-"""A workspace with so many tasks of a type in memory needs no more from the database."""
+"""A workspace with so many tasks of a type in memory, of one priority or better, needs no more from the database."""
+HINTED = 8
+"""Where there are fewer, of a priority or better, those are taken in that other processes tell of."""
+LAG = timedelta(seconds=2)
+"""By so much may what is given out be newer than what another process has: each goes on with its own for so long, since
+two that are always after the same tasks claim half of what they try in vain."""
 SMALL_BYTES = 4096
 """A task with more to it is not kept in memory; it is read again when it is claimed."""
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,13 +38,18 @@ class Cursor:
     """How far the database was looked through for a workspace's tasks of one priority."""
 
     since: datetime = BEGINNING
-    """Tasks due before it are here, or claimed."""
+    """Tasks due before it are here, or claimed, or known to be due."""
+    missing: datetime | None = BEGINNING
+    """The database may have tasks due from then on that are not here; None: it has none, as far as is known."""
     width: timedelta | None = None
     """How much time to look at at once; None: all there is."""
     crowd: datetime | None = None
     """From `since` to then there are more tasks than can be read at once; None: nothing is known of such."""
-    behind: bool = True
-    """Whether the database may have tasks that are not here."""
+
+    def miss(self, due_at: datetime) -> None:
+        """There is a task that is not here."""
+        self.since = min(self.since, due_at)
+        self.missing = due_at if self.missing is None else min(self.missing, due_at)
 
 
 class Backlog:
@@ -50,8 +63,6 @@ class Backlog:
         self._crowds = Crowds()
         self._keys: set[Key] = set()
         self._cursors: dict[str, dict[int, Cursor]] = {}
-        self.behind = True
-        """Whether a look in the database may find tasks that are not here."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -75,9 +86,40 @@ class Backlog:
         workspaces = len(self._lines) + (workspace not in self._lines)
         return max(1, min(ENOUGH, TASKS // workspaces))
 
-    def short_of(self, workspace: str) -> bool:
-        """Whether a workspace has so few of them that a look for more is worth its cost."""
-        return self.waiting(workspace) <= self.share(workspace) // 2
+    def wants(self, workspace: str, priority: int, now: datetime, enough: int | None = None) -> bool:
+        """Whether a look for a workspace's tasks of one priority is worth its cost.
+
+        That is, the database may have some that are due, and there are no more than `enough` (half a share, if it is
+        not said) that go before them; or it is the turn of later ones.
+        """
+        missing = self.cursors(workspace)[priority].missing
+        if missing is None or missing > now:
+            return False
+        line = self._lines.get(workspace)
+        if line is None:
+            return True
+        if enough is None:
+            enough = self.share(workspace) // 2
+        if line.up_to(priority) <= enough:
+            return True
+        first = line.first_of(priority)
+        return first is not None and line.up_to(priority - 1) <= enough and first.submitted_at - missing > LAG
+
+    def wants_any(self, workspace: str, now: datetime) -> bool:
+        """Whether it is of any priority."""
+        return any(self.wants(workspace, priority, now) for priority in PRIORITIES)
+
+    def heeds(self, task: Waiting) -> bool:
+        """Whether to take in a task that another process has told of.
+
+        Of a workspace that has some here already, it is left to that process: of two that try for the same tasks, one
+        claims in vain. But not what goes before others that are here.
+        """
+        line = self._lines.get(task.key.workspace)
+        if line is None:
+            return True
+        before = line.up_to(task.priority)
+        return before < HINTED or before < min(len(line), self.share(task.key.workspace))
 
     def cursors(self, workspace: str) -> dict[int, Cursor]:
         """The workspace's cursors, by priority."""
@@ -85,12 +127,10 @@ class Backlog:
 
     def missing(self, workspace: str, priority: int, due_at: datetime) -> None:
         """The database has a task that is not here."""
-        cursor = self.cursors(workspace)[priority]
-        cursor.behind = self.behind = True
-        cursor.since = min(cursor.since, due_at)
+        self.cursors(workspace)[priority].miss(due_at)
 
     def add(self, task: Waiting) -> bool:
-        """Takes the task in, unless it is here already. Returns whether its workspace had none here before.
+        """Takes the task in, unless it is here already; returns whether it was not.
 
         Past the bound, the workspace that has most is turned away: one tenant's flood leaves room for the others.
         """
@@ -98,7 +138,6 @@ class Backlog:
             return False
         workspace = task.key.workspace
         line = self._lines.get(workspace)
-        new = line is None
         if line is None:
             line = self._lines[workspace] = Line(next(self._serial))
         line.add(task, next(self._serial))
@@ -106,7 +145,7 @@ class Backlog:
         self._crowds.change(workspace, 1)
         while len(self._keys) > TASKS:
             self._turn_away()
-        return new
+        return True
 
     def first(self, workspace: str) -> Waiting | None:
         """The workspace's next task."""

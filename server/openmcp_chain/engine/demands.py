@@ -52,11 +52,13 @@ class Demands:
         """Whether a worker takes tasks of this queue, or did lately."""
         return (None, queue.type) in self._takers or (queue.workspace, queue.type) in self._takers
 
-    def join(self, demand: Demand) -> None:
-        """A worker has come."""
+    def join(self, demand: Demand) -> bool:
+        """A worker has come. Returns whether nobody took this lately."""
         self._present[demand] += 1
-        if demand not in self._turns:
+        new = demand not in self._turns
+        if new:
             self._begin(demand)
+        return new
 
     def leave(self, demand: Demand) -> None:
         """A worker has gone."""
@@ -67,13 +69,16 @@ class Demands:
                 self._leaving.add(demand)
                 asyncio.get_running_loop().call_later(KEPT_SECONDS, self._end, demand)
 
-    def add(self, task: Waiting) -> None:
-        """A task waits; its type must have a backlog."""
-        workspace = task.key.workspace
-        if self._backlogs[task.type].add(task):
+    def add(self, task: Waiting) -> bool:
+        """A task waits; its type must have a backlog. Returns whether it is new there."""
+        workspace, backlog = task.key.workspace, self._backlogs[task.type]
+        first = not backlog.waiting(workspace)
+        new = backlog.add(task)
+        if first:
             for taker in (None, workspace):
                 for turns in self._takers.get((taker, task.type), {}).values():
                     turns.add(workspace)
+        return new
 
     def _begin(self, demand: Demand) -> None:
         for task_type in demand.types:

@@ -30,11 +30,9 @@ log = logging.getLogger(__name__)
 LATER = 100_000
 """How many tasks wait in memory for a time to come; more are left to the sweep."""
 LATER_SECONDS = 3600.0
-"""How far ahead."""
+"""How far ahead; the sweep finds what is farther, before its time."""
 STORED = 1.5
 """A lease is stored for so many times the time that its worker may be silent; see `leases`."""
-HINTED = 8
-"""A workspace with fewer tasks of a type in memory gets those that other processes tell of."""
 PAUSED = Failure("TYPE_PAUSED", "the type was paused, or its workspace disabled, before the worker got the task")
 
 
@@ -61,21 +59,21 @@ class Dispatcher:
         clock: Clock,
         lease_duration: timedelta,
         weight: Callable[[str], int] = lambda _: 1,
-        look: Callable[[], None] = lambda: None,
     ) -> None:
-        """`look` is called when a look in the database may find work for someone (see `sweep`)."""
         self._ledger = ledger
         self._queues = queues
         self._clock = clock
         self.standard_lease = lease_duration
         """How long a worker may be silent on a task that does not say."""
-        self.look = look
+        self.look: Callable[[Queue, float], None] = lambda _, __: None
+        """Called when a look in the database may find tasks of a queue, in so many seconds (see `sweep`)."""
         self.holder: Holder
         self._demands = Demands(weight)
         self._idle = Idle()
         self._claiming: set[Key] = set()
         self._background: set[asyncio.Task[None]] = set()
-        self._later = 0
+        self._later: dict[Key, datetime] = {}
+        """When each task that waits for its time is due."""
         queues.changed = self._queue_changed
         queues.forgotten = self._queue_forgotten
 
@@ -87,9 +85,9 @@ class Dispatcher:
 
     def join(self, session: Session) -> None:
         """A worker has come."""
-        self._demands.join(session.demand)
+        if self._demands.join(session.demand):
+            self._look_for(session.demand)
         self._feed(session)
-        self.look()
 
     def leave(self, session: Session) -> None:
         """A worker has gone, or wants no more. Later calls do nothing."""
@@ -126,43 +124,36 @@ class Dispatcher:
             kept = task if _small(task) else None
             self.offer_waiting(Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at, kept))
 
-    def offer_waiting(self, task: Waiting) -> None:
-        """The same, for a task of which only this is known."""
+    def offer_waiting(self, task: Waiting) -> bool:
+        """The same, for a task of which only this is known. Returns whether it is new here, and kept."""
+        backlog = self.backlogs.get(task.type)
+        if backlog is None or task.key in self._claiming:
+            return False
         wait = (task.due_at - self._clock()).total_seconds()
         if wait > 0:
-            if self._later < LATER and wait <= LATER_SECONDS:
-                self._later += 1
-                asyncio.get_running_loop().call_later(wait, self._offer_later, replace(task, task=None))
-            return
-        if task.key in self._claiming:
-            return
-        backlog = self.backlogs.get(task.type)
-        if backlog is None:
-            return
+            return self._keep_for_later(task, wait)
         if self._queues.halted(task.queue):
             backlog.missing(task.key.workspace, task.priority, task.due_at)
-            return
+            return False
         session = self._idle.first(task.queue)
         if session is None:
-            self._demands.add(task)
-        else:
-            self._spend(session)
-            self._start_claim(task, session)
+            return self._demands.add(task)
+        self._spend(session)
+        self._start_claim(task, session)
+        return True
 
     def hint(self, task: Waiting) -> None:
         """Another process has a PENDING task: it goes to an idle worker here, or waits here for its workspace's turn.
 
-        Of a workspace that has some here already, it is left to that process: of two that try for the same tasks, one
-        claims in vain.
+        Unless it is left to that process, until it is its turn here as well.
         """
         backlog = self.backlogs.get(task.type)
         if backlog is None:
             return
-        idle = self._idle.first(task.queue) is not None
-        if task.due_at <= self._clock() and (idle or backlog.waiting(task.key.workspace) < HINTED):
+        if task.due_at > self._clock() or self._idle.first(task.queue) is not None or backlog.heeds(task):
             self.offer_waiting(task)
         else:
-            backlog.missing(task.key.workspace, task.priority, task.due_at)
+            self._missing(task.queue, task.priority, task.due_at)
 
     def reserve(self, task: Task) -> tuple[Session, Task] | None:
         """Takes an idle worker for a task that is not stored yet; returns it, and the task leased to it.
@@ -225,14 +216,10 @@ class Dispatcher:
             queue = turns.next()
             if queue is None:
                 self._idle.add(session)
-                if any(self.backlogs[task_type].behind for task_type in session.demand.types):
-                    self.look()
                 break
             session.credits -= 1
             self._start_claim(turns.take(queue), session)
-            backlog = self.backlogs[queue.type]
-            if backlog.behind and backlog.short_of(queue.workspace):
-                self.look()
+            self._look_if_wanted(queue)
 
     def _start_claim(self, task: Waiting, session: Session) -> None:
         session.expect()
@@ -270,14 +257,39 @@ class Dispatcher:
         return await self._ledger.change(task, lambda task: self._leased(task, session))
 
     def _missing(self, queue: Queue, priority: int, due_at: datetime) -> None:
+        """The database has a task that is not here."""
         backlog = self.backlogs.get(queue.type)
         if backlog is not None:
             backlog.missing(queue.workspace, priority, due_at)
+            self._look_if_wanted(queue)
+
+    def _look_if_wanted(self, queue: Queue) -> None:
+        if self.backlogs[queue.type].wants_any(queue.workspace, self._clock()):
+            self.look(queue, 0.0)
+
+    def _look_for(self, demand: Demand) -> None:
+        """Nobody has looked lately for what there is for such workers."""
+        for task_type in demand.types:
+            for queue in self._queues.of_type(task_type):
+                if demand.workspace in (None, queue.workspace):
+                    self.look(queue, 0.0)
+
+    def _keep_for_later(self, task: Waiting, wait: float) -> bool:
+        if wait > LATER_SECONDS or self._later.get(task.key) == task.due_at:
+            return False
+        if len(self._later) >= LATER:
+            self.backlogs[task.type].missing(task.key.workspace, task.priority, task.due_at)
+            self.look(task.queue, wait)
+            return False
+        self._later[task.key] = task.due_at
+        asyncio.get_running_loop().call_later(wait, self._offer_later, replace(task, task=None))
+        return True
 
     def _offer_later(self, task: Waiting) -> None:
-        self._later -= 1
-        if self._queues.knows(task.queue):
-            self.offer_waiting(task)
+        if self._later.get(task.key) == task.due_at:  # else it is due at another time by now
+            del self._later[task.key]
+            if self._queues.knows(task.queue):
+                self.offer_waiting(task)
 
     def _queue_changed(self, state: QueueState) -> None:
         backlog = self.backlogs.get(state.queue.type)
@@ -286,8 +298,7 @@ class Dispatcher:
         if state.halted:
             backlog.drop(state.queue.workspace)
         else:
-            backlog.behind = True
-            self.look()
+            self.look(state.queue, 0.0)
 
     def _queue_forgotten(self, queue: Queue) -> None:
         backlog = self.backlogs.get(queue.type)

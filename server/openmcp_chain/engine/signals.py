@@ -8,7 +8,8 @@ for a batch and not for a task.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from itertools import islice
 
@@ -27,6 +28,8 @@ ALIVE = timedelta(seconds=5)
 and find each other's changes by the sweep."""
 KEYS = 1000
 """In a signal."""
+UNTOLD = 10 * KEYS
+"""When so many could not be told, the others are left to find more by themselves."""
 
 
 class Signals:
@@ -36,11 +39,13 @@ class Signals:
         self._store = store
         self._clock = clock
         self.process = secrets.token_hex(8)
-        self._alone = True
+        self._others: AbstractSet[str] = frozenset()
         self._changed: dict[Key, Waiting | None] = {}
         self._wanted = asyncio.Event()
         self.heard: Callable[[Signal], None] = lambda _: None
         """Called with each signal of another process."""
+        self.missed: Callable[[], None] = lambda: None
+        """Called when there may have been signals that were not heard, or not given."""
         ledger.follow(self._announced)
 
     async def run(self) -> None:
@@ -51,8 +56,9 @@ class Signals:
             try:
                 while True:
                     await self._beat()
-                    if not self._alone and (listening is None or listening.done()):
+                    if self._others and (listening is None or listening.done()):
                         listening = group.create_task(self._listen())
+                        self.missed()
                     await asyncio.sleep(BEAT_SECONDS)
             finally:
                 speaking.cancel()
@@ -63,7 +69,12 @@ class Signals:
         now = self._clock()
         try:
             await self._store.beat(self.process, now)
-            self._alone = not set(await self._store.processes(now - ALIVE)) - {self.process}
+            others = set(await self._store.processes(now - ALIVE)) - {self.process}
+            if self._others - others:
+                self.missed()  # what one that is gone alone knew of
+            self._others = others
+            if self._changed:
+                self._wanted.set()
         except errors.Error as error:
             log.warning("other processes not seen", extra={"code": error.code})
         except Exception:
@@ -92,11 +103,18 @@ class Signals:
                     await self._store.publish(Signal(self.process, [key for key, _ in taken], waiting))
                 except errors.Error as error:
                     log.warning("other processes not told", extra={"code": error.code})
+                    self._tell_again(taken)
+                    break
                 except Exception:
                     log.exception("unforeseen")
 
+    def _tell_again(self, untold: Sequence[tuple[Key, Waiting | None]]) -> None:
+        """With the next beat, or what is to be told next; what has changed since is told as it is now."""
+        if len(self._changed) < UNTOLD:
+            self._changed = {**dict(untold), **self._changed}
+
     def _announced(self, _: Task | None, task: Task) -> None:
-        if self._alone:
+        if not self._others:
             return
         waits = task.status is Status.PENDING
         self._changed[task.key] = (

@@ -17,6 +17,7 @@ from openmcp_chain.engine.backlog import Backlog, Cursor
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.leases import Leases
+from openmcp_chain.engine.looks import RARELY_SECONDS, Looks
 from openmcp_chain.engine.queues import SKEW, Queues
 from openmcp_chain.store.base import Store, TooMuch
 
@@ -31,8 +32,8 @@ STEPS = 40
 """How many times in a row one queue is looked at, before the others have their turn."""
 QUEUES = 100
 """How many queues are looked at in one sweep."""
-AGAIN_SECONDS = 5.0
-"""How often a queue is looked at that should have nothing new: a process may have died with what it alone knew of."""
+AHEAD = timedelta(seconds=RARELY_SECONDS + 15)
+"""A look finds what is due by then: until the next one, at the latest."""
 DELETE_SECONDS = 10.0
 DELETED = 1000
 """How many tasks are deleted at once, and how often."""
@@ -53,7 +54,7 @@ class Swept:
 
 
 class Sweep:
-    """Runs `run_once` twice a second, and looks for ready tasks at once when `wake` is called."""
+    """Runs `run_once` twice a second, and looks at once where it is wanted."""
 
     def __init__(self, store: Store, queues: Queues, dispatcher: Dispatcher, leases: Leases, clock: Clock) -> None:
         self._store = store
@@ -62,12 +63,18 @@ class Sweep:
         self._leases = leases
         self._clock = clock
         self._wanted = asyncio.Event()
-        self._looked: dict[Queue, float] = {}
+        self._looks = Looks()
         self._delete_at = 0.0
 
-    def wake(self) -> None:
-        """Looks soon rather than at the next sweep."""
-        self._wanted.set()
+    def want(self, queue: Queue, wait: float = 0.0) -> None:
+        """Looks at a queue in so many seconds: there may be tasks that are not known here."""
+        self._looks.want(queue, asyncio.get_running_loop().time() + wait)
+        if not wait:
+            self._wanted.set()
+
+    def look_again(self) -> None:
+        """Looks at all queues soon: what others have told may not have been heard."""
+        self._looks.all_anew(asyncio.get_running_loop().time())
 
     async def run_once(self) -> Swept:
         """One sweep. Raises Unavailable if the database does not answer."""
@@ -112,49 +119,52 @@ class Sweep:
                 log.error("unforeseen", exc_info=result)
 
     async def _look(self) -> int:
-        """Looks at the queues from which workers here take, those not looked at for longest first."""
+        """Looks at the queues whose time has come, from which workers here take; returns how many tasks were new."""
         now, found = asyncio.get_running_loop().time(), 0
-        wanted = [
-            (queue, backlog)
-            for task_type, backlog in list(self._dispatcher.backlogs.items())
-            for queue in self._queues.of_type(task_type)
-            if self._wants(queue, backlog, now)
-        ]
-        wanted.sort(key=lambda entry: self._looked.get(entry[0], 0.0))
-        for queue, backlog in wanted[:QUEUES]:
-            self._looked[queue] = now
-            for priority, cursor in backlog.cursors(queue.workspace).items():
-                found += await self._look_at(queue, priority, cursor, backlog)
-        for task_type, backlog in self._dispatcher.backlogs.items():
-            backlog.behind = any(
-                cursor.behind
-                for queue in self._queues.of_type(task_type)
-                if self._dispatcher.takes(queue) and not self._queues.halted(queue)
-                for cursor in backlog.cursors(queue.workspace).values()
-            )
+        for _ in range(QUEUES):
+            planned = self._looks.next(now)
+            if planned is None:
+                break
+            queue, anew = planned
+            backlog = self._dispatcher.backlogs.get(queue.type)
+            if backlog is None or not self._dispatcher.takes(queue) or not self._goes_on(queue):
+                self._looks.drop(queue)  # until somebody wants it
+                continue
+            try:
+                new = await self._look_at(queue, backlog, anew=anew)
+            except BaseException:
+                self._looks.want(queue, now)
+                raise
+            self._looks.looked(queue, now, anew=anew, news=new > 0)
+            found += new
         return found
 
-    def _wants(self, queue: Queue, backlog: Backlog, now: float) -> bool:
-        if self._queues.halted(queue) or not backlog.short_of(queue.workspace) or not self._dispatcher.takes(queue):
-            return False
-        behind = any(cursor.behind for cursor in backlog.cursors(queue.workspace).values())
-        return behind or now - self._looked.get(queue, 0.0) >= AGAIN_SECONDS
+    def _goes_on(self, queue: Queue) -> bool:
+        return self._queues.knows(queue) and not self._queues.halted(queue)
 
-    async def _look_at(self, queue: Queue, priority: int, cursor: Cursor, backlog: Backlog) -> int:
+    async def _look_at(self, queue: Queue, backlog: Backlog, *, anew: bool) -> int:
+        """Looks for the first priority first; for what was to be due only later, at that time again."""
+        new = 0
+        for priority, cursor in backlog.cursors(queue.workspace).items():
+            new += await self._look_for(queue, priority, cursor, backlog, anew=anew)
+            if cursor.missing is not None and cursor.missing > self._clock():
+                self.want(queue, (cursor.missing - self._clock()).total_seconds())
+        return new
+
+    async def _look_for(self, queue: Queue, priority: int, cursor: Cursor, backlog: Backlog, *, anew: bool) -> int:
         """Goes on from where the last look ended, the tasks due first first, until there are enough."""
-        found = 0
+        new, enough = 0, None
         for _ in range(STEPS):
-            share = backlog.share(queue.workspace)
-            if backlog.waiting(queue.workspace) >= share:
-                cursor.behind = True
-                break
+            if not (anew and cursor.missing is None) and not backlog.wants(
+                queue.workspace, priority, self._clock(), enough
+            ):
+                return new
+            anew, share = False, backlog.share(queue.workspace)
             ready = await self._ready(queue, priority, cursor, min(HINTS, 2 * share))
-            for task in ready:
-                self._dispatcher.offer_waiting(task)
-            found += len(ready)
-            if not cursor.behind:
-                break
-        return found
+            new += sum(map(self._dispatcher.offer_waiting, ready))
+            enough = share - 1
+        self.want(queue)
+        return new
 
     async def _ready(self, queue: Queue, priority: int, cursor: Cursor, limit: int) -> Sequence[Waiting]:
         """What is due next; moves the cursor behind it.
@@ -162,45 +172,49 @@ class Sweep:
         A span that holds more than can be read is halved until its beginning can: halves with nothing in them cost next
         to nothing, so a crowd is found behind years of quiet.
         """
-        now, since = self._clock(), cursor.since
-        until = now if cursor.width is None else min(now, since + cursor.width)
+        now, since, missing = self._clock(), cursor.since, cursor.missing
+        end = now + AHEAD
+        until = end if cursor.width is None else min(end, since + cursor.width)
         if cursor.crowd is not None:
             until = min(until, since + (cursor.crowd - since) / 2)
         span = until - since
         # A task that is turned away from here on moves the cursor back: that wins over what is set below.
-        cursor.since, cursor.behind = until, False
+        cursor.since, cursor.missing = until, None
         try:
             within = None if span <= SHORT else LOOK_SECONDS
             ready = await self._store.ready_tasks(queue, priority, since, until, limit, within)
         except TooMuch:
-            _advance(cursor, since, cursor.width, behind=True)
+            _advance(cursor, since, cursor.width, since)
             cursor.crowd = until
             return ()
         except BaseException:
-            cursor.since, cursor.behind = min(since, cursor.since), True
+            _advance(cursor, since, cursor.width, missing or since)
             raise
-        if len(ready) == limit:
-            first, last = ready[0].due_at, ready[-1].due_at
-            _advance(cursor, last, 2 * (last - first) + timedelta(milliseconds=1), behind=True)
+        whole = len(ready) < limit
+        if not whole:
+            first, until = ready[0].due_at, ready[-1].due_at
+            width = 2 * (until - first) + timedelta(milliseconds=1)
             cursor.crowd = None
-        elif until < now:
-            _advance(cursor, until, FASTER * span, behind=True)
+        else:
+            width = FASTER * span
             if cursor.crowd is not None and cursor.crowd - until <= SHORT:
                 cursor.crowd = None
+        if until < now:
+            _advance(cursor, until, width, until)
         else:
-            _advance(cursor, now - SKEW, None, behind=False)
+            _advance(cursor, now - SKEW, None, None if whole and until == end else until)
         return ready
 
     async def _delete(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._delete_at:
-            self._looked = {queue: looked for queue, looked in self._looked.items() if self._queues.knows(queue)}
             deleted = await self._store.delete_ended(self._clock(), DELETED)
             self._delete_at = now if deleted == DELETED else now + DELETE_SECONDS
 
 
-def _advance(cursor: Cursor, since: datetime, width: timedelta | None, *, behind: bool) -> None:
+def _advance(cursor: Cursor, since: datetime, width: timedelta | None, missing: datetime | None) -> None:
     """Moves the cursor on, unless a task was turned away meanwhile."""
-    if cursor.behind:
-        since = min(since, cursor.since)
-    cursor.since, cursor.width, cursor.behind = since, width, behind or cursor.behind
+    turned_away = cursor.missing
+    cursor.since, cursor.width, cursor.missing = since, width, missing
+    if turned_away is not None:
+        cursor.miss(turned_away)
