@@ -12,6 +12,7 @@ from openmcp_chain.domain.task import Failure, Status
 from openmcp_chain.domain.transitions import Action
 from openmcp_chain.engine.dispatch import PAUSED
 from openmcp_chain.engine.leases import WORKER_GONE
+from openmcp_chain.engine.leasing import CALL_FAILED, CALL_REPEATED
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -135,6 +136,8 @@ FAILURES = (
     (Failure("CANCELLED", "the workspace cancelled the task; the message is its reason"), "no"),
     (WORKER_GONE, "yes, and the attempt does not count"),
     (PAUSED, "yes, and the attempt does not count"),
+    (CALL_FAILED, "yes, and the attempt does not count"),
+    (CALL_REPEATED, "yes, and the attempt does not count"),
 )
 """What the server itself fails a task for, and whether it is tried again."""
 

@@ -122,7 +122,7 @@ async def test_a_worker_that_calls_again_and_again_costs_no_look_each_time() -> 
 
 
 async def test_an_answer_is_bounded_but_for_its_first_task() -> None:
-    """What is over is given back, and has lost no attempt; one that is too large by itself comes alone."""
+    """What is over goes on waiting; one that is too large by itself comes alone."""
     small, large = {f"{number}": "x" * 500 for number in range(2)}, {"": "x" * 5000}
     engine = Engine().start()
     for labels in (small, small, small, large):
@@ -132,6 +132,41 @@ async def test_an_answer_is_bounded_but_for_its_first_task() -> None:
         assert [task.labels for task in await lease(engine, 10, most_bytes=5000)] == expected
         await asyncio.sleep(1)
     assert {task.attempt for task in engine.store._tasks.values()} == {1}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["its size is known", "only the database knows"])
+@pytest.mark.parametrize("size", [400, 9000])
+async def test_no_more_is_claimed_than_fits_into_the_answer(known: bool, size: int) -> None:
+    """What does not fit goes on waiting: nothing was written, and its history tells of no worker."""
+    store = DistantStore()
+    engine = Engine(store).start()
+    if known:
+        engine.worker("other", "echo", workspace="ws-2")
+    for _ in range(40):
+        await engine.submit(payload=b"x" * size)
+    answered = list[Task]()
+    while tasks := await lease(engine, 100, most_bytes=3 * (size + 600)):
+        assert len(tasks) == 3 or len(answered) == 39
+        answered += tasks
+        for task in tasks:
+            await engine.app.leases.complete(tenant(), ref(task), b"")
+    assert len(keys(answered)) == 40
+    assert {len(task.events) for task in store._tasks.values()} == {3}
+
+
+async def test_a_call_that_could_not_claim_the_first_gets_the_next() -> None:
+    """What was kept from it for that one's sake is its own all the same."""
+    store = DistantStore()
+    here, there = Engine(store).start(), Engine(store).start()
+    for size in (9000, 8000):
+        await here.submit(payload=b"x" * size)
+        await asyncio.sleep(0.001)
+    other = there.worker()
+    first = await other.next()
+    assert len(first.payload) == 9000
+    await here.app.queues.refresh()
+    (task,) = await lease(here, 10, most_bytes=10_000)
+    assert len(task.payload) == 8000
 
 
 async def test_a_caller_that_gives_up_keeps_nothing() -> None:

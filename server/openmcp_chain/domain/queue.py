@@ -64,6 +64,8 @@ class Waiting:
     due_at: datetime
     task: Task | None = None
     """The task itself, where it was at hand and is small."""
+    size: int = 0
+    """Bytes in an answer (see `answers`), where it is large and that is known."""
 
     @property
     def queue(self) -> Queue:

@@ -17,7 +17,7 @@ from typing import Protocol
 from openmcp_chain.domain import errors, transitions
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Failure, Key, Lease, Queue, Status, Task
-from openmcp_chain.engine import tracing
+from openmcp_chain.engine import answers, tracing
 from openmcp_chain.engine.backlog import SMALL_BYTES, Backlog
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.demands import Demands
@@ -46,6 +46,14 @@ class Holder(Protocol):
     async def give_back(self, task: Task, failure: Failure) -> None:
         """The task was claimed, and its worker does not get it after all."""
         ...
+
+
+class _NoRoom(Exception):
+    """The session has no room for a task of this size (0: it is not known)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
 
 
 class Dispatcher:
@@ -121,8 +129,8 @@ class Dispatcher:
     def offer(self, task: Task) -> None:
         """A PENDING task is there: now, or from its `due_at` on."""
         if task.status is Status.PENDING:
-            kept = task if _small(task) else None
-            self.offer_waiting(Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at, kept))
+            kept, size = (task, 0) if _small(task) else (None, answers.weight(task))
+            self.offer_waiting(Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at, kept, size))
 
     def offer_waiting(self, task: Waiting) -> bool:
         """The same, for a task of which only this is known. Returns whether it is new here, and kept."""
@@ -169,6 +177,9 @@ class Dispatcher:
             leased = self._leased(task, session)
         except errors.LeaseLost:  # its time is up before it began
             return None
+        if not session.admit(leased):
+            self._idle.remove(session)
+            return self.reserve(task)
         self._spend(session)
         session.expect()
         return session, leased
@@ -181,11 +192,13 @@ class Dispatcher:
             session.deliver(task)
             session.expected()
         else:
-            self.give_back(session)
+            self.give_back(session, task)
             await self.holder.give_back(task, PAUSED)
 
-    def give_back(self, session: Session) -> None:
-        """The reserved worker gets nothing after all."""
+    def give_back(self, session: Session, task: Task | None = None) -> None:
+        """The worker does not get what was to be its own after all; `task`, if it has room for that already."""
+        if task is not None:
+            session.release(task)
         self.credit(session)
         session.expected()
 
@@ -212,7 +225,7 @@ class Dispatcher:
     def _feed(self, session: Session) -> None:
         """Gives the session what waits for it; puts it in line if it could take more."""
         turns = self._demands.turns(session.demand)
-        while session.credits > 0:
+        while session.credits > 0 and not session.full:
             queue = turns.next()
             if queue is None:
                 self._idle.add(session)
@@ -229,9 +242,11 @@ class Dispatcher:
         claim.add_done_callback(self._background.discard)
 
     async def _claim(self, waiting: Waiting, session: Session) -> None:
-        leased = None
+        leased, fits = None, True
         try:
             leased = await self._try_claim(waiting, session)
+        except _NoRoom as no_room:
+            waiting, fits = replace(waiting, size=no_room.size), False
         except errors.LeaseLost:
             pass  # it was claimed, cancelled or timed out: not ours
         except errors.Error as error:
@@ -246,15 +261,28 @@ class Dispatcher:
         if leased is not None:
             await self.deliver(session, leased)
         else:
+            if not fits:
+                self._idle.remove(session)
+                self.offer_waiting(waiting)
             # The worker must not wait for this one for ever.
             self.give_back(session)
 
     async def _try_claim(self, waiting: Waiting, session: Session) -> Task | None:
-        task = waiting.task or await self._ledger.get(waiting.key)
+        """Raises _NoRoom before anything is written; where the size is known, before anything is read."""
+        task, size = waiting.task, waiting.size
+        if task is None and (session.full or not session.fits(size)):
+            raise _NoRoom(size)
+        task = task or await self._ledger.get(waiting.key)
         if task is None:
             return None
-        # What waited here may be out of date: cancelled and retried meanwhile, it is as ready as before.
-        return await self._ledger.change(task, lambda task: self._leased(task, session))
+        if not session.admit(task):
+            raise _NoRoom(size or answers.weight(task))
+        try:
+            # What waited here may be out of date: cancelled and retried meanwhile, it is as ready as before.
+            return await self._ledger.change(task, lambda task: self._leased(task, session))
+        except BaseException:
+            session.release(task)
+            raise
 
     def _missing(self, queue: Queue, priority: int, due_at: datetime) -> None:
         """The database has a task that is not here."""

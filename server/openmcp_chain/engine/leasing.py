@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Status, Task
-from openmcp_chain.engine import answers, shared
+from openmcp_chain.domain.task import Failure, Status, Task
+from openmcp_chain.engine import shared
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher
-from openmcp_chain.engine.leases import Leases
+from openmcp_chain.engine.leases import WORKER_GONE, Leases
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.sessions import Demand, Session
 from openmcp_chain.store.base import Answer, Granted, Store
 
 LOOK_SECONDS = 0.25
 """A call that does not want to wait gives the database so long to be looked through."""
+CALL_FAILED = Failure("CALL_FAILED", "the call that the task was leased to failed before it was answered")
+CALL_REPEATED = Failure("CALL_REPEATED", "a call with the same request_id was answered with other tasks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +99,12 @@ class Leasing:
                 recorded = await self._store.record_call(workspace, call, answer, max(task.due_at for task in tasks))
             except BaseException:
                 for task in tasks:
-                    self._spawn(task)
+                    self._spawn(task, CALL_FAILED)
                 raise
             if recorded == answer:
                 return tasks
             # The same call went to another process, or another call came under its request_id, which was first.
-            await asyncio.gather(*map(self._leases.give_back, tasks))
+            await asyncio.gather(*(self._leases.give_back(task, CALL_REPEATED) for task in tasks))
         if recorded.fingerprint != ask.fingerprint():
             raise errors.RequestIdReused
         found = await asyncio.gather(*(self._ledger.get(one.key) for one in recorded.granted))
@@ -120,19 +122,23 @@ class Leasing:
         """Joins as a worker that takes so many tasks, until the first have come."""
         tasks: list[Task] = []
         came = asyncio.Event()
-        taken, closed = 0, False
+        closed = False
 
         def deliver(task: Task) -> None:
-            nonlocal taken
-            weight = answers.weight(task)
-            if closed or (tasks and taken + weight > ask.most_bytes):
-                self._spawn(task)
+            if closed:
+                self._spawn(task, WORKER_GONE)
                 return
-            taken += weight
             tasks.append(task)
             came.set()
 
-        session = Session(worker=ask.worker, version=ask.version, demand=ask.demand, room=ask.most, deliver=deliver)
+        session = Session(
+            worker=ask.worker,
+            version=ask.version,
+            demand=ask.demand,
+            room=ask.most,
+            deliver=deliver,
+            most_bytes=ask.most_bytes,
+        )
         self._dispatcher.join(session)
         try:
             await self._wait(came, ask.wait)
@@ -141,7 +147,7 @@ class Leasing:
         except BaseException:
             closed = True
             for task in tasks:
-                self._spawn(task)
+                self._spawn(task, WORKER_GONE)
             raise
         finally:
             closed = True
@@ -158,7 +164,7 @@ class Leasing:
             for wait in waits:
                 wait.cancel()
 
-    def _spawn(self, task: Task) -> None:
-        giving_back = asyncio.create_task(self._leases.give_back(task))
+    def _spawn(self, task: Task, failure: Failure) -> None:
+        giving_back = asyncio.create_task(self._leases.give_back(task, failure))
         self._background.add(giving_back)
         giving_back.add_done_callback(self._background.discard)

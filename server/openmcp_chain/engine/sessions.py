@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from openmcp_chain.domain.task import Queue, Task
+from openmcp_chain.engine import answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,12 @@ class Session:
         room: int,
         deliver: Callable[[Task], None],
         cancel: Callable[[Task], None] = lambda _: None,
+        most_bytes: int | None = None,
     ) -> None:
-        """`room`: how many tasks it takes now. `deliver` gets each new one; `cancel` each one that is to stop."""
+        """`room`: how many tasks it takes now. `deliver` gets each new one; `cancel` each one that is to stop.
+
+        `most_bytes`: what they may have together, but for the first; None: whatever they have.
+        """
         self.worker = worker
         self.version = version
         self.demand = demand
@@ -41,6 +46,32 @@ class Session:
         self.deliver = deliver
         self.cancel = cancel
         self.open = True
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self.full = False
+        """Whether there was a task that did not fit."""
+
+    def admit(self, task: Task) -> bool:
+        """Gives room to a task that is about to be claimed, if it fits."""
+        size = self._size(task)
+        if not self.fits(size):
+            return False
+        self._bytes += size
+        return True
+
+    def release(self, task: Task) -> None:
+        """A task that was admitted won't come."""
+        self._bytes -= self._size(task)
+        self.full = False
+
+    def fits(self, size: int) -> bool:
+        """Whether there is room for so many bytes; if not, nothing else gets it: what is first is not passed over."""
+        if self._most_bytes is not None and self._bytes and self._bytes + size > self._most_bytes:
+            self.full = True
+        return not self.full
+
+    def _size(self, task: Task) -> int:
+        return answers.weight(task) if self._most_bytes is not None else 0
 
     def expect(self) -> None:
         """A task is being claimed for it."""

@@ -241,12 +241,12 @@ class Submission:
         try:
             stored = await self._ledger.insert(task)
         except BaseException:
-            self._dispatcher.give_back(session)
+            self._dispatcher.give_back(session, task)
             raise
         if stored is task:
             await self._dispatcher.deliver(session, task)
         else:
-            self._dispatcher.give_back(session)
+            self._dispatcher.give_back(session, task)
         return stored, stored is task
 
     def _announced(self, before: Task | None, task: Task) -> None:
