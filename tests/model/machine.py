@@ -114,6 +114,28 @@ class Model(RuleBasedStateMachine):
         rival = replace(other, server=1 - one.server)
         self.attempt([(one, action, key), (rival, self.chosen(rival, key)[0], key)])
 
+    @rule(
+        moves=st.lists(MOVES, min_size=len(KEYS), max_size=len(KEYS)),
+        rivals=st.lists(MOVES, min_size=len(KEYS), max_size=len(KEYS)),
+        terms=TERMS,
+    )
+    def together(self, moves: list[Move], rivals: list[Move], terms: Terms) -> None:
+        """Both servers at every task at once; then what is due by then is ended, and what is over deleted.
+
+        On a database it costs little more than one move, so lives get long.
+        """
+        for key in KEYS:
+            if key not in self.tasks:
+                self.submit(key, TYPES[0], PRIORITIES[0], terms, None, moves[0].server, Fate.ANSWERS)
+        tries = []
+        for key, one, other in zip(KEYS, moves, rivals, strict=True):
+            rival = replace(other, server=1 - one.server)
+            tries += [(move, self.chosen(move, key)[0], key) for move in (one, rival)]
+        self.attempt(tries)
+        self.time_passes(moves[0].then if moves[0].aims else None)
+        self.upkeep(Upkeep.SWEEP, moves[0])
+        self.upkeep(Upkeep.DELETE, moves[1])
+
     @rule(kind=st.sampled_from(Upkeep), move=MOVES)
     def upkeep(self, kind: Upkeep, move: Move) -> None:
         """What a server does by itself, by its clock."""
@@ -217,10 +239,11 @@ class Model(RuleBasedStateMachine):
         """Decides each, writes all at once, and sees to those who got no answer; returns how many changes were made."""
         decided = []
         mute = []
+        for server in SERVERS:
+            here = [(move.looks, key) for move, _, key in tries if move.server == server]
+            self.look(server, *(key for looks, key in here if looks or key not in self.seen[server]))
         for move, action, key in tries:
             server = move.server
-            if move.looks or key not in self.seen[server]:
-                self.look(server, key)
             deed = self.deed(move, action, key)
             if action is Action.CLAIM:
                 self.tokens.append(deed.token)
@@ -239,8 +262,10 @@ class Model(RuleBasedStateMachine):
             self.ask_again(server, deed, change)
         return made
 
-    def look(self, server: int, key: Key) -> None:
-        self.seen[server][key] = self.shelf.get(server, [key])[key]
+    def look(self, server: int, *keys: Key) -> None:
+        found = self.shelf.get(server, keys) if keys else {}
+        assert set(found) == set(keys)
+        self.seen[server].update(found)
 
     def decide(self, deed: Deed, task: Task) -> Task:
         """What the task is to become; the same one if the deed is refused, or there is nothing left to do."""

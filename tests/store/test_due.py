@@ -1,8 +1,9 @@
 """What is due, in every store: tasks that wait for a worker, time that ran out, and ended tasks."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
+from typing import Any, cast
 
 import pytest
 from support.samples import NOW, RETENTION, SECOND, at, make_lease, make_task
@@ -11,7 +12,8 @@ from openmcp_chain.domain import transitions
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Failure, Key, Queue, Task, Terms
 from openmcp_chain.store.base import Store, TooMuch
-from openmcp_chain.store.mongo import documents
+from openmcp_chain.store.mongo import documents, timers
+from openmcp_chain.store.mongo.part import Collection
 from openmcp_chain.store.mongo.store import MongoStore
 
 MILLISECOND = SECOND / 1000
@@ -185,6 +187,36 @@ async def test_a_timer_outlives_a_write_that_is_not_there_yet(mongo: MongoStore)
     assert {timer["_id"] async for timer in mongo._database.timers.find()} == {
         documents.primary_key(task.key) for task in (new, old)
     }
+
+
+class Meanwhile:
+    """A collection in which something happens between the moment that it is read and the moment that this is known."""
+
+    def __init__(self, collection: Any, happens: Callable[[], Awaitable[object]]) -> None:
+        self._collection = collection
+        self._happens = happens
+
+    def find(self, *args: Any, **options: Any) -> "Meanwhile":
+        return Meanwhile(self._collection.find(*args, **options), self._happens)
+
+    async def to_list(self, length: int | None) -> list[Any]:
+        found: list[Any] = await self._collection.to_list(length)
+        await self._happens()
+        return found
+
+
+async def test_what_mends_a_timer_leaves_one_that_was_set_meanwhile(mongo: MongoStore) -> None:
+    """The task waits again, with its timer just set, when the sweep has found it running and would delete the timer."""
+    task = make_task(terms=SOON)
+    await mongo.insert_tasks([task])
+    running = await change(mongo, task, transitions.claim(task, make_lease("t", ends=NOW + 999 * SECOND), NOW))
+    waits = transitions.fail(running, "t", Failure("E", "m"), at(NOW), retryable=True, delay=5 * SECOND)
+    swept = timers.Timers(
+        mongo._database.timers, cast("Collection", Meanwhile(mongo._tasks, lambda: change(mongo, running, waits)))
+    )
+    assert (await swept.due(NOW + 10 * SECOND, 10))[0] == []
+    assert await mongo.overdue_tasks(NOW + 14 * SECOND, 10) == []
+    assert await mongo.overdue_tasks(NOW + 15 * SECOND, 10) == [task.key]
 
 
 async def test_a_lost_write_does_not_put_a_deadline_off(store: Store) -> None:
