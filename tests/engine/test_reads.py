@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Collection, Mapping
 
-from support.engine import Engine, tenant
+from support.engine import DistantStore, Engine, tenant
 
 from openmcp_chain.domain.task import Key, Task, View
 from openmcp_chain.engine.groupcommit import BATCH_BYTES
@@ -76,3 +76,15 @@ async def test_what_a_view_leaves_out_is_not_read() -> None:
     async with engine.app.events.subscribe(Key("ws-1", ids[0]), 0, 10, allowed) as events:
         assert len(await events.next(0)) == 1
     assert {size for *_, size in store.batches} == {0}
+
+
+async def test_many_answers_at_once_take_few_reads() -> None:
+    """Fifty calls for large tasks, each of which must know their sizes first, share those reads too."""
+    store = DistantStore()
+    engine = Engine(store)
+    ids = [(await engine.submit(payload=b"x" * MEBIBYTE)).id for _ in range(50)]
+    store.calls.clear()
+    store.delay = 0.01
+    answers = await asyncio.gather(*(engine.app.tasks.get_many(tenant(), [one, one], View.FULL) for one in ids))
+    assert [[task and task.id for task in answer] for answer in answers] == [[one, one] for one in ids]
+    assert store.calls["large_tasks"] <= 10

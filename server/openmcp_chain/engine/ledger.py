@@ -1,7 +1,8 @@
 """The one way to tasks: every read and write of a task goes through here, batched, and every change is announced."""
 
+import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from openmcp_chain.domain import errors
@@ -46,6 +47,10 @@ class Ledger:
     async def get(self, key: Key, view: View = View.FULL) -> Task | None:
         """The task as it is now. Only one of the full view may be changed: followers are told all of it."""
         return await self._reads[view](key)
+
+    async def sizes(self, keys: Iterable[Key], view: View) -> Sequence[int]:
+        """Of each: the bytes of payload and result as far as the view has them; 0 if they are not large."""
+        return await asyncio.gather(*map(self._reads[view].size, keys))
 
     async def try_change(self, before: Task, after: Task) -> bool:
         """Makes one decided change, if the task is still as it was decided on; returns whether it did."""

@@ -16,6 +16,8 @@ from openmcp_chain.store.base import Store
 
 FEW = 4
 """So many are read without a look at their sizes: it would cost as much as they do."""
+SIZES = 100
+"""So many sizes are read at a time: to tell them, a database may have to look through the tasks."""
 LARGE_AT_ONCE = 4
 """Large tasks of one workspace that are read at a time."""
 
@@ -39,6 +41,7 @@ class Reads:
         self._view = view
         self._all = GroupCommit[Key, Task | _Large | None](self._read)
         self._large = GroupCommit[_Large, Task | None](self._read_large, lambda large: large.bytes)
+        self._sizes = GroupCommit[Key, int](self._read_sizes, most=SIZES)
         self._turns: dict[str, _Turn] = {}
 
     async def __call__(self, key: Key) -> Task | None:
@@ -48,6 +51,14 @@ class Reads:
             return found
         async with self._turn(key.workspace):
             return await self._large(found)
+
+    async def size(self, key: Key) -> int:
+        """The bytes of its payload and result, as far as the view has them; 0 if they are not large."""
+        return 0 if self._view is View.BASIC else await self._sizes(key)
+
+    async def _read_sizes(self, keys: Sequence[Key]) -> Sequence[int]:
+        large = await self._store.large_tasks(set(keys), self._view)
+        return [large.get(key, 0) for key in keys]
 
     async def _read(self, keys: Sequence[Key]) -> Sequence[Task | _Large | None]:
         wanted = set(keys)

@@ -52,8 +52,9 @@ class Tasks:
     async def get_many(self, principal: Principal, task_ids: Sequence[str], view: View) -> Sequence[Task | None]:
         """Each task, or None if it does not exist; of the first only, as many as fit into one answer."""
         keys = [_key_if_any(principal, task_id) for task_id in task_ids]
-        sizes = await self._store.large_tasks({key for key in keys if key}, view)
-        fit = answers.room([sizes.get(key, 0) if key else 0 for key in keys])
+        known = [key for key in keys if key]
+        sizes = dict(zip(known, await self._ledger.sizes(known, view), strict=True))
+        fit = answers.room([sizes[key] if key else 0 for key in keys])
         found = await asyncio.gather(*(self._find(key, view) for key in keys[:fit]))
         return found[: answers.room([answers.weight(task) if task else 0 for task in found])]
 
@@ -157,8 +158,8 @@ class Tasks:
 
     async def _weigh(self, listed: Sequence[Task], view: View) -> Sequence[int]:
         """What listed tasks will weigh in this view, but for payloads and results that are not large."""
-        sizes = await self._store.large_tasks([task.key for task in listed], view) if listed else {}
-        return [answers.weight(task) + sizes.get(task.key, 0) for task in listed]
+        sizes = await self._ledger.sizes([task.key for task in listed], view)
+        return [answers.weight(task) + size for task, size in zip(listed, sizes, strict=True)]
 
     async def _filled(
         self, listed: Sequence[Task], rest: Place | None, view: View
