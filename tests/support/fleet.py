@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
 from support.database import running_database
 from support.workspaces import Credentials
 
@@ -34,6 +36,7 @@ class ServerProcess:
     """One of them; killed and started again, it listens where it did."""
 
     def __init__(self, mongodb_uri: str, log: Path) -> None:
+        self.command: Sequence[str] = [str(Path(sys.executable).with_name("openmcp")), "server"]
         self._settings = {**SETTINGS, "OPENMCP_MONGODB_URI": mongodb_uri}
         self._log = log
         self.port = 0
@@ -46,15 +49,25 @@ class ServerProcess:
     def start(self) -> None:
         """Starts it and returns when it serves."""
         listen = {"OPENMCP_GRPC_LISTEN": self.target}
-        command = [str(Path(sys.executable).with_name("openmcp")), "server"]
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, env={**os.environ, **self._settings, **listen}, stderr=log)
+            self._process = subprocess.Popen(self.command, env={**os.environ, **self._settings, **listen}, stderr=log)
         end = time.monotonic() + START_SECONDS
         while not (ports := re.findall('"message": ?"serving".*"port": ?([0-9]+)', self._log.read_text())):
             assert self._process.poll() is None, f"the server ended:\n{self._log.read_text()}"
             assert time.monotonic() < end, f"the server did not start:\n{self._log.read_text()}"
             time.sleep(PAUSE_SECONDS)
         self.port = int(ports[0])
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has been sent SIGSTOP."""
+        assert self._process, "it is not running"
+        return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
+
+    def go_on(self) -> None:
+        """Sends SIGCONT."""
+        assert self._process, "it is not running"
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Ends it as a crash would (SIGKILL)."""

@@ -186,7 +186,7 @@ class Dispatcher:
 
     async def deliver(self, session: Session, task: Task) -> None:
         """Hands a claimed task to the worker, even one that left meanwhile; unless its queue was halted."""
-        if await self._queues.certain() and not self._queues.halted(task.queue):
+        if await self.lets_go(task):
             tracing.record_wait(task)
             self.holder.granted(task, session)
             session.deliver(task)
@@ -194,6 +194,13 @@ class Dispatcher:
         else:
             self.give_back(session, task)
             await self.holder.give_back(task, PAUSED)
+
+    async def lets_go(self, task: Task) -> bool:
+        """Whether a claimed task may go to its worker now.
+
+        Asked again by whoever sends it, as the last thing before: this process may have been stopped meanwhile.
+        """
+        return await self._queues.certain() and not self._queues.halted(task.queue)
 
     def give_back(self, session: Session, task: Task | None = None) -> None:
         """The worker does not get what was to be its own after all; `task`, if it has room for that already."""

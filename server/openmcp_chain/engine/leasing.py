@@ -14,7 +14,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Failure, Status, Task
 from openmcp_chain.engine import shared
 from openmcp_chain.engine.clock import Clock
-from openmcp_chain.engine.dispatch import Dispatcher
+from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
 from openmcp_chain.engine.leases import WORKER_GONE, Leases
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.sessions import Demand, Session
@@ -68,7 +68,7 @@ class Leasing:
         Raises RequestIdReused if the call differs from the one that got tasks with its request_id.
         """
         if not ask.request_id:
-            return await self._lease(ask)
+            return await self._let_go(await self._lease(ask))
         key = workspace, ask.request_id, ask.fingerprint()
         asked = self._asked.get(key)
         if asked is None:
@@ -102,7 +102,7 @@ class Leasing:
                     self._spawn(task, CALL_FAILED)
                 raise
             if recorded == answer:
-                return tasks
+                return await self._let_go(tasks)
             # The same call went to another process, or another call came under its request_id, which was first.
             await asyncio.gather(*(self._leases.give_back(task, CALL_REPEATED) for task in tasks))
         if recorded.fingerprint != ask.fingerprint():
@@ -154,6 +154,23 @@ class Leasing:
             self._dispatcher.leave(session)
             self._leases.left(session)
         return tasks
+
+    async def _let_go(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Those that may still go to their worker; the others are given back."""
+        allowed: list[Task] = []
+        left = list(tasks)
+        try:
+            while left:
+                if await self._dispatcher.lets_go(left[0]):
+                    allowed.append(left[0])
+                else:
+                    self._spawn(left[0], PAUSED)
+                del left[0]
+        except BaseException:
+            for task in (*allowed, *left):
+                self._spawn(task, WORKER_GONE)
+            raise
+        return allowed
 
     async def _wait(self, came: asyncio.Event, seconds: float) -> None:
         """Returns when a task has come, or after `seconds`; what is at hand is waited for in any case."""

@@ -4,6 +4,11 @@ A process may give out a task only while what it knows of the queue is fresh: re
 pause is answered when that time has passed since it was written. So after the answer no process can still believe
 that the queue goes on, and no task slips through, with no process having to ask another.
 
+What is given out was claimed before, and may wait to be sent; and a process may be stopped anywhere (by a signal, with
+its machine) and go on with what it believed. So it is asked when the task has been claimed, and again as the last thing
+before it is sent, by a clock that runs on meanwhile. What remains is a process that is stopped for longer than
+`VALID_SECONDS` between that and its own write to the connection: it sends that task when it goes on.
+
 The queues of a workspace that is shut out are suspended, in the same way. A submit that was let in just before may
 still add a queue afterwards. So whoever adds one looks, once it is stored, whether the workspace is shut out by now:
 either it sees that, or the one that shuts out sees the queue.

@@ -9,7 +9,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.task import Task
 from openmcp_chain.domain.workspace import Principal, Scope
-from openmcp_chain.engine.dispatch import Dispatcher
+from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.sessions import Session
@@ -75,8 +75,10 @@ class WorkerStream:
                 if isinstance(message, errors.Error):
                     raise message
                 if isinstance(message, Task):
-                    duration = self._dispatcher.lease_duration(message)
-                    message = workers_pb2.WorkResponse(task=codec.leased_task(message, duration))
+                    task, duration = message, self._dispatcher.lease_duration(message)
+                    message = workers_pb2.WorkResponse(task=codec.leased_task(task, duration))
+                    if not await self._lets_go(task):
+                        continue
                 yield message
                 if message.HasField("ack"):
                     self._slots.release()
@@ -84,6 +86,17 @@ class WorkerStream:
             reader.cancel()
             guard.cancel()
             mute.cancel()
+
+    async def _lets_go(self, task: Task) -> bool:
+        """Whether the task may still go to the worker; if not, gives it back."""
+        try:
+            allowed = await self._dispatcher.lets_go(task)
+        except BaseException:
+            self._outbox.put_nowait(task)  # `close` gives it back
+            raise
+        if not allowed:
+            self._spawn(self._leases.give_back(task, PAUSED))
+        return allowed
 
     async def close(self) -> None:
         """Takes the worker out of dispatch, and gives back what did not reach it."""
