@@ -122,6 +122,44 @@ async def test_flood_does_not_hold_up_anothers_single_task(fleet: Fleet) -> None
         await many.tasks.PauseTaskType(paused, metadata=many.metadata, timeout=PATIENCE)
 
 
+async def test_what_goes_first_goes_first_whichever_server_took_it(fleet: Fleet) -> None:
+    """With a backlog of one workspace at the worker's server, its task of a better priority at the other is next.
+
+    And one that is as good and older than what is left has its turn, though newer ones come all the time.
+    """
+    credentials = await asyncio.to_thread(fleet.workspace)
+    begun: list[str] = []
+    under_way = asyncio.Event()
+    worker = worker_of(fleet, credentials, concurrency=CONCURRENCY)
+    low = tasks_pb2.SubmitTaskRequest(type="order", priority=5)
+
+    async with tenant(fleet, credentials, 0) as here, tenant(fleet, credentials, 1) as there:
+
+        @worker.task("order")
+        async def order(_: dict[str, str], context: Context) -> None:
+            begun.append(context.task_id)
+            under_way.set()
+            await asyncio.gather(
+                here.tasks.SubmitTask(low, metadata=here.metadata, timeout=PATIENCE), asyncio.sleep(TASK_SECONDS)
+            )
+
+        batch = tasks_pb2.BatchSubmitTasksRequest(requests=[low] * 100)
+        await here.tasks.BatchSubmitTasks(batch, metadata=here.metadata, timeout=PATIENCE)
+        async with working(worker):
+            await under_way.wait()
+            for priority, before in ((1, 3 * CONCURRENCY), (5, 600)):
+                begun.clear()
+                request = tasks_pb2.SubmitTaskRequest(type="order", priority=priority)
+                summary = await there.tasks.SubmitTask(request, metadata=there.metadata, timeout=PATIENCE)
+                submitted = len(begun)
+                wait = tasks_pb2.WaitTaskRequest(task_id=summary.task_id)
+                detail = await there.tasks.WaitTask(wait, metadata=there.metadata, timeout=PATIENCE * 2)
+                assert detail.status == tasks_pb2.TASK_STATUS_SUCCEEDED
+                assert begun.index(summary.task_id) - submitted <= before
+        paused = tasks_pb2.PauseTaskTypeRequest(type="order")
+        await here.tasks.PauseTaskType(paused, metadata=here.metadata, timeout=PATIENCE)
+
+
 async def test_all_subscribers_see_one_sequence(fleet: Fleet) -> None:
     """Ten subscribers to one task, at two servers and cut at random: each sees every event once, in the same order."""
     credentials = await asyncio.to_thread(fleet.workspace)
