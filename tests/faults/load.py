@@ -17,7 +17,7 @@ SUBMITTERS = 8
 FOLLOWERS = 40
 """Event streams at a time; Envoy takes 100 calls on a connection."""
 CALL_SECONDS = 5.0
-ROUND_SECONDS = 150.0
+ROUND_SECONDS = 240.0
 """How long all tasks together may take to end."""
 PAUSE_SECONDS = 0.05
 TRY_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED)
@@ -50,8 +50,16 @@ class Story:
 class Load:
     """One round's tasks."""
 
-    def __init__(self, target: str, credentials: Credentials, requests: Sequence[tasks_pb2.SubmitTaskRequest]) -> None:
+    def __init__(
+        self,
+        target: str,
+        credentials: Credentials,
+        requests: Sequence[tasks_pb2.SubmitTaskRequest],
+        seconds: float = 0.0,
+    ) -> None:
+        """`seconds`: over how long the submits are spread; else each follows the one before."""
         self._target = target
+        self._seconds = seconds
         self._credentials = credentials
         self.stories = [Story(request) for request in requests]
         self._waiting = list(reversed(self.stories))
@@ -68,8 +76,12 @@ class Load:
         """Seconds from the kill to the end of the last task."""
 
     async def run(self, chance: random.Random, kill: Callable[[], Awaitable[None]]) -> None:
-        """Submits all; kills once a random number of them is acknowledged; returns when all have ended."""
-        self._threshold = chance.randrange(len(self.stories) // 10, len(self.stories) * 3 // 4)
+        """Submits all; kills once a random number of them is acknowledged; returns when all have ended.
+
+        If they are spread, the killing begins with the first.
+        """
+        acknowledged = chance.randrange(len(self.stories) // 10, len(self.stories) * 3 // 4)
+        self._threshold = 1 if self._seconds else acknowledged
         async with grpc.aio.insecure_channel(self._target, options=OPTIONS) as channel:
             self._tasks: tasks_pb2_grpc.TaskServiceAsyncStub = tasks_pb2_grpc.TaskServiceStub(channel)
             self._metadata = await self._sign_in(channel)
@@ -96,8 +108,11 @@ class Load:
             return (("authorization", f"Bearer {token.token}"),)
 
     async def _submit_all(self, group: asyncio.TaskGroup) -> None:
+        began = time.monotonic()
         while self._waiting:
             story = self._waiting.pop()
+            done = len(self.stories) - len(self._waiting)
+            await asyncio.sleep(began + self._seconds * done / len(self.stories) - time.monotonic())
             await self._submit(story)
             group.create_task(self._follow(story))
 

@@ -1,4 +1,4 @@
-"""Three servers and six workers on one database, killed at random for a minute: everything ends, once."""
+"""Three servers, six workers and their database, killed at random for a minute: everything ends, once."""
 
 import asyncio
 import random
@@ -11,6 +11,7 @@ import pytest
 from faults.conftest import FIGURES
 from faults.load import Load, Story, request_id
 from faults.test_kill import whole
+from support.database import Database
 from support.echo import EchoWorker
 from support.fleet import Fleet, ServerProcess, running_fleet
 
@@ -22,10 +23,12 @@ SECONDS = 60.0
 TASKS_PER_SECOND = 20
 TASK_SECONDS = 0.3
 LIVES = (0.5, 2.5)
-"""Between two kills."""
+"""Between two kills by the same one."""
+KILLERS = 2
+"""So two processes may be dead at a time, be they servers, workers, or a server and the database."""
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(420)
 def test_fleet(tmp_path: Path, pytestconfig: pytest.Config, record_property: Callable[[str, object], None]) -> None:
     """Every acknowledged task ends exactly once; each attempt beyond the first follows an event that says why."""
     chance = random.Random("fleet")  # noqa: S311 - a seed to repeat it by
@@ -40,7 +43,7 @@ def test_fleet(tmp_path: Path, pytestconfig: pytest.Config, record_property: Cal
         for worker in workers:
             worker.start()
             ends.callback(worker.kill)
-        load = Load(fleet.target(), credentials, _requests(chance, tasks))
+        load = Load(fleet.target(), credentials, _requests(chance, tasks), seconds)
         killed = asyncio.run(_run(load, chance, fleet, workers, seconds))
     for story in load.stories:
         whole(story)
@@ -62,17 +65,28 @@ def _requests(chance: random.Random, tasks: int) -> list[tasks_pb2.SubmitTaskReq
 
 async def _run(load: Load, chance: random.Random, fleet: Fleet, workers: list[EchoWorker], seconds: float) -> str:
     killed = Counter[str]()
+    dead = set[int]()
 
-    async def kill() -> None:
+    async def kill_one() -> None:
+        kinds: list[Sequence[Database | ServerProcess | EchoWorker]] = [fleet.servers, workers, [fleet.database]]
+        victim = chance.choice([one for one in chance.choice(kinds) if id(one) not in dead] or workers)
+        if id(victim) in dead:
+            return
+        dead.add(id(victim))
+        killed[type(victim).__name__] += 1
+        victim.kill()
+        await asyncio.sleep(chance.random())
+        await asyncio.to_thread(victim.start)
+        dead.remove(id(victim))
+
+    async def kill_on() -> None:
         end = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < end:
-            kinds: list[Sequence[ServerProcess | EchoWorker]] = [fleet.servers, workers]
-            victim = chance.choice(chance.choice(kinds))
-            killed[type(victim).__name__] += 1
-            victim.kill()
-            await asyncio.sleep(chance.random())
-            await asyncio.to_thread(victim.start)
+            await kill_one()
             await asyncio.sleep(chance.uniform(*LIVES))
+
+    async def kill() -> None:
+        await asyncio.gather(*(kill_on() for _ in range(KILLERS)))
 
     await load.run(chance, kill)
     return ", ".join(f"{name} {count} times" for name, count in sorted(killed.items()))

@@ -13,14 +13,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
-from support.database import running_database
+from support.database import Database, running_database
 from support.workspaces import Credentials
 
 from openmcp_chain import config
 from openmcp_chain.engine.administration import local_actor
 from openmcp_chain.stack import administration
 
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 PAUSE_SECONDS = 0.02
 ADMIN_SECRET = f"omcp_0123abcd_{'f' * 43}"
 """The first administrator's."""
@@ -81,11 +81,12 @@ class ServerProcess:
 class Fleet:
     """The servers, and a workspace on them."""
 
-    def __init__(self, mongodb_uri: str, folder: Path, servers: int) -> None:
-        self.mongodb_uri = mongodb_uri
+    def __init__(self, database: Database, folder: Path, servers: int) -> None:
+        self.database = database
+        self.mongodb_uri = database.uri
         self.folder = folder
         self.servers: Sequence[ServerProcess] = [
-            ServerProcess(mongodb_uri, folder / f"server-{number}.log") for number in range(servers)
+            ServerProcess(database.uri, folder / f"server-{number}.log") for number in range(servers)
         ]
 
     def target(self, first: int = 0) -> str:
@@ -115,7 +116,7 @@ class Fleet:
 def running_fleet(folder: Path, servers: int) -> Iterator[Fleet]:
     """A fleet on a database of its own, for the length of the block."""
     with running_database() as database, ExitStack() as ends:
-        fleet = Fleet(database.uri, folder, servers)
+        fleet = Fleet(database, folder, servers)
         for server in fleet.servers:
             server.start()
             ends.callback(server.kill)
