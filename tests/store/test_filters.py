@@ -1,6 +1,7 @@
 """Filters as queries: the database finds what the domain says that it should."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -43,6 +44,17 @@ def matching(chosen: Filter) -> Sequence[str]:
 def test_the_database_finds_what_matches(collection: Collection[dict[str, Any]], chosen: Filter) -> None:
     """Whatever the filter, whatever it negates, whatever a task lacks."""
     assert found(collection, chosen) == matching(chosen)
+
+
+@pytest.mark.parametrize(("field", "ended"), [("schedule_time", False), ("expire_time", True)])
+def test_times_that_not_all_tasks_have(collection: Collection[dict[str, Any]], field: str, ended: bool) -> None:
+    """A task without the time is neither before nor after any; the database agrees."""
+    time = sorted(task.due_at for task in TASKS)[len(TASKS) // 2]
+    having = [t for t in TASKS if t.status.terminal == ended and t.status is not Status.RUNNING]
+    for sign, holds in (("<=", datetime.__le__), (">", datetime.__gt__), ("=", datetime.__eq__)):
+        chosen = filters.parse(f"{field} {sign} {time.isoformat()}")
+        ids = sorted(task.id for task in having if holds(task.due_at, time))
+        assert found(collection, chosen) == matching(chosen) == ids
 
 
 @pytest.mark.parametrize("condition", [Label("team", None), Label("team", "search"), Label("gone", None)])

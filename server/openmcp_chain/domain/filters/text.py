@@ -85,9 +85,16 @@ _FIELDS: Mapping[str, tuple[tuple[str, ...], Callable[[str], Status | str | int 
         "priority": (_ORDER, _integer),
         "submitted_at": (_ORDER, _time),
         "updated_at": (_ORDER, _time),
+        "schedule_time": (_ORDER, _time),
+        "expire_time": (_ORDER, _time),
     }
 )
 """What each may be compared by, and with."""
+
+_DUE: Mapping[str, tuple[Status, ...]] = MappingProxyType(
+    {"schedule_time": (Status.PENDING,), "expire_time": tuple(status for status in Status if status.terminal)}
+)
+"""Times that only tasks with these statuses have: when they are due."""
 
 _WITHIN = {Comparator.LESS: Comparator.AT_MOST, Comparator.AT_LEAST: Comparator.GREATER}
 """To be before a time between two milliseconds is to be at the first at most; to be after it, after the first."""
@@ -184,7 +191,10 @@ class _Reader:
                 self._refuse(at, f"`{_shown(text)}` equals no time; tasks have theirs to the millisecond")
             wanted = wanted.replace(microsecond=wanted.microsecond - between)
             comparator = _WITHIN.get(comparator, comparator)
-        comparison = Comparison(field, comparator, wanted)
+        comparison: Filter = Comparison(field, comparator, wanted)
+        if field in _DUE:
+            having = Or(tuple(Comparison("status", Comparator.EQUAL, status) for status in _DUE[field]))
+            comparison = And((having, Comparison("due_at", comparator, wanted)))
         return Not(comparison) if sign == "!=" else comparison
 
     def _label(self) -> Filter:

@@ -35,7 +35,8 @@ class Comparison:
     """A condition on a field that every task has."""
 
     field: str
-    """Its name, the same in `Task` as in the contract: `status`, `type`, `priority`, `submitted_at`, `updated_at`."""
+    """Its name, the same in `Task` as in the contract: `status`, `type`, `priority`, `submitted_at`, `updated_at`. And
+    `due_at`, which the contract calls otherwise, by the task's status."""
     comparator: Comparator
     value: Status | str | int | datetime
     """Of the field's own type. Times are UTC, to the millisecond; numbers fit in 32 bits."""
