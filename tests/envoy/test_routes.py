@@ -101,6 +101,41 @@ ROUTES: list[tuple[str, str, Any, str, dict[str, Any]]] = [
         {"lease": LEASE, "code": "C", "retryable": True, "retry_delay": "1.500s"},
     ),
     ("POST", "/v1/worker/tasks:stop", {"lease": LEASE}, "StopTask", {"lease": LEASE}),
+    (
+        "POST",
+        "/v1/workspaces",
+        {"workspace_id": "w", "plan": "p", "quotas": {"streams": 2}, "worker_types": ["a"]},
+        "CreateWorkspace",
+        {"workspace_id": "w", "plan": "p", "quotas": {"streams": 2}, "worker_types": ["a"]},
+    ),
+    ("GET", "/v1/workspaces/w", None, "GetWorkspace", {"workspace_id": "w"}),
+    ("GET", "/v1/workspaces?page_size=5&page_token=x", None, "ListWorkspaces", {"page_size": 5, "page_token": "x"}),
+    ("PATCH", "/v1/workspaces/w", {"plan": "p"}, "UpdateWorkspace", {"workspace_id": "w", "plan": "p"}),
+    ("DELETE", "/v1/workspaces/w", None, "DeleteWorkspace", {"workspace_id": "w"}),
+    ("POST", "/v1/workspaces/w:disable", {"reason": "r"}, "DisableWorkspace", {"workspace_id": "w", "reason": "r"}),
+    ("POST", "/v1/workspaces/w:enable", {}, "EnableWorkspace", {"workspace_id": "w"}),
+    ("GET", "/v1/workspaces/w/secrets", None, "ListSecrets", {"workspace_id": "w"}),
+    (
+        "POST",
+        "/v1/workspaces/w/secrets:rotate",
+        {"overlap": "3600s"},
+        "RotateSecret",
+        {"workspace_id": "w", "overlap": "3600s"},
+    ),
+    (
+        "POST",
+        "/v1/workspaces/w/secrets/01234567:revoke",
+        {},
+        "RevokeSecret",
+        {"workspace_id": "w", "secret_id": "01234567"},
+    ),
+    (
+        "GET",
+        "/v1/audit-events?workspace_id=w&page_size=5",
+        None,
+        "ListAuditEvents",
+        {"workspace_id": "w", "page_size": 5},
+    ),
 ]
 ELSEWHERE = {"Authenticate", "SubmitTask", "GetTask", "ServeTaskEvents", "ServeJsonWebKeySet"}
 """Methods whose routes other tests are about."""
