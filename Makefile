@@ -19,6 +19,7 @@ install: .venv/installed ## make .venv with the project and its pinned dependenc
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCK)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'import sys; sys.version_info < (3, 14) or print("No embedded database for Python 3.14 or newer: have mongod on the PATH, set OPENMCP_MONGODB_URI, or make clean and use PYTHON=python3.13")'
 	@touch $@
 
 run: install ## start everything and run a sample task; ARGS="--once" passes arguments on

@@ -99,3 +99,19 @@ def test_the_command_starts_lightly() -> None:
     script = "import sys, openmcp_chain.cli.main; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"grpc", "pymongo", "motor", "httpx", "jwt", "duckdb", "opentelemetry"} & set(loaded)
+
+
+def test_ctrl_c_while_it_is_imported() -> None:
+    """Ctrl-C before there is a command to take it: one line and no traceback."""
+    script = """
+import sys
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, CtrlC())
+from openmcp_chain.cli import run
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "openmcp: interrupted\n")

@@ -11,7 +11,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from support import manifests
+
+from openmcp_chain.stack import database
 
 REQUIREMENTS = manifests.ROOT / "requirements"
 
@@ -79,6 +82,17 @@ def test_every_line_of_a_lock_is_read(audit: ModuleType) -> None:
     for name in audit.LOCKS:
         text = (REQUIREMENTS / f"{name}.lock").read_text()
         assert len(audit.pins(text)) == len(re.findall(r"^[a-z0-9]", text, re.MULTILINE)) > 2
+
+
+@pytest.mark.parametrize(("python", "embedded"), [("3.11", True), ("3.12", True), ("3.13", True), ("3.14", False)])
+def test_the_embedded_database_is_left_out_where_it_has_no_wheels(python: str, embedded: bool) -> None:
+    """On Python 3.14 the rest installs; there the README, `make install` and `openmcp dev` ask for a MongoDB."""
+    text = (REQUIREMENTS / "dev.lock").read_text()
+    (line,) = re.findall(r"^(secantusdb==.*) \\$", text, re.MULTILINE)
+    marker = Requirement(line).marker
+    assert marker is not None
+    assert marker.evaluate({"python_version": python, "python_full_version": f"{python}.0"}) is embedded
+    assert (tuple(map(int, python.split("."))) < database.EMBEDDED_BEFORE) is embedded
 
 
 @pytest.mark.parametrize(

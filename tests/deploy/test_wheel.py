@@ -161,7 +161,7 @@ def test_the_wheel_is_whole(wheel: Path) -> None:
         for file in (manifests.ROOT / "envoy").iterdir():
             assert archive.read(f"openmcp_chain/stack/envoy/source/{file.name}") == file.read_bytes()
         (points,) = (name for name in names if name.endswith("entry_points.txt"))
-        assert b"openmcp = openmcp_chain.cli.main:app" in archive.read(points)
+        assert b"openmcp = openmcp_chain.cli:run" in archive.read(points)
 
 
 @pytest.fixture

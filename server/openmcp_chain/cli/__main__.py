@@ -1,5 +1,5 @@
 """`python -m openmcp_chain.cli` is `openmcp`, for whoever must be sure of the interpreter."""
 
-from openmcp_chain.cli.main import app
+from openmcp_chain.cli import run
 
-app(prog_name="openmcp")
+run()

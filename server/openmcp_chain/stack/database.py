@@ -11,6 +11,8 @@ from openmcp_chain.stack.children import Program
 from openmcp_chain.stack.failure import StackError
 
 REPLICA_SET = "openmcp"
+EMBEDDED_BEFORE = (3, 14)
+"""The first Python that SecantusDB has no wheels for; the `stack` extra leaves it out there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,11 @@ def choose(given: str, folder: Path) -> Database:
         # Its list of retryable writes makes every write slower than the one before.
         uri = f"mongodb://{ports.HOST}:{port}/?directConnection=true&retryWrites=false"
         return Database("SecantusDB", uri, Program("database", argv, env=env, cwd=folder, grace=6))
-    raise StackError(
-        "no database to run: install the `stack` extra (pip install 'openmcp-chain[stack]'), put mongod on the PATH, "
-        "or give --mongodb-uri"
-    )
+    if sys.version_info >= EMBEDDED_BEFORE:
+        others = "use Python 3.11 to 3.13, for which there is an embedded one"
+    else:
+        others = "install the `stack` extra (pip install 'openmcp-chain[stack]')"
+    raise StackError(f"no database to run: put mongod on the PATH, give --mongodb-uri, or {others}")
 
 
 def find(command: str) -> str | None:
