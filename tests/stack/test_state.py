@@ -84,3 +84,11 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(StackError, match=r"^data folder .*data can't be used: File exists"):
         DataFolder(tmp_path / "data")
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    """It is refused before anything is made in it: databases, JSON and URIs have no form for its name."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    with pytest.raises(StackError, match=r"^data folder '.*/\\udcff' can't be used: its name is not UTF-8$"):
+        DataFolder(odd)
+    assert not odd.exists()

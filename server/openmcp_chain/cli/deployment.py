@@ -51,12 +51,12 @@ class Deployment:
     def _environment(self) -> dict[str, str]:
         """The settings of its servers, as far as they are known."""
         environment = dict(os.environ) | {"OPENMCP_MONGODB_DATABASE": self.database}
-        if self.master_key_file:
-            environment |= {"OPENMCP_MASTER_KEY_FILE": self.master_key_file}
         if self.mongodb_uri:
             environment |= {"OPENMCP_MONGODB_URI": self.mongodb_uri, "OPENMCP_MONGODB_URI_FILE": ""}
         elif not environment.get("OPENMCP_MONGODB_URI_FILE"):  # as a server's container has it
             environment |= _of_stack(self.data_dir)
+        if self.master_key_file:
+            environment |= {"OPENMCP_MASTER_KEY_FILE": self.master_key_file}
         return environment
 
 

@@ -32,6 +32,24 @@ def dev(
         bool,
         typer.Option("--tls", help="Speak HTTPS, and mutual TLS inside, with an authority kept in the data folder."),
     ] = False,
+    master_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            show_default="master.key in the data folder",
+            help="The master key of the database, if another stack has made it.",
+        ),
+    ] = None,
+    pipeline_policy: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            show_default="pipeline.toml in the data folder",
+            help="What data_pipeline may touch: see docs/data-pipeline.md.",
+        ),
+    ] = None,
     plan: Annotated[str, typer.Option(help="The demo workspace's plan: free, standard or unlimited.")] = "standard",
 ) -> None:
     """Start everything on this machine: Envoy, the server, a database and a worker; run a sample task; stay up.
@@ -55,6 +73,8 @@ def dev(
                 once=once,
                 tls=tls,
                 plan=plan,
+                master_key=master_key_file,
+                policy=pipeline_policy,
             )
         )
     )

@@ -1,12 +1,15 @@
 """Our own two programs: their command lines, environments and files."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from openmcp_chain.executors.data_pipeline.policy import Policy, PolicyError
 from openmcp_chain.stack import demo, ports
 from openmcp_chain.stack.children import Program
+from openmcp_chain.stack.failure import StackError
 from openmcp_chain.stack.site import Site
 from openmcp_chain.stack.state import Memory, write_private
 
@@ -31,7 +34,7 @@ def server_environment(site: Site) -> Mapping[str, str]:
         "OPENMCP_MONGODB_URI_FILE": "",  # it would win
         "OPENMCP_MONGODB_DATABASE": DATABASE_NAME,
         "OPENMCP_GRPC_LISTEN": site.grpc_target,
-        "OPENMCP_MASTER_KEY_FILE": str(site.folder.master_key),
+        "OPENMCP_MASTER_KEY_FILE": str(site.master_key),
         "OPENMCP_LAME_DUCK_SECONDS": str(LAME_DUCK_SECONDS),
         "OPENMCP_DRAIN_SECONDS": str(DRAIN_SECONDS),
         **_server_certificates(site),
@@ -67,24 +70,43 @@ def server(site: Site) -> Program:
     )
 
 
+_POLICY = """\
+# What data_pipeline may touch (docs/data-pipeline.md). `openmcp dev` writes this file, until you change it.
+[workspaces."{workspace}"]
+files = [{files}]
+"""
+
+
+def _write_policy(site: Site) -> None:
+    """Writes the data folder's own policy, unless its user has changed it; looks at the one that counts."""
+    own = site.folder.policy
+    # Not equal, but of this form: the folder may have been moved.
+    written = re.escape(_POLICY).replace(r"\{workspace\}", re.escape(demo.WORKSPACE)).replace(r"\{files\}", ".*")
+    if not own.exists() or re.fullmatch(written, own.read_text(encoding="utf-8", errors="replace")):
+        files = json.dumps(str(site.folder.files), ensure_ascii=False)  # a JSON string is a TOML string too
+        write_private(own, _POLICY.format(workspace=demo.WORKSPACE, files=files))
+    try:
+        Policy.load(site.policy)
+    except PolicyError as error:
+        raise StackError(f"the policy of data_pipeline: {error}") from None
+
+
 def worker_ready_file(site: Site) -> Path:
     """Is there while the worker is connected."""
     return site.folder.path / "worker.ready"
 
 
 def worker(site: Site, memory: Memory) -> Program:
-    """Writes what it reads, its secret and its policy, and returns how to run it."""
+    """Writes what it reads, its secret and its policy, and says how to run it. Raises StackError for a bad policy."""
     secret = site.folder.path / "worker.secret"
     write_private(secret, memory.operator_secret + "\n")
-    policy = site.folder.path / "pipeline.toml"
-    files = json.dumps(str(site.folder.files), ensure_ascii=False)  # a JSON string is a TOML string too
-    write_private(policy, f'# Written by `openmcp dev`.\n[workspaces."{demo.WORKSPACE}"]\nfiles = [{files}]\n')
+    _write_policy(site)
     worker_ready_file(site).unlink(missing_ok=True)  # left by a worker that was killed
     environment = {
         "OPENMCP_SERVER": site.grpc_target,
         "OPENMCP_WORKSPACE_ID": demo.OPERATOR,
         "OPENMCP_WORKSPACE_SECRET_FILE": str(secret),
-        "OPENMCP_PIPELINE_POLICY": str(policy),
+        "OPENMCP_PIPELINE_POLICY": str(site.policy),
         "OPENMCP_PIPELINE_WORKDIR": str(site.folder.path / "work"),
         "OPENMCP_WORKER_READY_FILE": str(worker_ready_file(site)),
         # The server's, which a worker has no use for.

@@ -30,6 +30,10 @@ class Options:
     """Whether all speak TLS to each other, with certificates of this stack's own."""
     plan: str
     """The demo workspace's."""
+    master_key: Path | None = None
+    """The file with the master key of the database, if it is not the data folder's own."""
+    policy: Path | None = None
+    """What `data_pipeline` may touch, if not what the data folder's own file says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,8 @@ class Site:
     grpc_port: int
     certificates: Certificates | None
     """None without TLS."""
+    master_key: Path
+    policy: Path
 
     @property
     def rest_url(self) -> str:
@@ -91,6 +97,8 @@ def choose(options: Options, folder: DataFolder) -> Site:
         rest_port=rest,
         grpc_port=grpc,
         certificates=certificates(folder) if options.tls else None,
+        master_key=options.master_key.absolute() if options.master_key else folder.master_key,
+        policy=options.policy.absolute() if options.policy else folder.policy,
     )
 
 

@@ -38,7 +38,6 @@ async def finish(options: Options, site: Site, parts: Parts) -> Ready:
     except ConfigError as error:
         raise StackError(str(error)) from None
     memory, admin_secret = await _enrol(options, site, settings, parts)
-    await _own_port(parts, "server", "--grpc-port", site.grpc_port, probes.accepts(site.grpc_target))
     if options.worker:  # before Envoy: it takes longer
         await parts.spawn(programs.worker(site, memory))
     await parts.spawn(_envoy(site, settings))
@@ -68,6 +67,21 @@ async def finish(options: Options, site: Site, parts: Parts) -> Ready:
     parts.on_restart = lambda: site.folder.publish(info())
     parts.on_restart()
     return Ready(info(), admin_secret)
+
+
+async def _until_served(opened: Administration, site: Site, parts: Parts) -> None:
+    """Waits for the server. Raises StackError if it can't serve this database."""
+    try:
+        await _own_port(parts, "server", "--grpc-port", site.grpc_port, probes.accepts(site.grpc_target))
+    except ChildDied:
+        try:
+            await opened.keys.load()
+        except ValueError:
+            raise StackError(
+                f"the database at {site.database.address} has another master key than {site.master_key}: "
+                "give its own with --master-key-file, or use another database"
+            ) from None
+        raise
 
 
 async def _own_port(parts: Parts, name: str, flag: str, port: int, probe: Callable[[], Awaitable[bool]]) -> None:
@@ -120,6 +134,8 @@ async def _enrol(options: Options, site: Site, settings: Config, parts: Parts) -
     remembered = site.folder.recall()
     try:
         async with administration.opened(settings) as opened:
+            # First: what the server can't read is not ours to change.
+            await _until_served(opened, site, parts)
             memory = await _credentials(opened, remembered, options.plan)
             # With a secret in the environment, the server itself makes it.
             admin_secret = "" if settings.admin_secret else await _first_administrator(opened)

@@ -60,7 +60,12 @@ class DataFolder:
         self.tls = self.path / "tls"
         self.dev_json = self.path / "dev.json"
         self.master_key = self.path / "master.key"
+        self.policy = self.path / "pipeline.toml"
         self._memory = self.path / "memory.json"
+        try:
+            os.fsencode(self.path).decode()
+        except UnicodeDecodeError:
+            raise StackError(f"data folder {str(path)!a} can't be used: its name is not UTF-8") from None
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -5,6 +5,7 @@ what has to be awaited (`ready`) differ. So the rest of the store is written, an
 """
 
 import inspect
+import ssl
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Literal, TypeAlias, cast
@@ -92,10 +93,14 @@ def _client(uri: str, driver: Driver, options: dict[str, Any]) -> _Client:
             connectTimeoutMS=CONNECT_MS,
             **options,
         )
+    except ssl.SSLError:
+        wrong = "names a file for TLS that holds no certificate, or not the kind that is needed"
+    except OSError as error:
+        wrong = f"names a file for TLS that can't be read: {error.strerror}"
     except (ConfigurationError, ValueError):
-        pass
-    # Without the driver's reason: it may quote a part of the password that it took for something else.
-    raise ValueError("the MongoDB URI is not a valid connection string")
+        # Without the driver's reason: it may quote a part of the password that it took for something else.
+        wrong = "is not a valid connection string"
+    raise ValueError(f"the MongoDB URI {wrong}")
 
 
 async def _close(client: _Client) -> None:
