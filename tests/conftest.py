@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 pytest_plugins = ("support.database", "support.logscan")
@@ -12,6 +13,9 @@ pytest_plugins = ("support.database", "support.logscan")
 def pytest_configure() -> None:
     """Programs of this environment (Envoy, buf, …) are found, whether it is activated or not."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # How long an example takes says something of the machine, and nothing of the code.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

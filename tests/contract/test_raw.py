@@ -66,7 +66,7 @@ def test_slow_requests_hold_up_nobody(stack: StackInfo, rest: Rest, good: bytes)
 def test_headers_that_never_end(stack: StackInfo) -> None:
     """A client that sends headers without end is cut off, with 431 if it still listens."""
     with Connection(stack.rest_url) as connection:
-        connection.send(b"GET /v1/tasks/x HTTP/1.1\r\nhost: x\r\n" + b"".join(b"a%d: b\r\n" % n for n in range(20_000)))
+        connection.send(b"GET /v1/tasks/x HTTP/1.1\r\nhost: x\r\n" + b"".join(b"a%d: b\r\n" % n for n in range(60_000)))
         answer = connection.answer()
     if answer is not None:
         assert answer.status == 431

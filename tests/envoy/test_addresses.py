@@ -20,7 +20,7 @@ from openmcp_chain.stack.envoy import Rate
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-BURST = 5
+BURST = 40
 SIGN_IN = "/openmcp.chain.v1.AuthService/Authenticate"
 HEALTH = "/grpc.health.v1.Health/Check"
 NUMBERS: Iterator[int] = itertools.count(1)
@@ -28,7 +28,7 @@ NUMBERS: Iterator[int] = itertools.count(1)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
-    """One that lets an address sign in five times at once, and as often make other calls without a token."""
+    """One that lets an address sign in BURST times at once, and as often make other calls without a token."""
     rate = Rate(per_second=1, burst=BURST)
     async with running(tmp_path_factory.mktemp("addresses"), sign_ins=rate, open_calls=rate) as started:
         yield started

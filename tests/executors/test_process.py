@@ -57,7 +57,8 @@ async def test_it_has_none_of_the_workers_environment(tmp_path: pathlib.Path, mo
 
     async def spy(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
         started = await start(*arguments, **options)
-        seen.update(psutil.Process(started.pid).environ())
+        while not seen:  # there is none before the new program has begun
+            seen.update(psutil.Process(started.pid).environ())
         return started
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", spy)

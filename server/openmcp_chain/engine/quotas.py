@@ -148,7 +148,10 @@ class Pending:
         waiting = self._waiting.get(workspace)
         if waiting is None:
             waiting = self._waiting[workspace] = _Waiting(now)
-            self._wanted.set()
+            if self._queues.of_workspace(workspace):
+                self._wanted.set()
+            else:  # it has no task yet
+                waiting.counted_at, waiting.due = now, now + COUNT_SECONDS
             if len(self._waiting) > WORKSPACES:
                 self._waiting.popitem(last=False)
         elif now > waiting.used_at:
