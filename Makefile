@@ -26,7 +26,7 @@ run: install ## start everything and run a sample task; ARGS="--once" passes arg
 	@$(BIN)/openmcp dev $(ARGS)
 
 test: install ## run the tests, but for the faults; ARGS="-k name" passes arguments on
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/faults $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --ignore tests/faults $(ARGS)
 
 faults: install ## kill -9 amid 200 tasks, ten seeds for each process, and a fleet and its database for a minute; ARGS="-k server" passes arguments on
 	@$(BIN)/python -m pytest tests/faults --seeds 10 $(ARGS)
