@@ -161,7 +161,7 @@ def test_no_answer_tells_a_secret(door: Door, people: People, path: str) -> None
         for one in people.all:
             assert one.secret not in text
             assert one.token not in text
-            assert one.secret.rpartition("_")[2] not in text
+            assert one.secret.split("_", 2)[2] not in text
 
 
 def test_refusals_do_not_repeat_secrets(door: Door, people: People) -> None:
