@@ -11,7 +11,7 @@ from support.engine import DistantStore, Engine, operator, tenant
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Status
-from openmcp_chain.engine import backlog
+from openmcp_chain.engine import backlog, demands
 from openmcp_chain.engine.demands import KEPT_SECONDS
 from openmcp_chain.store.memory import MemoryStore
 
@@ -319,6 +319,35 @@ async def test_leaving_is_final_and_may_be_said_twice() -> None:
     await asyncio.sleep(KEPT_SECONDS)
     assert not engine.app.dispatcher.backlogs
     assert not engine.app.dispatcher._idle
+
+
+async def test_workers_that_take_other_types_each_time_leave_little_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a workspace left last is kept, up to a bound; another's stays, until there is too much in all."""
+    monkeypatch.setattr(demands, "KEPT_TYPES", 6)
+    monkeypatch.setattr(demands, "ALL_KEPT_TYPES", 10)
+    engine = Engine()
+
+    def come_and_go(workspace: str, *types: str) -> None:
+        engine.worker(*types, workspace=workspace).leave()
+
+    def kept() -> list[str]:
+        return sorted(engine.app.dispatcher.backlogs)
+
+    come_and_go("ws-2", "theirs")
+    for number in range(100):
+        come_and_go("ws-1", f"a{number}", f"b{number}")
+    assert kept() == ["a97", "a98", "a99", "b97", "b98", "b99", "theirs"]
+    come_and_go("ws-1", "a97", "b97")
+    come_and_go("ws-1", "new")
+    assert kept() == ["a97", "a99", "b97", "b99", "new", "theirs"]
+    come_and_go("ws-3", *(f"c{number}" for number in range(5)))
+    assert kept() == ["a97", "a99", "b97", "b99", *(f"c{number}" for number in range(5)), "new"]
+    here = engine.worker("a97", "b97", workspace="ws-1")
+    await asyncio.sleep(KEPT_SECONDS)
+    assert kept() == ["a97", "b97"]
+    here.leave()
+    await asyncio.sleep(KEPT_SECONDS)
+    assert not kept()
 
 
 async def test_worker_that_left_while_a_task_was_claimed_for_it_still_gets_it() -> None:

@@ -1,12 +1,13 @@
 """What the workers here take, or took lately, with the tasks in memory for them and whose turn it is.
 
 A worker that calls for tasks comes and goes with each call. So what is known for a demand outlives its last worker for
-a while: the next call finds it.
+a while: the next call finds it. A call may name any types, and the next one others: so what outlives its workers is
+bounded, for each workspace and in all. Past it, what was left longest ago is forgotten: its next worker costs a look.
 """
 
 import asyncio
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Mapping
 
 from openmcp_chain.domain.queue import Waiting
@@ -17,6 +18,10 @@ from openmcp_chain.engine.turns import Turns
 
 KEPT_SECONDS = 60.0
 """A type's backlog outlives its last worker by so much at most: one that calls is soon back."""
+KEPT_TYPES = 1000
+"""Of one workspace's demands without a worker, all their types together. Each takes some 2 KB."""
+ALL_KEPT_TYPES = 20_000
+"""Of all workspaces' together."""
 
 
 class Demands:
@@ -28,7 +33,14 @@ class Demands:
         self._serial = itertools.count()
         self._present = Counter[Demand]()
         self._turns: dict[Demand, Turns] = {}
-        self._leaving: set[Demand] = set()
+        self._left: OrderedDict[Demand, float] = OrderedDict()
+        """Those without a worker, with the loop's time when the last one left, which is also their order."""
+        self._left_of: defaultdict[str | None, OrderedDict[Demand, None]] = defaultdict(OrderedDict)
+        """The same, by workspace."""
+        self._left_types = Counter[str | None]()
+        """How many types they have, by workspace."""
+        self._all_left_types = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._takers: defaultdict[tuple[str | None, str], dict[Demand, Turns]] = defaultdict(dict)
         """By workspace and type."""
         self._backlogs: dict[str, Backlog] = {}
@@ -55,6 +67,8 @@ class Demands:
     def join(self, demand: Demand) -> bool:
         """A worker has come. Returns whether nobody took this lately."""
         self._present[demand] += 1
+        if demand in self._left:
+            self._unleave(demand)
         new = demand not in self._turns
         if new:
             self._begin(demand)
@@ -63,11 +77,20 @@ class Demands:
     def leave(self, demand: Demand) -> None:
         """A worker has gone."""
         self._present[demand] -= 1
-        if not self._present[demand]:
-            del self._present[demand]
-            if demand not in self._leaving:
-                self._leaving.add(demand)
-                asyncio.get_running_loop().call_later(KEPT_SECONDS, self._end, demand)
+        if self._present[demand]:
+            return
+        del self._present[demand]
+        loop, workspace = asyncio.get_running_loop(), demand.workspace
+        self._left[demand] = loop.time()
+        self._left_of[workspace][demand] = None
+        self._left_types[workspace] += len(demand.types)
+        self._all_left_types += len(demand.types)
+        while self._left_types[workspace] > KEPT_TYPES:
+            self._end(next(iter(self._left_of[workspace])))
+        while self._all_left_types > ALL_KEPT_TYPES:
+            self._end(next(iter(self._left)))
+        if self._timer is None and self._left:
+            self._timer = loop.call_later(KEPT_SECONDS, self._end_old)
 
     def add(self, task: Waiting) -> bool:
         """A task waits; its type must have a backlog. Returns whether it is new there."""
@@ -89,10 +112,27 @@ class Demands:
         for task_type in demand.types:
             self._takers[demand.workspace, task_type][demand] = turns
 
+    def _end_old(self) -> None:
+        loop, self._timer = asyncio.get_running_loop(), None
+        while self._left:
+            demand, left_at = next(iter(self._left.items()))
+            if loop.time() < left_at + KEPT_SECONDS:
+                self._timer = loop.call_at(left_at + KEPT_SECONDS, self._end_old)
+                break
+            self._end(demand)
+
+    def _unleave(self, demand: Demand) -> None:
+        workspace = demand.workspace
+        del self._left[demand]
+        del self._left_of[workspace][demand]
+        self._left_types[workspace] -= len(demand.types)
+        self._all_left_types -= len(demand.types)
+        if not self._left_of[workspace]:
+            del self._left_of[workspace], self._left_types[workspace]
+
     def _end(self, demand: Demand) -> None:
-        self._leaving.discard(demand)
-        if demand in self._present:
-            return
+        """Forgets what is known for a demand that no worker has."""
+        self._unleave(demand)
         del self._turns[demand]
         for task_type in demand.types:
             place = demand.workspace, task_type
