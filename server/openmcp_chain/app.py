@@ -19,8 +19,8 @@ import uvloop
 from openmcp_chain import config, logs, telemetry
 from openmcp_chain.config import Config, ConfigError
 from openmcp_chain.domain import errors
-from openmcp_chain.engine import administration, clock
-from openmcp_chain.engine.administration import Administration
+from openmcp_chain.engine import clock, workspaces
+from openmcp_chain.engine.administration import Administration, local_actor
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.events import EventHub
 from openmcp_chain.engine.eviction import Eviction
@@ -123,12 +123,12 @@ class App:
         return port
 
     async def _admit_administrator(self) -> None:
-        """Raises ValueError if there is a secret for the first administrator, and its id is not an administrator's."""
+        """Raises ValueError if there is a secret for the first administrator, and nobody who could be given it."""
         if self._settings.admin_secret:
-            actor, admit = administration.local_actor(), self.administration.workspaces.admit_administrator
+            admit = self.administration.workspaces.admit_administrator
             try:
-                await admit(actor, administration.FIRST, self._settings.admin_secret)
-            except ValueError as error:
+                await admit(local_actor(), workspaces.FIRST, self._settings.admin_secret)
+            except (ValueError, errors.WorkspaceDeleting) as error:
                 raise ValueError(f"OPENMCP_ADMIN_SECRET: {error}") from None
 
     async def stop(self) -> None:

@@ -11,14 +11,12 @@ from support.service import LOCAL
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.audit import Action, Actor, Event
 from openmcp_chain.domain.task import Queue, Status, Task
-from openmcp_chain.domain.workspace import Kind, Quotas, State
+from openmcp_chain.domain.workspace import Quotas, State
 from openmcp_chain.engine.administration import Administration
 from openmcp_chain.store.memory import MemoryStore
 
 ADMIN = Actor("root", "request-1")
 ECHO = Queue("ws-1", "echo")
-MADE = "omcp_0123abcd_" + "A" * 43
-"""A secret that somebody else has made."""
 
 
 async def made(engine: Engine, workspace_id: str = "ws-1") -> Administration:
@@ -103,8 +101,8 @@ async def test_what_cannot_be_logged_is_not_made() -> None:
         workspaces.create_operator(ADMIN, [], "ws-2"),
         workspaces.update(ADMIN, "ws-1", "gold"),
         workspaces.update(ADMIN, "ws-2", "free"),
-        workspaces.disable(Actor("ws-1"), "ws-1"),
-        workspaces.delete(Actor("ws-1"), "ws-1"),
+        workspaces.create(ADMIN, "free", "admin"),
+        workspaces.create_operator(ADMIN, ["echo"], "admin"),
     ]
     for refused in refusals:
         with pytest.raises(errors.Error):
@@ -217,46 +215,6 @@ async def test_of_more_secrets_than_two_the_oldest_ends_at_once() -> None:
     assert [one.id for one in await opened.secrets.list("ws-1")] == [fourth.id]
     known_now = await opened.workspaces.get("ws-1")
     assert len(known_now.secrets) == 2, "what has ended goes at the next change"
-
-
-async def test_the_first_administrator_is_made_once_and_keeps_its_secret() -> None:
-    """Again and again, also in several processes at once, the same secret changes nothing; another one is added."""
-    store = MemoryStore()
-    engines = [Engine(store) for _ in range(3)]
-    for _ in range(2):
-        await asyncio.gather(
-            *(engine.app.administration.workspaces.admit_administrator(LOCAL, "admin", MADE) for engine in engines)
-        )
-    opened = engines[0].app.administration
-    known = await opened.workspaces.get("admin")
-    assert (known.kind, [one.id for one in known.secrets], known.version) == (Kind.ADMINISTRATOR, ["0123abcd"], 1)
-    assert await opened.secrets.accepts("admin", MADE)
-    other = MADE.replace("0123abcd", "4567cdef")
-    await opened.workspaces.admit_administrator(LOCAL, "admin", other)
-    assert await opened.secrets.accepts("admin", MADE)
-    assert await opened.secrets.accepts("admin", other)
-
-
-async def test_a_secret_that_was_ended_does_not_come_back_with_the_next_start() -> None:
-    """What somebody has revoked stays so, though a server is still told of it."""
-    opened = Engine().app.administration
-    await opened.workspaces.admit_administrator(LOCAL, "admin", MADE)
-    await opened.secrets.rotate(ADMIN, "admin")
-    await opened.secrets.revoke(ADMIN, "admin", "0123abcd")
-    await opened.workspaces.admit_administrator(LOCAL, "admin", MADE)
-    assert not await opened.secrets.accepts("admin", MADE)
-    assert len(await opened.secrets.list("admin")) == 1
-
-
-async def test_the_first_administrator_takes_nobodys_place() -> None:
-    """A workspace of that name stays what it is; what is no secret makes nobody; neither says what it was given."""
-    opened = Engine().app.administration
-    await opened.workspaces.create(LOCAL, "free", "admin")
-    for secret in (MADE, MADE[:-1]):
-        with pytest.raises(ValueError) as refused:
-            await opened.workspaces.admit_administrator(LOCAL, "admin", secret)
-        assert "AAA" not in str(refused.value)
-    assert (await opened.workspaces.get("admin")).kind is Kind.TENANT
 
 
 async def test_what_is_being_deleted_takes_no_change() -> None:

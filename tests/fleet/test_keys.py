@@ -1,10 +1,10 @@
 """Keys, secrets and workspaces while requests run, by every way: through a real Envoy, and past it to two servers."""
 
 import asyncio
-import getpass
 import itertools
 import json
 import os
+import pwd
 import random
 import subprocess
 import sys
@@ -284,7 +284,8 @@ def test_the_command_rotates_lists_and_revokes(fleet: Fleet) -> None:
 
     def openmcp(*arguments: str, status: int = 0) -> str:
         command = [str(Path(sys.executable).with_name("openmcp")), *arguments, "--mongodb-uri", fleet.mongodb_uri]
-        done = subprocess.run(command, env={**os.environ, **SETTINGS}, capture_output=True, text=True, check=False)
+        environment = {**os.environ, **SETTINGS, "LOGNAME": "somebody-else"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stderr
         return done.stdout or done.stderr
 
@@ -298,7 +299,7 @@ def test_the_command_rotates_lists_and_revokes(fleet: Fleet) -> None:
     told = [line for line in openmcp("audit", "list").splitlines() if made["kid"] in line]
     assert ["key.rotate" in line for line in told] == [False, True]
     assert ["key.revoke" in line for line in told] == [True, False]
-    assert all(f"local:{getpass.getuser()}" in line for line in told)
+    assert all(f"local:{pwd.getpwuid(os.getuid()).pw_name}" in line for line in told)
 
 
 def kid(token: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message_factory import GetMessageClass
 from support.methods import METHODS, call
-from support.service import PATIENCE, Caller, Service, refused, serving
+from support.service import LOCAL, PATIENCE, Caller, Service, refusal, refused, serving
 
 from openmcp.chain.v1 import auth_pb2, workspaces_pb2
 from openmcp_chain.engine import identity, queues
@@ -256,33 +256,49 @@ async def test_a_secret_is_rotated_with_an_overlap_and_revoked() -> None:
         assert (told.status, told.code) == (grpc.StatusCode.NOT_FOUND, "SECRET_NOT_FOUND")
 
 
-async def test_an_administrator_cannot_shut_itself_out() -> None:
-    """It can't disable or delete itself, nor revoke the secret it came with; another of its secrets it can."""
+PROTECTED = (grpc.StatusCode.PERMISSION_DENIED, "ADMINISTRATOR_PROTECTED")
+OWN = (grpc.StatusCode.FAILED_PRECONDITION, "OWN_WORKSPACE")
+
+
+async def test_a_token_makes_nothing_of_administrators_that_outlives_it() -> None:
+    """No secret and no way back in, neither its own nor another's; another one it can shut out, but not itself."""
     async with serving() as service:
-        admin = await service.administrator()
-        own = admin.workspace_id
-        came_with = admin.secret.split("_")[1]
-        rotated = await service.workspaces.RotateSecret(
-            workspaces_pb2.RotateSecretRequest(workspace_id=own), metadata=admin.metadata, timeout=PATIENCE
-        )
-        calls = [
-            service.workspaces.DisableWorkspace(
-                workspaces_pb2.DisableWorkspaceRequest(workspace_id=own), metadata=admin.metadata
-            ),
-            service.workspaces.DeleteWorkspace(
-                workspaces_pb2.DeleteWorkspaceRequest(workspace_id=own), metadata=admin.metadata
-            ),
-            service.workspaces.RevokeSecret(
-                workspaces_pb2.RevokeSecretRequest(workspace_id=own, secret_id=came_with), metadata=admin.metadata
-            ),
-        ]
-        for refusal in [await refused(call) for call in calls]:
-            assert (refusal.status, refusal.code) == (grpc.StatusCode.FAILED_PRECONDITION, "OWN_WORKSPACE")
-        await service.workspaces.RevokeSecret(
-            workspaces_pb2.RevokeSecretRequest(workspace_id=own, secret_id=rotated.secret_id),
-            metadata=admin.metadata,
-            timeout=PATIENCE,
-        )
+        admin, other = await service.administrator(), await service.administrator()
+
+        async def told(method: str, of: Caller, **fields: object) -> object:
+            request = GetMessageClass(METHODS[f"/openmcp.chain.v1.WorkspaceService/{method}"].input_type)
+            call = getattr(service.workspaces, method)
+            try:
+                await call(request(workspace_id=of.workspace_id, **fields), metadata=admin.metadata, timeout=PATIENCE)
+            except grpc.aio.AioRpcError as error:
+                return error.code(), refusal(error).code
+            return None
+
+        for one in (admin, other):
+            assert await told("RotateSecret", one) == PROTECTED
+            assert await told("RotateSecret", one, overlap=Duration()) == PROTECTED
+            assert await told("UpdateWorkspace", one, plan="free") == PROTECTED
+            assert await told("EnableWorkspace", one) == PROTECTED
+            assert await told("DeleteWorkspace", one) == PROTECTED
+        assert await told("DisableWorkspace", admin) == OWN
+        for secret in (admin.secret, await another_secret(service, admin)):
+            assert await told("RevokeSecret", admin, secret_id=secret.split("_")[1]) == OWN
+            assert await signs_in(service, admin.workspace_id, secret)
+
+        second = await another_secret(service, other)
+        assert await told("RevokeSecret", other, secret_id=other.secret.split("_")[1]) is None
+        assert not await signs_in(service, other.workspace_id, other.secret)
+        assert await signs_in(service, other.workspace_id, second)
+        assert await told("DisableWorkspace", other) is None
+        assert await told("EnableWorkspace", other) == PROTECTED
+        assert not await signs_in(service, other.workspace_id, second)
+        await service.app.administration.workspaces.enable(LOCAL, other.workspace_id)
+        assert await signs_in(service, other.workspace_id, second)
+
+
+async def another_secret(service: Service, caller: Caller) -> str:
+    """One more, made by a command."""
+    return (await service.app.administration.secrets.rotate(LOCAL, caller.workspace_id))[1]
 
 
 async def test_a_deleted_workspace_is_told_so_until_it_is_gone() -> None:

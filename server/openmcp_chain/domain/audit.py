@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+LOCAL = "local:"
+"""No workspace's id has a colon."""
+
 
 class Action(enum.StrEnum):
     """What was done."""
@@ -28,6 +31,11 @@ class Actor:
     """An administrator's workspace id; `local:` and a user's name for a command on the server's own machine."""
     request_id: str = ""
     """Of the call; empty for a command."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it comes with the database and the master key, and not with a token."""
+        return self.name.startswith(LOCAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

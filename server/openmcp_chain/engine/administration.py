@@ -1,10 +1,10 @@
 """All that an administrator may do, put together over a store: for a server, and for commands on the database."""
 
-import getpass
 import os
+import pwd
 from collections.abc import Mapping
 
-from openmcp_chain.domain.audit import Actor
+from openmcp_chain.domain.audit import LOCAL, Actor
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine.auditing import AuditLog
 from openmcp_chain.engine.clock import Clock
@@ -15,9 +15,6 @@ from openmcp_chain.engine.sealing import MasterKey
 from openmcp_chain.engine.secrets import Secrets
 from openmcp_chain.engine.workspaces import Workspaces
 from openmcp_chain.store.base import Store
-
-FIRST = "admin"
-"""The id of the first administrator."""
 
 
 class Administration:
@@ -34,9 +31,10 @@ class Administration:
 
 
 def local_actor() -> Actor:
-    """Whoever runs this process, as the audit log has them."""
+    """Whoever runs this process, as the audit log has them: by the kernel's word, not by what the environment says."""
+    uid = os.getuid()
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have a number only
-        user = str(os.getuid())
-    return Actor(f"local:{user}")
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container's user may have a number only
+        user = str(uid)
+    return Actor(LOCAL + user)

@@ -1,6 +1,12 @@
 """The one way to change workspaces: guarded, and written to the audit log before it is done.
 
 What is refused, or would change nothing, is not written there.
+
+A token changes little of administrators. Tokens are stolen, and end in a quarter of an hour; so by a token nobody gets
+what lasts longer, a secret of an administrator or a disabled one let in again, and nobody takes for good what only a
+command gives back. What stays is to shut another one out, whose secret was found somewhere. All else takes the
+database and the master key. Left out: to let a token rotate with proof of the present secret; that would be one more
+call with a secret in it, for what the command does as well.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,13 +14,15 @@ from dataclasses import replace
 
 from openmcp_chain.domain import errors, ids
 from openmcp_chain.domain.audit import Action, Actor
-from openmcp_chain.domain.workspace import State, Workspace
+from openmcp_chain.domain.workspace import Kind, State, Workspace
 from openmcp_chain.engine.auditing import AuditLog
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.store.base import Store
 
 AGAIN = 10
 """How often a change is tried when others come first."""
+BRAKES = frozenset({Action.WORKSPACE_DISABLE, Action.SECRET_REVOKE})
+"""What an administrator's token does to another administrator."""
 
 
 class Registry:
@@ -51,11 +59,13 @@ class Registry:
         """Changes a workspace as `decide` says; if another change came first, reads it again and decides again.
 
         `decide` returns what is to be (the same: nothing to do), or raises. Raises WorkspaceNotFound, WorkspaceDeleting
-        for a change of what is being deleted, Aborted if others keep coming first.
+        for a change of what is being deleted, Aborted if others keep coming first; AdministratorProtected, OwnWorkspace
+        for what no token does.
         """
         written = False
         for _ in range(AGAIN):
             known = await self.get(workspace_id)
+            _permit(actor, action, known)
             wanted = decide(known)
             if wanted == known:
                 return known
@@ -68,3 +78,12 @@ class Registry:
             if await self._store.put_workspace(changed):
                 return changed
         raise errors.Aborted
+
+
+def _permit(actor: Actor, action: Action, known: Workspace) -> None:
+    if actor.local or known.kind is not Kind.ADMINISTRATOR:
+        return
+    if action not in BRAKES:
+        raise errors.AdministratorProtected
+    if known.id == actor.name:
+        raise errors.OwnWorkspace

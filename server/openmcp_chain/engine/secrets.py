@@ -1,6 +1,5 @@
 """Secrets of workspaces: made here, told once, rotated with an overlap, revoked."""
 
-import logging
 import os
 import secrets
 from collections.abc import Sequence
@@ -14,12 +13,12 @@ from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.registry import Registry
 from openmcp_chain.engine.sealing import MasterKey
 
-log = logging.getLogger(__name__)
-
 OVERLAP = timedelta(days=1)
 """How long the secrets of before stay valid, unless it is said."""
 PART = 100
 """How many audit events are read at once."""
+_ENDING = frozenset({Action.SECRET_CREATE, Action.WORKSPACE_CREATE, Action.WORKSPACE_DELETE})
+"""What may end the secrets of before."""
 
 
 class Secrets:
@@ -58,19 +57,14 @@ class Secrets:
         """A new secret, as it is kept, and as it is told here and never again.
 
         Those of before end after `overlap`; of more than `workspace.SECRETS`, the oldest at once. Raises
-        WorkspaceDeleting, Aborted.
+        AdministratorProtected, WorkspaceDeleting, Aborted.
         """
         kept, told = self.new()
         await self._add(actor, workspace_id, kept, overlap)
         return kept, told
 
-    async def revoke(self, actor: Actor, workspace_id: str, secret_id: str, own: str = "") -> None:
-        """Ends a secret at once. `own`: the one that the actor itself came with.
-
-        Raises OwnWorkspace for that, SecretNotFound, WorkspaceDeleting, Aborted.
-        """
-        if (workspace_id, secret_id) == (actor.name, own):
-            raise errors.OwnWorkspace
+    async def revoke(self, actor: Actor, workspace_id: str, secret_id: str) -> None:
+        """Ends a secret at once. Raises OwnWorkspace, SecretNotFound, WorkspaceDeleting, Aborted."""
 
         def decide(known: Workspace) -> Workspace:
             if known.secret(secret_id, self._clock()) is None:
@@ -79,35 +73,35 @@ class Secrets:
 
         await self._registry.change(actor, Action.SECRET_REVOKE, workspace_id, decide, {"secret_id": secret_id})
 
-    async def admit(self, actor: Actor, workspace_id: str, told: str) -> None:
-        """Makes sure that a workspace takes this secret, which somebody else has made.
-
-        But one that it had before, and that has ended, was ended by somebody: it does not come back, and the log says
-        so. Raises ValueError for what is no secret.
-        """
-        kept = self.keep(told)
-        known = await self._registry.get(workspace_id)
-        if known.secret(kept.id, self._clock()) is not None:
-            return
-        if await self._had(workspace_id, kept.id):
-            log.warning("a secret that was given has ended before", extra={"workspace": workspace_id})
-            return
+    async def admit(self, actor: Actor, workspace_id: str, kept: Secret) -> None:
+        """Makes sure that a workspace takes this secret, which somebody else has made. Raises as `rotate` does."""
         await self._add(actor, workspace_id, kept, OVERLAP)
+
+    async def ended(self, workspace_id: str, secret_id: str) -> bool:
+        """Whether by the audit log the workspace had this secret, and something was done that may have ended it.
+
+        An event is written before its deed: that a secret was to be made does not say that it was. If nothing followed
+        it never was there, or is there still.
+        """
+        token, followed, ended = "", False, False
+        while True:
+            page = await self._audit.list(workspace_id, PART, token)
+            for event in page.events:
+                if event.details.get("secret_id") != secret_id:
+                    followed = followed or event.action in _ENDING
+                elif event.action is Action.SECRET_REVOKE:
+                    return True
+                else:
+                    ended = followed
+            if not page.next_page_token:
+                return ended
+            token = page.next_page_token
 
     async def _add(self, actor: Actor, workspace_id: str, new: Secret, overlap: timedelta) -> None:
         def decide(known: Workspace) -> Workspace:
-            return known.with_secret(new, overlap)
+            # Another process may have been given the same one.
+            there = known.secret(new.id, new.created_at) is not None
+            return known if there else known.with_secret(new, overlap)
 
         details = {"secret_id": new.id, "overlap": f"{overlap.total_seconds():g}s"}
         await self._registry.change(actor, Action.SECRET_CREATE, workspace_id, decide, details)
-
-    async def _had(self, workspace_id: str, secret_id: str) -> bool:
-        """Whether the audit log has it that the workspace got this secret."""
-        token = ""
-        while True:
-            page = await self._audit.list(workspace_id, PART, token)
-            if any(event.details.get("secret_id") == secret_id for event in page.events):
-                return True
-            if not page.next_page_token:
-                return False
-            token = page.next_page_token

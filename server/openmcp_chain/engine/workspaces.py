@@ -5,6 +5,7 @@ died in between, `eviction` does.
 """
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,11 @@ from openmcp_chain.engine.queues import Queues
 from openmcp_chain.engine.registry import Registry
 from openmcp_chain.engine.secrets import Secrets
 from openmcp_chain.store.base import Store
+
+log = logging.getLogger(__name__)
+
+FIRST = "admin"
+"""The id of the first administrator, which nobody else gets: a server that is to make it would not start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +95,30 @@ class Workspaces:
         return await self._create(actor, Kind.ADMINISTRATOR, plan, administrator_id, kept), told
 
     async def admit_administrator(self, actor: Actor, administrator_id: str, secret: str) -> None:
-        """Makes sure that there is this administrator, and that it can sign in with this secret: see `Secrets.admit`.
+        """Makes sure that there is this administrator, and that it can sign in with this secret.
 
-        Raises ValueError for what is no secret, or if the id is that of another kind.
+        But one that it had before, and that has ended, was ended by somebody: it does not come back, and the log says
+        so. Raises ValueError for what is no secret, or if the id is that of another kind; WorkspaceDeleting, Aborted.
         """
         kept, plan = self._secrets.keep(secret), largest(self._plans).name
+        known = await self._store.get_workspace(administrator_id)
+        if known is not None and known.kind is not Kind.ADMINISTRATOR:
+            raise ValueError(f"{administrator_id} is no administrator")
+        if known is not None and known.secret(kept.id, kept.created_at) is not None:
+            return
+        if await self._secrets.ended(administrator_id, kept.id):
+            log.warning("a secret that was given has ended before", extra={"workspace": administrator_id})
+            return
         try:
             await self._create(actor, Kind.ADMINISTRATOR, plan, administrator_id, kept)
         except errors.WorkspaceExists:
-            if (await self.get(administrator_id)).kind is not Kind.ADMINISTRATOR:
-                raise ValueError(f"{administrator_id} is no administrator") from None
-            await self._secrets.admit(actor, administrator_id, secret)
+            await self._secrets.admit(actor, administrator_id, kept)
 
     async def update(self, actor: Actor, workspace_id: str, plan: str = "", quotas: Quotas | None = None) -> Workspace:
         """Gives it another plan or other quotas; empty, None: the same as before.
 
-        Raises InvalidArgument for a bad plan, WorkspaceDeleting, Aborted if others keep changing it.
+        Raises InvalidArgument for a bad plan, AdministratorProtected, WorkspaceDeleting, Aborted if others keep
+        changing it.
         """
         if plan:
             self._check_plan(plan)
@@ -124,7 +138,7 @@ class Workspaces:
         return await self._shut_out(actor, Action.WORKSPACE_DISABLE, workspace_id, State.DISABLED, details)
 
     async def enable(self, actor: Actor, workspace_id: str) -> Workspace:
-        """Lets it in again. Raises WorkspaceDeleting, Aborted."""
+        """Lets it in again. Raises AdministratorProtected, WorkspaceDeleting, Aborted."""
 
         def decide(known: Workspace) -> Workspace:
             return replace(known, state=State.ACTIVE)
@@ -136,16 +150,13 @@ class Workspaces:
     async def delete(self, actor: Actor, workspace_id: str) -> Workspace:
         """Shuts it out as `disable` does, for good: `eviction` deletes its tasks, then itself.
 
-        The same again changes nothing. Raises OwnWorkspace, Aborted.
+        The same again changes nothing. Raises AdministratorProtected, Aborted.
         """
         return await self._shut_out(actor, Action.WORKSPACE_DELETE, workspace_id, State.DELETING, {})
 
     async def _shut_out(
         self, actor: Actor, action: Action, workspace_id: str, state: State, details: Mapping[str, str]
     ) -> Workspace:
-        if workspace_id == actor.name:
-            raise errors.OwnWorkspace
-
         def decide(known: Workspace) -> Workspace:
             return replace(known, state=state)
 
@@ -169,6 +180,8 @@ class Workspaces:
         if not ids.is_workspace_id(workspace_id):
             rule = "must be 1 to 64 of a-z, 0-9 and -, beginning and ending with a letter or digit"
             raise errors.InvalidArgument(Violation("workspace_id", rule))
+        if workspace_id == FIRST and kind is not Kind.ADMINISTRATOR:
+            raise errors.InvalidArgument(Violation("workspace_id", f"`{FIRST}` is kept for the first administrator"))
         created = Workspace(
             id=workspace_id,
             kind=kind,

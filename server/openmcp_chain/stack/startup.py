@@ -13,7 +13,8 @@ from typing import Any
 from openmcp_chain import config
 from openmcp_chain.config import Config, ConfigError
 from openmcp_chain.domain import errors
-from openmcp_chain.engine.administration import FIRST, Administration, local_actor
+from openmcp_chain.engine.administration import Administration, local_actor
+from openmcp_chain.engine.workspaces import FIRST
 from openmcp_chain.stack import administration, demo, ports, probes, programs
 from openmcp_chain.stack.children import Program
 from openmcp_chain.stack.failure import ChildDied, StackError

@@ -127,7 +127,7 @@ class WorkspaceService:
     ) -> workspaces_pb2.RevokeSecretResponse:
         """Ends a secret."""
         _require(workspace_id=request.workspace_id, secret_id=request.secret_id)
-        await self._secrets.revoke(_actor(call), request.workspace_id, request.secret_id, own=call.caller.secret_id)
+        await self._secrets.revoke(_actor(call), request.workspace_id, request.secret_id)
         return workspaces_pb2.RevokeSecretResponse()
 
     async def ListSecrets(

@@ -6,7 +6,7 @@ Error:
     ├── INVALID_ARGUMENT    InvalidArgument · MalformedRequest · UnsupportedMediaType · RequestTooLarge
     ├── OUT_OF_RANGE        SequenceOutOfRange
     ├── UNAUTHENTICATED     TokenMissing · TokenInvalid · TokenExpired · CredentialsInvalid
-    ├── PERMISSION_DENIED   WorkspaceMismatch · ScopeMissing · TypeNotAllowed
+    ├── PERMISSION_DENIED   WorkspaceMismatch · ScopeMissing · TypeNotAllowed · AdministratorProtected
     ├── NOT_FOUND           TaskNotFound · WorkspaceNotFound · SecretNotFound · RouteNotFound · ServiceUnknown
     ├── ALREADY_EXISTS      RequestIdReused · DedupeKeyTaken · WorkspaceExists
     ├── FAILED_PRECONDITION LeaseLost · TaskEnded · TaskNotRetryable · CancelNotRequested
@@ -28,6 +28,7 @@ from openmcp_chain.domain.errors.base import (
     Violation,
 )
 from openmcp_chain.domain.errors.identity import (
+    AdministratorProtected,
     CredentialsInvalid,
     OwnWorkspace,
     ScopeMissing,
@@ -83,6 +84,7 @@ from openmcp_chain.domain.errors.tasks import (
 __all__ = [
     "TABLE",
     "Aborted",
+    "AdministratorProtected",
     "CancelNotRequested",
     "CredentialsInvalid",
     "DeadlineExceeded",

@@ -118,10 +118,22 @@ class WorkspaceExists(Error):
 class OwnWorkspace(Error):
     code = "OWN_WORKSPACE"
     status = Status.FAILED_PRECONDITION
-    when = "An administrator would shut itself out: disable or delete itself, or revoke the secret that it came with."
+    when = "An administrator would shut itself out: disable itself, or revoke a secret of its own."
 
     def __init__(self) -> None:
         super().__init__("An administrator cannot shut itself out; another one can")
+
+
+class AdministratorProtected(Error):
+    code = "ADMINISTRATOR_PROTECTED"
+    status = Status.PERMISSION_DENIED
+    when = "Of an administrator, more is to be changed than that it is shut out: that takes a command, not a token."
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Through the API an administrator can be shut out, and nothing else of it changed: no new secret, no way "
+            "back. That is done on the deployment itself, by the command openmcp."
+        )
 
 
 class WorkspaceDeleting(Error):

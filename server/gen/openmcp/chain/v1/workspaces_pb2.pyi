@@ -172,7 +172,9 @@ class CreateWorkspaceRequest(_message.Message):
     QUOTAS_FIELD_NUMBER: _builtins.int
     WORKER_TYPES_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
-    """1 to 64 of a-z, 0-9 and -, beginning and ending with a letter or digit; empty for a new UUID."""
+    """1 to 64 of a-z, 0-9 and -, beginning and ending with a letter or digit; empty for a new UUID. `admin` is kept for the
+    first administrator.
+    """
     plan: _builtins.str
     """The name of a plan. An operator's may be left out: it gets the largest."""
     @_builtins.property

@@ -28,6 +28,9 @@ if _version_not_supported:
 class WorkspaceServiceStub:
     """Makes and manages workspaces, and tells who changed what. For administrators: every method needs a token with the scope
     `admin`, which no tenant's workspace can get.
+
+    Of administrators themselves these methods change little, so that a stolen token makes nothing that outlives it: another
+    one can be disabled, and its secrets revoked. All else, on the deployment itself only: `ADMINISTRATOR_PROTECTED`.
     """
 
     def __init__(self, channel):
@@ -96,6 +99,9 @@ class WorkspaceServiceStub:
 class WorkspaceServiceServicer:
     """Makes and manages workspaces, and tells who changed what. For administrators: every method needs a token with the scope
     `admin`, which no tenant's workspace can get.
+
+    Of administrators themselves these methods change little, so that a stolen token makes nothing that outlives it: another
+    one can be disabled, and its secrets revoked. All else, on the deployment itself only: `ADMINISTRATOR_PROTECTED`.
     """
 
     def CreateWorkspace(self, request, context):
@@ -122,7 +128,7 @@ class WorkspaceServiceServicer:
 
     def UpdateWorkspace(self, request, context):
         """Changes a workspace's plan or quotas; what the request leaves out stays as it is. A plan's rate of requests counts from
-        the workspace's next token, its quotas within seconds.
+        the workspace's next token, its quotas within seconds. Not an administrator's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,14 +137,14 @@ class WorkspaceServiceServicer:
     def DisableWorkspace(self, request, context):
         """Shuts a workspace out: it gets no token, those it has end within five seconds, and none of its waiting tasks is given to
         a worker from when this has answered (it takes some three seconds). What runs goes on. Nothing is lost. Doing it again
-        changes nothing. An administrator can't shut itself out: `OWN_WORKSPACE`.
+        changes nothing. An administrator can't disable itself: `OWN_WORKSPACE`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EnableWorkspace(self, request, context):
-        """Lets a disabled workspace in again, with the secrets it had.
+        """Lets a disabled workspace in again, with the secrets it had. Not an administrator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,8 +152,7 @@ class WorkspaceServiceServicer:
 
     def DeleteWorkspace(self, request, context):
         """Deletes a workspace with all its tasks. It is shut out at once, as by `DisableWorkspace`; its tasks are deleted in the
-        background, then the workspace itself. Until then it is `DELETING`, and nothing undoes that. An administrator can't delete
-        itself: `OWN_WORKSPACE`.
+        background, then the workspace itself. Until then it is `DELETING`, and nothing undoes that. Not an administrator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,15 +160,14 @@ class WorkspaceServiceServicer:
 
     def RotateSecret(self, request, context):
         """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`; of more than two, the
-        oldest ends at once.
+        oldest ends at once. Not an administrator's: its secrets are rotated on the deployment itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeSecret(self, request, context):
-        """Ends a secret at once; tokens got with it end within five seconds. An administrator can't revoke the secret that its own
-        token was got with: `OWN_WORKSPACE`.
+        """Ends a secret at once; tokens got with it end within five seconds. An administrator can't revoke its own: `OWN_WORKSPACE`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -253,6 +257,9 @@ def add_WorkspaceServiceServicer_to_server(servicer, server):
 class WorkspaceService:
     """Makes and manages workspaces, and tells who changed what. For administrators: every method needs a token with the scope
     `admin`, which no tenant's workspace can get.
+
+    Of administrators themselves these methods change little, so that a stolen token makes nothing that outlives it: another
+    one can be disabled, and its secrets revoked. All else, on the deployment itself only: `ADMINISTRATOR_PROTECTED`.
     """
 
     @staticmethod

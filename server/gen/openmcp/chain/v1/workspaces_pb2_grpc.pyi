@@ -29,6 +29,9 @@ GRPC_VERSION: str
 class WorkspaceServiceStub:
     """Makes and manages workspaces, and tells who changed what. For administrators: every method needs a token with the scope
     `admin`, which no tenant's workspace can get.
+
+    Of administrators themselves these methods change little, so that a stolen token makes nothing that outlives it: another
+    one can be disabled, and its secrets revoked. All else, on the deployment itself only: `ADMINISTRATOR_PROTECTED`.
     """
 
     @_typing.overload
@@ -45,28 +48,25 @@ class WorkspaceServiceStub:
     """Lists workspaces, operators and administrators, by id (AIP-158)."""
     UpdateWorkspace: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.UpdateWorkspaceRequest, _workspaces_pb2.UpdateWorkspaceResponse]
     """Changes a workspace's plan or quotas; what the request leaves out stays as it is. A plan's rate of requests counts from
-    the workspace's next token, its quotas within seconds.
+    the workspace's next token, its quotas within seconds. Not an administrator's.
     """
     DisableWorkspace: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.DisableWorkspaceRequest, _workspaces_pb2.DisableWorkspaceResponse]
     """Shuts a workspace out: it gets no token, those it has end within five seconds, and none of its waiting tasks is given to
     a worker from when this has answered (it takes some three seconds). What runs goes on. Nothing is lost. Doing it again
-    changes nothing. An administrator can't shut itself out: `OWN_WORKSPACE`.
+    changes nothing. An administrator can't disable itself: `OWN_WORKSPACE`.
     """
     EnableWorkspace: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.EnableWorkspaceRequest, _workspaces_pb2.EnableWorkspaceResponse]
-    """Lets a disabled workspace in again, with the secrets it had."""
+    """Lets a disabled workspace in again, with the secrets it had. Not an administrator."""
     DeleteWorkspace: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.DeleteWorkspaceRequest, _workspaces_pb2.DeleteWorkspaceResponse]
     """Deletes a workspace with all its tasks. It is shut out at once, as by `DisableWorkspace`; its tasks are deleted in the
-    background, then the workspace itself. Until then it is `DELETING`, and nothing undoes that. An administrator can't delete
-    itself: `OWN_WORKSPACE`.
+    background, then the workspace itself. Until then it is `DELETING`, and nothing undoes that. Not an administrator.
     """
     RotateSecret: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.RotateSecretRequest, _workspaces_pb2.RotateSecretResponse]
     """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`; of more than two, the
-    oldest ends at once.
+    oldest ends at once. Not an administrator's: its secrets are rotated on the deployment itself.
     """
     RevokeSecret: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.RevokeSecretRequest, _workspaces_pb2.RevokeSecretResponse]
-    """Ends a secret at once; tokens got with it end within five seconds. An administrator can't revoke the secret that its own
-    token was got with: `OWN_WORKSPACE`.
-    """
+    """Ends a secret at once; tokens got with it end within five seconds. An administrator can't revoke its own: `OWN_WORKSPACE`."""
     ListSecrets: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.ListSecretsRequest, _workspaces_pb2.ListSecretsResponse]
     """Lists a workspace's secrets: their ids and times, never their values."""
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.ListAuditEventsRequest, _workspaces_pb2.ListAuditEventsResponse]
@@ -78,6 +78,9 @@ class WorkspaceServiceStub:
 class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     """Makes and manages workspaces, and tells who changed what. For administrators: every method needs a token with the scope
     `admin`, which no tenant's workspace can get.
+
+    Of administrators themselves these methods change little, so that a stolen token makes nothing that outlives it: another
+    one can be disabled, and its secrets revoked. All else, on the deployment itself only: `ADMINISTRATOR_PROTECTED`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -91,28 +94,25 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     """Lists workspaces, operators and administrators, by id (AIP-158)."""
     UpdateWorkspace: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.UpdateWorkspaceRequest, _workspaces_pb2.UpdateWorkspaceResponse]  # type: ignore[assignment]
     """Changes a workspace's plan or quotas; what the request leaves out stays as it is. A plan's rate of requests counts from
-    the workspace's next token, its quotas within seconds.
+    the workspace's next token, its quotas within seconds. Not an administrator's.
     """
     DisableWorkspace: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.DisableWorkspaceRequest, _workspaces_pb2.DisableWorkspaceResponse]  # type: ignore[assignment]
     """Shuts a workspace out: it gets no token, those it has end within five seconds, and none of its waiting tasks is given to
     a worker from when this has answered (it takes some three seconds). What runs goes on. Nothing is lost. Doing it again
-    changes nothing. An administrator can't shut itself out: `OWN_WORKSPACE`.
+    changes nothing. An administrator can't disable itself: `OWN_WORKSPACE`.
     """
     EnableWorkspace: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.EnableWorkspaceRequest, _workspaces_pb2.EnableWorkspaceResponse]  # type: ignore[assignment]
-    """Lets a disabled workspace in again, with the secrets it had."""
+    """Lets a disabled workspace in again, with the secrets it had. Not an administrator."""
     DeleteWorkspace: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.DeleteWorkspaceRequest, _workspaces_pb2.DeleteWorkspaceResponse]  # type: ignore[assignment]
     """Deletes a workspace with all its tasks. It is shut out at once, as by `DisableWorkspace`; its tasks are deleted in the
-    background, then the workspace itself. Until then it is `DELETING`, and nothing undoes that. An administrator can't delete
-    itself: `OWN_WORKSPACE`.
+    background, then the workspace itself. Until then it is `DELETING`, and nothing undoes that. Not an administrator.
     """
     RotateSecret: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.RotateSecretRequest, _workspaces_pb2.RotateSecretResponse]  # type: ignore[assignment]
     """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`; of more than two, the
-    oldest ends at once.
+    oldest ends at once. Not an administrator's: its secrets are rotated on the deployment itself.
     """
     RevokeSecret: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.RevokeSecretRequest, _workspaces_pb2.RevokeSecretResponse]  # type: ignore[assignment]
-    """Ends a secret at once; tokens got with it end within five seconds. An administrator can't revoke the secret that its own
-    token was got with: `OWN_WORKSPACE`.
-    """
+    """Ends a secret at once; tokens got with it end within five seconds. An administrator can't revoke its own: `OWN_WORKSPACE`."""
     ListSecrets: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.ListSecretsRequest, _workspaces_pb2.ListSecretsResponse]  # type: ignore[assignment]
     """Lists a workspace's secrets: their ids and times, never their values."""
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.ListAuditEventsRequest, _workspaces_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
@@ -123,6 +123,9 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
 class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes and manages workspaces, and tells who changed what. For administrators: every method needs a token with the scope
     `admin`, which no tenant's workspace can get.
+
+    Of administrators themselves these methods change little, so that a stolen token makes nothing that outlives it: another
+    one can be disabled, and its secrets revoked. All else, on the deployment itself only: `ADMINISTRATOR_PROTECTED`.
     """
 
     @_abc_1.abstractmethod
@@ -158,7 +161,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workspaces_pb2.UpdateWorkspaceResponse, _abc.Awaitable[_workspaces_pb2.UpdateWorkspaceResponse]]:
         """Changes a workspace's plan or quotas; what the request leaves out stays as it is. A plan's rate of requests counts from
-        the workspace's next token, its quotas within seconds.
+        the workspace's next token, its quotas within seconds. Not an administrator's.
         """
 
     @_abc_1.abstractmethod
@@ -169,7 +172,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workspaces_pb2.DisableWorkspaceResponse, _abc.Awaitable[_workspaces_pb2.DisableWorkspaceResponse]]:
         """Shuts a workspace out: it gets no token, those it has end within five seconds, and none of its waiting tasks is given to
         a worker from when this has answered (it takes some three seconds). What runs goes on. Nothing is lost. Doing it again
-        changes nothing. An administrator can't shut itself out: `OWN_WORKSPACE`.
+        changes nothing. An administrator can't disable itself: `OWN_WORKSPACE`.
         """
 
     @_abc_1.abstractmethod
@@ -178,7 +181,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspaces_pb2.EnableWorkspaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workspaces_pb2.EnableWorkspaceResponse, _abc.Awaitable[_workspaces_pb2.EnableWorkspaceResponse]]:
-        """Lets a disabled workspace in again, with the secrets it had."""
+        """Lets a disabled workspace in again, with the secrets it had. Not an administrator."""
 
     @_abc_1.abstractmethod
     def DeleteWorkspace(
@@ -187,8 +190,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workspaces_pb2.DeleteWorkspaceResponse, _abc.Awaitable[_workspaces_pb2.DeleteWorkspaceResponse]]:
         """Deletes a workspace with all its tasks. It is shut out at once, as by `DisableWorkspace`; its tasks are deleted in the
-        background, then the workspace itself. Until then it is `DELETING`, and nothing undoes that. An administrator can't delete
-        itself: `OWN_WORKSPACE`.
+        background, then the workspace itself. Until then it is `DELETING`, and nothing undoes that. Not an administrator.
         """
 
     @_abc_1.abstractmethod
@@ -198,7 +200,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workspaces_pb2.RotateSecretResponse, _abc.Awaitable[_workspaces_pb2.RotateSecretResponse]]:
         """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`; of more than two, the
-        oldest ends at once.
+        oldest ends at once. Not an administrator's: its secrets are rotated on the deployment itself.
         """
 
     @_abc_1.abstractmethod
@@ -207,9 +209,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspaces_pb2.RevokeSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workspaces_pb2.RevokeSecretResponse, _abc.Awaitable[_workspaces_pb2.RevokeSecretResponse]]:
-        """Ends a secret at once; tokens got with it end within five seconds. An administrator can't revoke the secret that its own
-        token was got with: `OWN_WORKSPACE`.
-        """
+        """Ends a secret at once; tokens got with it end within five seconds. An administrator can't revoke its own: `OWN_WORKSPACE`."""
 
     @_abc_1.abstractmethod
     def ListSecrets(
