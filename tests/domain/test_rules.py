@@ -69,7 +69,7 @@ def test_a_queue_is_paused_and_resumed_once() -> None:
     assert (paused.paused_at, paused.reason, paused.changed_at, paused.version) == (LATER, "upkeep", LATER, 2)
     assert paused.paused("another reason", LATER + SECOND) is paused
     resumed = paused.resumed(LATER + SECOND)
-    assert resumed == QueueState(new.queue, None, "", LATER + SECOND, 3)
+    assert resumed == QueueState(new.queue, None, "", NOW, LATER + SECOND, 3)
 
 
 def test_a_hint_of_a_task_names_its_queue() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -48,7 +49,8 @@ async def store_tasks(store: MemoryStore, *tasks: Task) -> list[Key]:
     """As a process that is gone has left them."""
     await store.insert_tasks(tasks)
     for one in {task.queue for task in tasks}:
-        await store.put_queue(queue.new(one, virtual.clock()))
+        first = min(task.submitted_at for task in tasks if task.queue == one)
+        await store.put_queue(replace(queue.new(one, virtual.clock()), created_at=first))
     return [task.key for task in tasks]
 
 
@@ -168,6 +170,42 @@ async def test_a_crowd_behind_a_quiet_time_is_read_in_parts() -> None:
     keys = await store_tasks(store, *quiet, *crowd)
     engine = Engine(store).start()
     assert await work_off(engine.worker(), 202) == keys
+
+
+class Stubborn(Watched):
+    """Reads all that a span holds though nobody waits any more, and answers no look until it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy_until = 0.0
+        self.refused = 0
+
+    async def ready_tasks(
+        self, queue: Queue, priority: int, since: datetime, until: datetime, limit: int, within: float | None = None
+    ) -> Sequence[Waiting]:
+        now = asyncio.get_running_loop().time()
+        found = await super().ready_tasks(queue, priority, since, until, 100_000)
+        ready_at = self.busy_until = max(self.busy_until, now) + len(found) / 1000
+        if within is not None and ready_at - now > within:
+            self.refused += 1
+            await asyncio.sleep(within)
+            raise TooMuch
+        await asyncio.sleep(ready_at - now)
+        return found[:limit]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("quiet", [0, 100, 10_000], ids=lambda quiet: f"{quiet}s_quiet")
+async def test_a_server_that_reads_to_the_end_is_not_asked_in_vain(quiet: float) -> None:
+    """A crowd is too much once as a whole, and then only where a span grew long before it."""
+    store = Stubborn()
+    lone, crowd = spread(1, over=100 + quiet), spread(10_000, over=100)
+    keys = await store_tasks(store, *lone, *crowd)
+    engine = Engine(store).start()
+    began = virtual.clock()
+    assert await work_off(engine.worker(), 100) == keys[:100]
+    assert store.refused <= 6
+    assert virtual.clock() - began < timedelta(seconds=30)
 
 
 async def test_a_queue_without_news_is_looked_at_now_and_then_and_only_at_what_is_new() -> None:

@@ -18,6 +18,8 @@ class QueueState:
     """Since when nothing of it is given to workers; None if it is."""
     reason: str
     """Why it was paused."""
+    created_at: datetime
+    """Before its first task was submitted."""
     changed_at: datetime
     version: int
     """1, 2, …: raised by each stored change."""
@@ -50,7 +52,7 @@ class QueueState:
 
 def new(queue: Queue, now: datetime) -> QueueState:
     """A queue that goes on."""
-    return QueueState(queue, None, "", now, 1)
+    return QueueState(queue, None, "", now, now, 1)
 
 
 @dataclass(frozen=True, slots=True)

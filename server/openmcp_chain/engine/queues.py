@@ -94,6 +94,11 @@ class Queues:
         """Whether it is known to exist."""
         return wanted in self._states
 
+    def beginning(self, wanted: Queue) -> datetime:
+        """Nothing of it is due before. Of one that is no more, nothing is."""
+        state = self._states.get(wanted)
+        return self._clock() if state is None else state.created_at - SKEW
+
     def suspended(self) -> AbstractSet[str]:
         """The workspaces of which a queue is suspended, as far as is known."""
         return {state.queue.workspace for state in self._states.values() if state.suspended}

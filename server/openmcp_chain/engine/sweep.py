@@ -6,6 +6,7 @@ no backlog here, and deletes what has been kept for long enough.
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -37,8 +38,10 @@ AHEAD = timedelta(seconds=RARELY_SECONDS + 15)
 DELETE_SECONDS = 10.0
 DELETED = 1000
 """How many tasks are deleted at once, and how often."""
-FASTER = 4
-"""A span of time in which little was found is followed by one so many times as long."""
+FASTER = 4.0
+"""A span of time in which little was found is followed by one so many times as long, if it was read at once."""
+PACE_SECONDS = 0.1
+"""How long a span should take to read."""
 SHORT = timedelta(milliseconds=100)
 """A span as short as this is read to its end, however long that takes."""
 LOOK_SECONDS = 0.25
@@ -169,10 +172,11 @@ class Sweep:
     async def _ready(self, queue: Queue, priority: int, cursor: Cursor, limit: int) -> Sequence[Waiting]:
         """What is due next; moves the cursor behind it.
 
-        A span that holds more than can be read is halved until its beginning can: halves with nothing in them cost next
-        to nothing, so a crowd is found behind years of quiet.
+        Once a span held more than can be read, it is gone through from its beginning by short ones. They grow as long
+        as they are read quickly, each by no more than half the way to the end of what was too much: so a crowd is found
+        behind years of quiet.
         """
-        now, since, missing = self._clock(), cursor.since, cursor.missing
+        now, since, missing = self._clock(), max(cursor.since, self._queues.beginning(queue)), cursor.missing
         end = now + AHEAD
         until = end if cursor.width is None else min(end, since + cursor.width)
         if cursor.crowd is not None:
@@ -180,12 +184,15 @@ class Sweep:
         span = until - since
         # A task that is turned away from here on moves the cursor back: that wins over what is set below.
         cursor.since, cursor.missing = until, None
+        began = time.perf_counter()
         try:
             within = None if span <= SHORT else LOOK_SECONDS
             ready = await self._store.ready_tasks(queue, priority, since, until, limit, within)
         except TooMuch:
-            _advance(cursor, since, cursor.width, since)
+            _advance(cursor, since, SHORT, since)
             cursor.crowd = until
+            # Such a server is still at it. Asked meanwhile, it would be as slow where there is nothing.
+            await self._store.ready_tasks(queue, priority, since, since, 1)
             return ()
         except BaseException:
             _advance(cursor, since, cursor.width, missing or since)
@@ -196,7 +203,7 @@ class Sweep:
             width = 2 * (until - first) + timedelta(milliseconds=1)
             cursor.crowd = None
         else:
-            width = FASTER * span
+            width = span * min(FASTER, max(1 / FASTER, PACE_SECONDS / (time.perf_counter() - began)))
             if cursor.crowd is not None and cursor.crowd - until <= SHORT:
                 cursor.crowd = None
         if until < now:

@@ -1,6 +1,6 @@
 """All but tasks to documents and back, in pairs. What a client names is a value here too, never a field's name."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from openmcp_chain.domain import audit
@@ -9,6 +9,9 @@ from openmcp_chain.domain.task import Key, Queue
 from openmcp_chain.domain.workspace import Kind, Quotas, Secret, SigningKey, State, Workspace
 from openmcp_chain.store.base import Answer, Granted, Signal
 from openmcp_chain.store.mongo.documents import Document
+
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a queue was made that was stored without saying."""
 
 
 def within(workspace: str, name: str) -> str:
@@ -24,6 +27,7 @@ def from_queue(state: QueueState) -> dict[str, Any]:
         "paused_at": state.paused_at,
         "reason": state.reason,
         "suspended": state.suspended,
+        "created_at": state.created_at,
         "changed_at": state.changed_at,
         "version": state.version,
     }
@@ -34,6 +38,7 @@ def to_queue(document: Document) -> QueueState:
         queue=Queue(document["workspace"], document["type"]),
         paused_at=document["paused_at"],
         reason=document["reason"],
+        created_at=document.get("created_at", _EARLIEST),
         changed_at=document["changed_at"],
         version=document["version"],
         suspended=document["suspended"],
@@ -110,7 +115,7 @@ def to_workspace(document: Document) -> Workspace:
         quotas=Quotas(**document["quotas"]),
         worker_types=frozenset(document["worker_types"]),
         secrets=tuple(Secret(**secret) for secret in document["secrets"]),
-        created_at=document["created_at"],
+        created_at=document.get("created_at", _EARLIEST),
         updated_at=document["updated_at"],
         version=document["version"],
     )
