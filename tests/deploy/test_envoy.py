@@ -1,6 +1,7 @@
 """`openmcp envoy-config` as the deployments call it: Envoy takes what it writes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -89,6 +90,28 @@ def test_envoy_sends_spans_where_the_servers_send_theirs(tmp_path: Path) -> None
     validate(config)
     clusters = {one["name"]: one for one in yaml.safe_load(config.read_text())["static_resources"]["clusters"]}
     assert '{"address": "otel-collector", "port_value": 4317}' in json.dumps(clusters["otlp"]["load_assignment"])
+
+
+def test_what_is_written_is_closed_to_others(tmp_path: Path) -> None:
+    """A header for the collector is a key: whatever the umask, and whatever was there, its owner alone may read it."""
+    config = tmp_path / "envoy.yaml"
+    config.write_text("an older one")
+    config.chmod(0o644)
+    tls = ["--server-ca-file=/ca.pem", "--cert-file=/c.pem", "--key-file=/k.pem"]
+    arguments = ["envoy-config", "--server=server:50051", f"--output={config}", *tls]
+    collector = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel-collector:4317",
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=S3CRET",
+    }
+    before = os.umask(0)
+    try:
+        assert render(arguments, **collector) == ""
+    finally:
+        os.umask(before)
+    assert "S3CRET" in config.read_text()
+    written = list(tmp_path.iterdir())
+    assert len(written) > 1
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o600}
 
 
 def test_pages_of_other_sites_are_let_in_by_name() -> None:

@@ -216,4 +216,4 @@ async def test_logs_are_bounded(nursery: Nursery, monkeypatch: pytest.MonkeyPatc
 
     await child.ready(moved, 10)
     assert aside.stat().st_size >= 1000
-    assert child.log.stat().st_mode & 0o777 == 0o600
+    assert [log.stat().st_mode & 0o777 for log in (child.log, aside)] == [0o600, 0o600]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from openmcp_chain.stack.failure import StackError
-from openmcp_chain.stack.state import DataFolder, Info, Memory
+from openmcp_chain.stack.state import DataFolder, Info, Memory, write_private
 
 INFO = Info(
     rest_url="http://127.0.0.1:1",
@@ -42,6 +42,21 @@ def test_secrets_are_private(tmp_path: Path) -> None:
         folder.remember(Memory(workspace_secret="s3cret"))
         for path in folder.path.iterdir():
             assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_private_file_is_whole_and_takes_the_place_of_files_only(tmp_path: Path) -> None:
+    """An open one is replaced by one that is closed to others; what is no file stays, and nothing is left behind."""
+    file, pipe = tmp_path / "file", tmp_path / "pipe"
+    file.write_text("before")
+    file.chmod(0o644)
+    os.mkfifo(pipe)
+    write_private(file, "after")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("after", 0o600)
+    for taken in (pipe, tmp_path):
+        with pytest.raises(FileExistsError, match="is no file"):
+            write_private(taken, "after")
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [file, pipe]
 
 
 def test_a_second_user_is_refused(tmp_path: Path) -> None:

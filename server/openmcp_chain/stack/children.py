@@ -8,12 +8,14 @@ is started again, at once the first time, ever later if it keeps dying young.
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from openmcp_chain.stack import tether
 from openmcp_chain.stack.failure import ChildDied, StackError
@@ -121,8 +123,7 @@ class Child:
 
     async def _spawn(self) -> None:
         argv = [sys.executable, "-I", "-S", str(Path(tether.__file__)), str(os.getpid()), *self.program.argv]
-        with self.log.open("ab") as log:
-            self.log.chmod(0o600)
+        with _private(self.log, os.O_APPEND) as log:
             self._process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -169,6 +170,11 @@ class Child:
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
+def _private(path: Path, flag: int) -> IO[bytes]:
+    """Opens a file to write to; if it is not there, one that nobody else may read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flag, 0o600), "wb")
+
+
 def _move_aside(log: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         log.replace(log.with_suffix(".log.1"))
@@ -179,7 +185,8 @@ def _keep_small(log: Path) -> None:
     try:
         if log.stat().st_size < LOG_LIMIT:
             return
-        log.with_suffix(".log.1").write_bytes(log.read_bytes())
+        with log.open("rb") as grown, _private(log.with_suffix(".log.1"), os.O_TRUNC) as aside:
+            shutil.copyfileobj(grown, aside)
         os.truncate(log, 0)
     except OSError:  # a full disk, a folder removed under us: no reason to end the child
         return

@@ -1,6 +1,7 @@
 """What the stack keeps in its data folder, and the lock that makes one stack its only user."""
 
 import base64
+import errno
 import fcntl
 import json
 import os
@@ -118,7 +119,12 @@ class DataFolder:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner may read (mode 0600), all of it or none of it, whatever happens meanwhile."""
+    """Writes a file that only its owner may read (mode 0600), all of it or none of it, whatever happens meanwhile.
+
+    Raises OSError; also for what is there and is no file, such as /dev/stdout, which it would take the place of.
+    """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "is there, and is no file", str(path))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:

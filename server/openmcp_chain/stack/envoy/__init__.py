@@ -22,6 +22,7 @@ from openmcp_chain.engine import answers, tokens
 from openmcp_chain.stack.envoy import cors, replies, routes, tls, view
 from openmcp_chain.stack.envoy.collector import Collector
 from openmcp_chain.stack.envoy.tls import Identity, Servers
+from openmcp_chain.stack.state import write_private
 from openmcp_chain.transport import status
 
 HEADER_BYTES = 8 * 1024
@@ -129,11 +130,14 @@ class Settings:
 
 
 def write(settings: Settings, folder: Path, name: str = "envoy.yaml") -> Path:
-    """Writes the configuration into the folder, beside it what it says of certificates, and says where it is."""
+    """Writes the configuration into the folder, beside it what it says of certificates, and says where it is.
+
+    Only its owner may read it: what the collector of spans wants to see may be in it (`Collector.headers`).
+    """
     path = folder / name
-    path.write_text(render(settings, folder))
+    write_private(path, render(settings, folder))
     for file, secret in tls.secrets(settings.identity, settings.server_tls).items():
-        (folder / file).write_text(json.dumps(secret))
+        write_private(folder / file, json.dumps(secret))
     return path
 
 
