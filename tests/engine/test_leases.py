@@ -6,7 +6,7 @@ import pytest
 from support.engine import LEASE, Engine, operator, ref, tenant
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Failure, Status
+from openmcp_chain.domain.task import Failure, Status, View
 from openmcp_chain.engine.sweep import Swept
 from openmcp_chain.store.memory import MemoryStore
 
@@ -239,10 +239,10 @@ async def test_poison_task_does_not_stop_the_others_from_being_swept(
     poison, good = await worker.next(), await worker.next()
     get = engine.app.ledger.get
 
-    async def stumbling(key: object) -> object:
+    async def stumbling(key: object, view: View) -> object:
         if key == poison.key:
             raise ValueError("S3CRET")
-        return await get(good.key)
+        return await get(good.key, view)
 
     monkeypatch.setattr(engine.app.ledger, "get", stumbling)
     await asyncio.sleep(STORED)

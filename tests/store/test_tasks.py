@@ -51,6 +51,18 @@ async def test_payload_and_result_of_a_mebibyte_come_back_byte_for_byte(store: S
     assert await read(store, task) == done
 
 
+async def test_a_change_needs_no_payload_and_leaves_it_as_it_is(store: Store) -> None:
+    """Decided on a task that was read without it, a first time and again."""
+    task = make_task(payload=b"payload")
+    await store.insert_tasks([task])
+    before = (await store.get_tasks([task.key], View.RESULT))[task.key]
+    after = transitions.complete(claimed(before, "token"), "token", b"result", at(NOW + SECOND))
+    assert after.payload == b""
+    for _ in range(2):
+        assert await store.update_tasks([Change(before, after)]) == [True]
+        assert await read(store, task) == replace(after, payload=b"payload")
+
+
 async def test_what_is_empty_comes_back_empty(store: Store) -> None:
     """An empty result is not no result, an empty reason for a cancellation not no cancellation."""
     task = make_task(payload=b"", metadata={}, labels={})

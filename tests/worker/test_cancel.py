@@ -137,7 +137,7 @@ async def test_a_second_request_does_not_interrupt_the_cleaning_up() -> None:
             await started.wait()
             await cancel(service, tenant, task_id)
             await cleaning.wait()
-            (held,) = next(iter(service.app.leases._held.values()))
+            (held,) = service.app.leases._held
             assert held.session is not None
             assert held.task is not None
             held.session.cancel(held.task)  # as after a cut stream

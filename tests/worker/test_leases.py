@@ -106,7 +106,7 @@ async def test_heartbeats_go_by_the_tasks_own_timeout() -> None:
         async with working(service, operator, wait):
             task_id = await service.submit(tenant, heartbeat_timeout=Duration(seconds=1))
             await until(lambda: bool(service.app.leases._held))
-            (held,) = next(iter(service.app.leases._held.values()))
+            (held,) = service.app.leases._held
             heard_at = held.heard_at
             await until(lambda: held.heard_at > heard_at + 1)
             over.set()
@@ -126,7 +126,7 @@ async def test_a_lost_lease_stops_the_function(monkeypatch: pytest.MonkeyPatch, 
             await until(patient.started.is_set)
             (key,) = store._tasks
             del store._tasks[key]  # as retention would
-            service.app.leases._held.clear()
+            service.app.leases._held.keep(key, lambda _: False)
             await until(patient.stopped.is_set)
     assert patient.reasons == ["the lease is lost"]
     assert told == []
@@ -197,9 +197,7 @@ async def lose(service: Service, store: MemoryStore) -> None:
     await until(lambda: bool(service.app.leases._held))
     (key,) = (task.key for task in store._tasks.values() if not task.status.terminal)
     del store._tasks[key]
-    for held in service.app.leases._held.pop(key):
-        assert held.session is not None
-        service.app.dispatcher.credit(held.session)
+    service.app.leases._held.keep(key, lambda _: False)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ async def again(store: MemoryStore, service: Service) -> AsyncIterator[Service]:
 
 def sessions(service: Service) -> list[object]:
     """Those that hold a lease."""
-    return [one.session for held in service.app.leases._held.values() for one in held if one.session is not None]
+    return [held.session for held in service.app.leases._held if held.session is not None]
 
 
 async def test_goes_on_after_the_server_restarted() -> None:

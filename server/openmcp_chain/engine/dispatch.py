@@ -16,7 +16,7 @@ from typing import Protocol
 
 from openmcp_chain.domain import errors, transitions
 from openmcp_chain.domain.queue import QueueState, Waiting
-from openmcp_chain.domain.task import Failure, Key, Lease, Queue, Status, Task
+from openmcp_chain.domain.task import Failure, Key, Lease, Queue, Status, Task, View
 from openmcp_chain.engine import answers, tracing
 from openmcp_chain.engine.backlog import SMALL_BYTES, Backlog
 from openmcp_chain.engine.clock import Clock
@@ -129,7 +129,9 @@ class Dispatcher:
     def offer(self, task: Task) -> None:
         """A PENDING task is there: now, or from its `due_at` on."""
         if task.status is Status.PENDING:
-            kept, size = (task, 0) if _small(task) else (None, answers.weight(task))
+            kept, size = None, 0
+            if len(task.events) == 1:  # it is new: only then it has its payload
+                kept, size = (task, 0) if _small(task) else (None, answers.weight(task))
             self.offer_waiting(Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at, kept, size))
 
     def offer_waiting(self, task: Waiting) -> bool:
@@ -286,7 +288,7 @@ class Dispatcher:
             raise _NoRoom(size or answers.weight(task))
         try:
             # What waited here may be out of date: cancelled and retried meanwhile, it is as ready as before.
-            return await self._ledger.change(task, lambda task: self._leased(task, session))
+            return await self._ledger.change(task, lambda task: self._leased(task, session), View.FULL)
         except BaseException:
             session.release(task)
             raise
@@ -344,4 +346,4 @@ class Dispatcher:
 def _small(task: Task) -> bool:
     """Whether it may be kept in memory with all it has."""
     words = (len(key) + len(value) for entries in (task.metadata, task.labels) for key, value in entries.items())
-    return len(task.events) == 1 and len(task.payload) + sum(words) <= SMALL_BYTES
+    return len(task.payload) + sum(words) <= SMALL_BYTES

@@ -14,18 +14,18 @@ learns that its worker was heard of elsewhere leaves it to others to notice a si
 import asyncio
 import logging
 import random
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from openmcp_chain.domain import errors, transitions
-from openmcp_chain.domain.task import Failure, Key, Progress, Status, Task
+from openmcp_chain.domain.task import Failure, Key, Progress, Status, Task, View
 from openmcp_chain.domain.transitions import LEASE_EXPIRED, Moment
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import tracing
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import STORED, Dispatcher
+from openmcp_chain.engine.held import Held, HeldLeases
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.sessions import Session
 
@@ -42,22 +42,6 @@ class LeaseRef:
 
     key: Key
     token: str
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    """A lease that was granted, or is reported on, here."""
-
-    token: str
-    session: Session | None
-    """Whose credit it takes; None if it came by a call."""
-    task: Task | None
-    """The newest state known; None if the worker says that it holds it, and nobody has looked yet."""
-    heard_at: float
-    """When its worker was last heard of, by the loop's clock."""
-    alone: bool = False
-    """Whether its worker was heard of here, and by no other process since, as far as is known. (If it has a stream
-    here, it can't have been: it says so when it comes back.)"""
 
 
 class Leases:
@@ -78,8 +62,7 @@ class Leases:
         self._clock = clock
         self._retention = retention
         self._chance = chance
-        self._held: defaultdict[Key, list[_Held]] = defaultdict(list)
-        self._of_session: defaultdict[Session, dict[_Held, Key]] = defaultdict(dict)
+        self._held = HeldLeases(dispatcher.credit)
         dispatcher.holder = self
         ledger.follow(self._announced)
 
@@ -148,28 +131,25 @@ class Leases:
     def granted(self, task: Task, session: Session) -> None:
         """The session got the task."""
         if task.lease is not None:
-            now = asyncio.get_running_loop().time()
-            held = _Held(task.lease.token, session, task, now, alone=True)
-            self._held[task.key].append(held)
-            self._of_session[session][held] = task.key
+            held = Held(task.key, task.lease.token, session, asyncio.get_running_loop().time(), alone=True)
+            self._held.add(held)
+            self._held.learn(held, task)
 
     def claimed(self, ref: LeaseRef, session: Session) -> None:
         """The session says that it holds this lease, from a stream that was cut. It takes a credit until it ends."""
-        held = self._find(ref)
+        held = self._held.find(ref.key, ref.token)
         if held is None:
-            held = _Held(ref.token, None, None, asyncio.get_running_loop().time())
-            self._held[ref.key].append(held)
-        self._part(held)
-        held.session, held.alone = session, False
-        self._of_session[session][held] = ref.key
-        self._tell(held)
+            self._held.add(Held(ref.key, ref.token, session, asyncio.get_running_loop().time()))
+        else:
+            self._held.give(held, session)
+            held.alone = False
+            self._tell(held)
 
     def left(self, session: Session) -> None:
         """The session has ended. Its leases go on: the worker may come back with them."""
-        for held, key in self._of_session.pop(session, {}).items():
-            held.session = None
+        for held in self._held.leave(session):
             if held.task is None:  # nobody knows whether it is one
-                self._forget(LeaseRef(key, held.token))
+                self._forget(LeaseRef(held.key, held.token))
 
     async def give_back(self, task: Task, failure: Failure = WORKER_GONE) -> None:
         """A worker did not get the task that was claimed for it: it waits again, rather than for the lease to end."""
@@ -186,7 +166,7 @@ class Leases:
 
     async def look(self, key: Key) -> Task | None:
         """Another process may have changed a task that is held here: it may be to stop, or its lease may have ended."""
-        task = await self._ledger.get(key)
+        task = await self._ledger.get(key, View.RESULT)
         if task is not None:
             self._announced(None, task)
         return task
@@ -195,24 +175,16 @@ class Leases:
 
     async def expire(self, key: Key) -> None:
         """Ends what has run out of time by what is stored: a lease, or a wait. Raises LeaseLost if nothing has."""
-        task = await self._ledger.get(key)
+        task = await self._ledger.get(key, View.RESULT)
         if task is None:
             raise errors.LeaseLost
         await self._ledger.change(task, self._out_of_time)
 
     async def reap(self) -> int:
         """Ends the attempts of workers that have been silent for too long; returns how many."""
-        now = asyncio.get_running_loop().time()
-        silent = [
-            (held.token, held.task)
-            for all_held in self._held.values()
-            for held in all_held
-            if held.task is not None
-            and now - held.heard_at > self._dispatcher.lease_duration(held.task).total_seconds()
-            and held.alone
-        ]
+        silent = list(filter(self._silent, self._held))
         self._let_go()
-        results = await asyncio.gather(*(self._lose(token, task) for token, task in silent), return_exceptions=True)
+        results = await asyncio.gather(*map(self._lose, silent), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, errors.Error):
                 log.error("unforeseen", exc_info=result)
@@ -227,47 +199,62 @@ class Leases:
         """
         past = self._clock() - PAST
 
-        def over(held: _Held) -> bool:
+        def over(held: Held) -> bool:
             lease = held.task.lease if held.task is not None else None
             return held.session is None and lease is not None and lease.expires_at < past
 
-        for key in [key for key, all_held in self._held.items() if any(map(over, all_held))]:
-            self._keep(key, lambda held: not over(held))
+        for key in {held.key for held in self._held if over(held)}:
+            self._held.keep(key, lambda held: not over(held))
 
-    async def _lose(self, token: str, task: Task) -> None:
-        after = transitions.fail(task, token, LEASE_EXPIRED, self.moment(), retryable=True)
+    def _silent(self, held: Held) -> bool:
+        """Whether its worker has been silent for too long, and it is for this process to say so."""
+        if held.task is None or not held.alone:
+            return False
+        silence = asyncio.get_running_loop().time() - held.heard_at
+        return silence > self._dispatcher.lease_duration(held.task).total_seconds()
+
+    async def _lose(self, held: Held) -> None:
         # Only as it was known here: if its worker was heard of elsewhere, that was written, and this write loses.
-        if not await self._ledger.try_change(task, after):
-            self._keep(task.key, lambda held: held.token != token)
+        known, task = held.task, held.task if held.bytes else await self._ledger.get(held.key, View.RESULT)
+        if not self._silent(held):
+            return  # it was heard of while its task was read
+        if task is not None and known is not None and task.version == known.version:
+            after = transitions.fail(task, held.token, LEASE_EXPIRED, self.moment(), retryable=True)
+            if await self._ledger.try_change(task, after):
+                return
+        self._forget(LeaseRef(held.key, held.token))
 
     def _out_of_time(self, task: Task) -> Task:
         if task.status is Status.PENDING:
             return transitions.time_out(task, self.moment())
         return transitions.expire(task, self.moment())
 
-    async def _look_up(self, principal: Principal, ref: LeaseRef) -> tuple[_Held, Task]:
-        held = self._find(ref)
-        task = held.task if held is not None else None
-        if task is None:
-            task = await self._ledger.get(ref.key)
+    async def _look_up(self, principal: Principal, ref: LeaseRef) -> tuple[Held, Task]:
+        held = self._held.find(ref.key, ref.token)
+        if held is None or held.task is None:
+            task = await self._ledger.get(ref.key, View.RESULT)
+        elif held.bytes:
+            task = held.task
+        else:
+            task = await self.look(ref.key)
         try:
             task = _allowed(principal, task, ref.key)
         except errors.LeaseLost:
             self._forget(ref)
             raise
         if held is None:
-            held = _Held(ref.token, None, None, asyncio.get_running_loop().time())
+            held = Held(ref.key, ref.token, None, asyncio.get_running_loop().time())
         if held.task is None and task.lease is not None and task.lease.token == ref.token:
             if task.status is Status.RUNNING:
-                held.task = task
-                if held not in self._held[ref.key]:
-                    self._held[ref.key].append(held)
+                if held not in self._held.of(ref.key):
+                    self._held.add(held)
+                self._held.learn(held, task)
                 self._tell(held)
             else:
                 self._forget(ref)  # what it reports was reported before, and is answered alike
         return held, task
 
-    def _tell(self, held: _Held) -> None:
+    def _tell(self, held: Held) -> None:
         """A worker that came back may not know yet that its task is to stop."""
         if held.session is not None and held.task is not None and held.task.cancel is not None:
             held.session.cancel(held.task)
@@ -280,11 +267,8 @@ class Leases:
             self._forget(ref)
             raise
 
-    def _find(self, ref: LeaseRef) -> _Held | None:
-        return next((held for held in self._held.get(ref.key, ()) if held.token == ref.token), None)
-
     def _forget(self, ref: LeaseRef) -> None:
-        self._keep(ref.key, lambda held: held.token != ref.token)
+        self._held.keep(ref.key, lambda held: held.token != ref.token)
 
     def _announced(self, before: Task | None, task: Task) -> None:
         """A task has changed: its lease may have ended, or it is to stop. Elsewhere, if `before` is None."""
@@ -293,40 +277,19 @@ class Leases:
         if task.key not in self._held:
             return
         token = task.lease.token if task.status is Status.RUNNING and task.lease else None
-        for held in self._held[task.key]:
+        for held in self._held.of(task.key):
             if held.token == token:
                 asked = task.cancel is not None and (held.task is None or held.task.cancel is None)
                 if held.task is None or held.task.version <= task.version:
                     if before is None and held.task is not None and held.task.lease != task.lease:
                         held.alone = False
-                    held.task = task
+                    self._held.learn(held, task)
                 if asked and held.session is not None:
                     held.session.cancel(task)
         # What was read may be older than a lease that has been granted since.
-        self._keep(task.key, lambda held: held.token == token or held.task is None or held.task.version > task.version)
-
-    def _keep(self, key: Key, wanted: Callable[[_Held], bool]) -> None:
-        """Lets go of the others; each gives its credit back."""
-        all_held = self._held.get(key, [])
-        gone = [held for held in all_held if not wanted(held)]
-        kept = [held for held in all_held if wanted(held)]
-        if kept:
-            self._held[key] = kept
-        else:
-            self._held.pop(key, None)
-        for held in gone:
-            session = held.session
-            if session is not None:
-                self._part(held)
-                self._dispatcher.credit(session)
-
-    def _part(self, held: _Held) -> None:
-        """The lease does not take its session's credit any more."""
-        if held.session is not None:
-            mine = self._of_session[held.session]
-            mine.pop(held, None)
-            if not mine:
-                del self._of_session[held.session]
+        self._held.keep(
+            task.key, lambda held: held.token == token or held.task is None or held.task.version > task.version
+        )
 
 
 def _at_its_end(task: Task) -> bool:

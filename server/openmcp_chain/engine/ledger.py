@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from openmcp_chain.domain import errors
@@ -20,7 +21,7 @@ UPDATES = 100
 """Changes in a batch. One costs the embedded database some 3 ms, and all of a batch wait for its last."""
 
 Follower: TypeAlias = Callable[[Task | None, Task], None]
-"""Is told what a task was (None: it is new) and what it is now."""
+"""Is told what a task was (None: it is new) and what it is now; without its payload, unless it is new."""
 
 
 class Ledger:
@@ -45,7 +46,7 @@ class Ledger:
         return await self._inserts(task)
 
     async def get(self, key: Key, view: View = View.FULL) -> Task | None:
-        """The task as it is now. Only one of the full view may be changed: followers are told all of it."""
+        """The task as it is now. One without its result must not be changed: followers are told of all but payloads."""
         return await self._reads[view](key)
 
     async def sizes(self, keys: Iterable[Key], view: View) -> Sequence[int]:
@@ -56,10 +57,11 @@ class Ledger:
         """Makes one decided change, if the task is still as it was decided on; returns whether it did."""
         return await self._updates(Change(before, after))
 
-    async def change(self, task: Task, decide: Callable[[Task], Task]) -> Task:
+    async def change(self, task: Task, decide: Callable[[Task], Task], view: View = View.RESULT) -> Task:
         """Changes the task as `decide` says; if another change came first, reads it again and decides again.
 
-        `task` may be out of date. `decide` returns the task that follows (the same one: nothing to do), or raises,
+        `task` may be out of date, and may lack its payload: what is read again lacks what `view` does, and what is
+        stored stays. `decide` returns the task that follows (the same one: nothing to do), or raises,
         which ends it, once it has been asked of the task as it is now. Raises LeaseLost if the task is gone, Aborted if
         others keep coming first.
         """
@@ -67,18 +69,18 @@ class Ledger:
             try:
                 after = decide(task)
             except errors.Error:
-                current = await self._current(task.key)
+                current = await self._current(task.key, view)
                 if current.version == task.version:
                     raise
             else:
                 if after is task or await self.try_change(task, after):
                     return after
-                current = await self._current(task.key)
+                current = await self._current(task.key, view)
             task = current
         raise errors.Aborted
 
-    async def _current(self, key: Key) -> Task:
-        task = await self.get(key)
+    async def _current(self, key: Key, view: View) -> Task:
+        task = await self.get(key, view)
         if task is None:
             raise errors.LeaseLost
         return task
@@ -101,7 +103,9 @@ class Ledger:
         made = dict(zip(first, await self._store.update_tasks(list(first.values())), strict=True))
         for key, change in first.items():
             if made[key]:
-                self._announce(change.before, change.after)
+                # Followers keep what they are told of: no payload, which is as it was.
+                after = replace(change.after, payload=b"") if change.after.payload else change.after
+                self._announce(change.before, after)
         return [first[change.before.key] is change and made[change.before.key] for change in changes]
 
     def _announce(self, before: Task | None, after: Task) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 
 from openmcp_chain.domain import errors, transitions
-from openmcp_chain.domain.task import Key, Task
+from openmcp_chain.domain.task import Key, Task, View
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.store.base import Store
@@ -51,7 +51,7 @@ class Retention:
 
     async def _let_go(self, key: Key) -> bool:
         """Whether it can be deleted now."""
-        task = await self._ledger.get(key)
+        task = await self._ledger.get(key, View.RESULT)
         if task is None:
             return False
         if not task.superseded:

@@ -104,16 +104,19 @@ class Tasks:
             raise
 
     async def cancel(self, principal: Principal, task_id: str, reason: str) -> Task:
-        """Ends a waiting task, or asks a running one to stop. Raises TaskNotFound, TaskEnded."""
-        task = await self.get(principal, task_id)
+        """Ends a waiting task, or asks a running one to stop; returns it without its payload.
+
+        Raises TaskNotFound, TaskEnded.
+        """
+        task = await self.get(principal, task_id, View.RESULT)
         return await self._change(task, lambda task: transitions.cancel(task, reason, self._leases.moment()))
 
     async def retry(self, principal: Principal, task_id: str) -> Task:
-        """Makes a task that failed or was cancelled wait again.
+        """Makes a task that failed or was cancelled wait again; returns it without its payload.
 
         Raises TaskNotFound, TaskNotRetryable, TooManyPending.
         """
-        return await self._retry(await self.get(principal, task_id), self._pending.limit(principal))
+        return await self._retry(await self.get(principal, task_id, View.RESULT), self._pending.limit(principal))
 
     async def retry_many(self, principal: Principal, text: str, limit: int) -> tuple[Sequence[str], bool]:
         """Retries up to `limit` of the tasks that the filter selects; returns which, and whether there are more.
@@ -145,7 +148,7 @@ class Tasks:
             return await self._change(task, lambda task: transitions.retry(task, self._leases.moment().now))
 
     async def _retry_listed(self, listed: Task, limit: int) -> Task | errors.TooManyPending | None:
-        task = await self._ledger.get(listed.key)  # a listed one has neither payload nor events
+        task = await self._ledger.get(listed.key, View.RESULT)  # a listed one has no events
         try:
             return await self._retry(task, limit) if task is not None else None
         except errors.TooManyPending as full:

@@ -92,8 +92,9 @@ class Store(Protocol):
     async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
         """Makes each change, by itself, if the stored task still has the version of `before`.
 
-        State and events go in one write. Returns, for each, whether `after` is now what is stored; so a change that an
-        earlier try of the same call has made counts as made. Keys in a batch are distinct.
+        State and events go in one write; the payload stays, whether `before` and `after` have it or not. Returns, for
+        each, whether `after` is now what is stored; so a change that an earlier try of the same call has made counts as
+        made. Keys in a batch are distinct.
         """
         ...
 

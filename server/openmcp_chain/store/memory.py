@@ -54,9 +54,12 @@ class MemoryStore:
 
     def _update(self, change: Change) -> bool:
         stored = self._tasks.get(change.after.key)
-        if stored is None or stored.version != change.before.version:
-            return stored == change.after
-        self._tasks[change.after.key] = change.after
+        if stored is None:
+            return False
+        after = replace(change.after, payload=stored.payload)
+        if stored.version != change.before.version:
+            return stored == after
+        self._tasks[stored.key] = after
         return True
 
     async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:

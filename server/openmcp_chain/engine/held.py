@@ -1,0 +1,159 @@
+"""The leases that are known here, and what is known of their tasks: bounded, whatever tenants run, and for how long.
+
+What a report needs of its task is all but the payload. Where that is little it is kept. Where it is not, and of what
+was heard of longest ago once it is too much together, only the state is kept: by that a silence is noticed, and the
+task is read again when it is reported on.
+
+A lease that no session holds may be forgotten altogether: whoever reports on it has its task read again, and if nobody
+does, the sweep ends it when the stored lease runs out.
+"""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from openmcp_chain.domain.task import Key, Task
+from openmcp_chain.engine.sessions import Session
+
+KEPT_BYTES = 16 * 1024
+"""Of a task with more than this, in all but its payload, only the state is kept."""
+ALL_KEPT_BYTES = 32 * 1024 * 1024
+"""What is kept besides states."""
+LEFT = 50_000
+"""How many leases are known that no session holds."""
+_EVENT = 128
+"""Bytes of an event, without the texts in its context."""
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A lease that was granted, or is reported on, here."""
+
+    key: Key
+    token: str
+    session: Session | None
+    """Whose credit it takes; None if it came by a call."""
+    heard_at: float
+    """When its worker was last heard of, by the loop's clock."""
+    alone: bool = False
+    """Whether its worker was heard of here, and by no other process since, as far as is known. (If it has a stream
+    here, it can't have been: it says so when it comes back.)"""
+    task: Task | None = None
+    """The newest state known; None if the worker says that it holds it, and nobody has looked yet."""
+    bytes: int = 0
+    """What is kept of the task; 0 if it is no more than the state: no metadata, no labels, no events."""
+
+
+class HeldLeases:
+    """The leases, by the tasks' keys and by the sessions that hold them."""
+
+    def __init__(self, room: Callable[[Session], None]) -> None:
+        """`room` is called with a session when a lease of its own is let go."""
+        self._room = room
+        self._all: defaultdict[Key, list[Held]] = defaultdict(list)
+        self._of_session: defaultdict[Session, dict[Held, None]] = defaultdict(dict)
+        self._left: OrderedDict[Held, None] = OrderedDict()
+        """Those that no session holds; the one that has been so for longest first."""
+        self._whole: OrderedDict[Held, None] = OrderedDict()
+        """Those with more than the state; the one whose task changed longest ago first."""
+        self._bytes = 0
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._all
+
+    def __len__(self) -> int:
+        return sum(map(len, self._all.values()))
+
+    def __iter__(self) -> Iterator[Held]:
+        for all_held in self._all.values():
+            yield from all_held
+
+    def of(self, key: Key) -> list[Held]:
+        """The leases that are known on a task."""
+        return self._all.get(key, [])
+
+    def find(self, key: Key, token: str) -> Held | None:
+        """The lease; None if it is not known."""
+        return next((held for held in self.of(key) if held.token == token), None)
+
+    def add(self, held: Held) -> None:
+        """Takes the lease in."""
+        self._all[held.key].append(held)
+        self._attach(held, held.session)
+
+    def give(self, held: Held, session: Session | None) -> None:
+        """The session holds it from now on; with None, no session does."""
+        self._detach(held)
+        self._attach(held, session)
+
+    def leave(self, session: Session) -> list[Held]:
+        """The session has ended: returns what it held."""
+        gone = list(self._of_session.get(session, ()))
+        for held in gone:
+            self.give(held, None)
+        return gone
+
+    def learn(self, held: Held, task: Task) -> None:
+        """Keeps the newest state of the task, and what else there is room for."""
+        self._drop(held)
+        size = _weight(task)
+        if size > KEPT_BYTES:
+            held.task = _state(task)
+            return
+        held.task, held.bytes = (replace(task, payload=b"") if task.payload else task), size
+        self._whole[held] = None
+        self._bytes += size
+        while self._bytes > ALL_KEPT_BYTES:
+            oldest = next(iter(self._whole))
+            self._drop(oldest)
+            oldest.task = _state(oldest.task) if oldest.task is not None else None
+
+    def keep(self, key: Key, wanted: Callable[[Held], bool]) -> None:
+        """Lets go of a task's other leases; each gives its credit back."""
+        kept, gone = list[Held](), list[Held]()
+        for held in self.of(key):
+            (kept if wanted(held) else gone).append(held)
+        if kept:
+            self._all[key] = kept
+        else:
+            self._all.pop(key, None)
+        for held in gone:
+            self._drop(held)
+            self._detach(held)
+            if held.session is not None:
+                self._room(held.session)
+
+    def _drop(self, held: Held) -> None:
+        """Counts what is kept of its task no more."""
+        self._whole.pop(held, None)
+        self._bytes -= held.bytes
+        held.bytes = 0
+
+    def _attach(self, held: Held, session: Session | None) -> None:
+        held.session = session
+        if session is not None:
+            self._of_session[session][held] = None
+            return
+        self._left[held] = None
+        if len(self._left) > LEFT:
+            first = next(iter(self._left))
+            self.keep(first.key, lambda held: held is not first)
+
+    def _detach(self, held: Held) -> None:
+        self._left.pop(held, None)
+        if held.session is not None:
+            mine = self._of_session[held.session]
+            mine.pop(held, None)
+            if not mine:
+                del self._of_session[held.session]
+
+
+def _weight(task: Task) -> int:
+    """About how many bytes metadata, labels and events have."""
+    texts = [text for entries in (task.metadata, task.labels) for entry in entries.items() for text in entry]
+    texts += [value for event in task.events for value in event.context.values() if isinstance(value, str)]
+    return sum(map(len, texts)) + _EVENT * len(task.events)
+
+
+def _state(task: Task) -> Task:
+    return replace(task, payload=b"", metadata={}, labels={}, events=())
