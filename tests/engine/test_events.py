@@ -118,6 +118,31 @@ async def test_sees_what_another_process_writes() -> None:
         assert [event.seq for event in await following] == [1, 2, 3]
 
 
+async def test_a_poll_reads_the_task_only_if_there_is_news() -> None:
+    """Many may follow a task that has much to it: while nothing happens to it, they look at its version alone."""
+    store = DistantStore()
+    here, there = Engine(store), Engine(store)
+    task = await there.submit()
+    async with subscribe(here, task.key, 1) as events, subscribe(here, task.key, 1) as others:
+        store.calls.clear()
+        quiet = events.next(10 * POLL_SECONDS), others.next(10 * POLL_SECONDS)
+        assert not any(await asyncio.gather(*quiet))
+        assert store.calls["get_tasks"] == store.calls["large_tasks"] == 0
+        assert 9 <= store.calls["task_versions"] <= 11
+        await there.app.tasks.cancel(tenant(), task.id, "")
+        assert [event.seq for event in await events.next(POLL_SECONDS + 0.001)] == [2]
+
+
+async def test_a_task_that_is_gone_ends_its_stream() -> None:
+    """As one that was never there: TASK_NOT_FOUND, by the next poll."""
+    engine = Engine()
+    task = await engine.submit()
+    async with subscribe(engine, task.key, 1) as events:
+        await engine.store.erase_tasks(task.workspace, 1)
+        with pytest.raises(errors.TaskNotFound):
+            await events.next(POLL_SECONDS + 0.001)
+
+
 async def test_next_returns_nothing_when_nothing_happens() -> None:
     """Waiting is bounded: after `wait` seconds there is an empty answer, and the subscription goes on."""
     engine = Engine()

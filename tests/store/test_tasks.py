@@ -254,6 +254,7 @@ async def test_empty_batches_do_nothing(store: Store) -> None:
     assert await store.insert_tasks([]) == []
     assert await store.update_tasks([]) == []
     assert await store.get_tasks([]) == {}
+    assert await store.task_versions([]) == {}
     assert await store.ready_tasks(make_task().queue, HIGH, NOW, NOW, 0) == []
     assert await store.overdue_tasks(NOW, 0) == []
     assert await store.delete_ended(NOW, 0) == 0
@@ -297,3 +298,14 @@ async def test_a_view_is_all_that_is_read(store: Store) -> None:
         tasks["result"].key: 50_000,
         tasks["both"].key: 130_000,
     }
+
+
+async def test_a_version_tells_of_each_change(store: Store) -> None:
+    """Of the tasks that there are, each its own, without the rest of them."""
+    tasks, missing = [make_task(), make_task(workspace="ws-other")], make_task().key
+    await store.insert_tasks(tasks)
+    changed = claimed(tasks[0], "token")
+    await store.update_tasks([Change(tasks[0], changed)])
+    versions = await store.task_versions([*(task.key for task in tasks), missing])
+    assert versions == {changed.key: changed.version, tasks[1].key: tasks[1].version}
+    assert changed.version != tasks[0].version

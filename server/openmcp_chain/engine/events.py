@@ -84,7 +84,7 @@ class Subscription:
             self._news.clear()
             if self._stale:
                 self._stale = False
-                self._accept(await self._hub.read(self._key))
+                self._accept(await self._hub.read(self._key, self._task))
         return events
 
     async def end(self, wait: float) -> Task:
@@ -168,9 +168,12 @@ class EventHub:
         """How many subscriptions there are."""
         return sum(map(len, self._followers.values()))
 
-    async def read(self, key: Key) -> Task:
-        """The task as stored now, for a subscription."""
-        task = await self._ledger.get(key, View.RESULT)
+    async def read(self, key: Key, known: Task | None = None) -> Task:
+        """The task as stored now, for a subscription; it is not read again if it is as it was `known`.
+
+        It may have some 300 KB of metadata, and as many subscribers as a plan allows look every few seconds.
+        """
+        task = await (self._ledger.newer(known, View.RESULT) if known else self._ledger.get(key, View.RESULT))
         if task is None:
             raise errors.TaskNotFound(key.id)
         return task

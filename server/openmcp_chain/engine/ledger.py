@@ -9,7 +9,7 @@ from typing import TypeAlias
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Change, Key, Task, View
 from openmcp_chain.engine.groupcommit import GroupCommit
-from openmcp_chain.engine.reads import Reads
+from openmcp_chain.engine.reads import SIZES, Reads
 from openmcp_chain.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Ledger:
         self._inserts = GroupCommit[Task, Task](self._insert, lambda task: len(task.payload))
         self._updates = GroupCommit[Change, bool](self._update, lambda change: len(change.after.result or b""), UPDATES)
         self._reads = {view: Reads(store, view) for view in View}
+        self._versions = GroupCommit[Key, int | None](self._read_versions, most=SIZES)
 
     def follow(self, follower: Follower) -> None:
         """Tells `follower` of every change from now on. It must return soon, and not raise."""
@@ -48,6 +49,10 @@ class Ledger:
     async def get(self, key: Key, view: View = View.FULL) -> Task | None:
         """The task as it is now. One without its result must not be changed: followers are told of all but payloads."""
         return await self._reads[view](key)
+
+    async def newer(self, task: Task, view: View) -> Task | None:
+        """The task as it is now; itself, and nothing but its version read, if it is still as it was."""
+        return task if await self._versions(task.key) == task.version else await self.get(task.key, view)
 
     async def sizes(self, keys: Iterable[Key], view: View) -> Sequence[int]:
         """Of each: the bytes of payload and result as far as the view has them; 0 if they are not large."""
@@ -89,6 +94,10 @@ class Ledger:
         """Returns when no write waits any more."""
         await self._inserts.settle()
         await self._updates.settle()
+
+    async def _read_versions(self, keys: Sequence[Key]) -> Sequence[int | None]:
+        found = await self._store.task_versions(set(keys))
+        return [found.get(key) for key in keys]
 
     async def _insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
         all_stored = await self._store.insert_tasks(tasks)

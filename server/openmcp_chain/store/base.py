@@ -105,6 +105,13 @@ class Store(Protocol):
         """
         ...
 
+    async def task_versions(self, keys: Collection[Key]) -> Mapping[Key, int]:
+        """The versions of the tasks with these keys; a key that has none is left out.
+
+        Nothing else of the tasks leaves the database for it.
+        """
+        ...
+
     async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, int]:
         """How many bytes payload and result have, as far as the view has them: of those with more than LARGE_BYTES.
 

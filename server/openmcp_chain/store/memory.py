@@ -65,6 +65,9 @@ class MemoryStore:
     async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
         return {key: _seen(self._tasks[key], view) for key in keys if key in self._tasks}
 
+    async def task_versions(self, keys: Collection[Key]) -> Mapping[Key, int]:
+        return {key: self._tasks[key].version for key in keys if key in self._tasks}
+
     async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, int]:
         found = {key: _seen(self._tasks[key], view) for key in keys if key in self._tasks}
         sizes = {key: (len(task.payload), len(task.result or b"")) for key, task in found.items()}

@@ -99,6 +99,13 @@ class Tasks(Part):
         found = map(documents.to_task, await self._tasks.find(_one_of(ids), hidden).to_list(None))
         return {task.key: task for task in found}
 
+    async def task_versions(self, keys: Collection[Key]) -> Mapping[Key, int]:
+        if not keys:
+            return {}
+        query = _one_of([documents.primary_key(key) for key in keys])
+        found = await self._persist(lambda: self._tasks.find(query, {"version": 1}).to_list(None))
+        return {documents.to_key(one): one["version"] for one in found}
+
     async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, int]:
         fields = documents.SIZES[view]
         if not (keys and fields):
