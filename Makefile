@@ -25,6 +25,11 @@ install: .venv/installed ## make .venv with the project and its pinned dependenc
 run: install ## start everything and run a sample task; ARGS="--once" passes arguments on
 	@$(BIN)/openmcp dev $(ARGS)
 
+# Dozens of processes start, and most of a start would be compiling. So bytecode is kept, out of the way of the sources,
+# even where the environment says that Python should keep none.
+test faults: export PYTHONDONTWRITEBYTECODE :=
+test faults: export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
+
 test: install ## run the tests, but for the faults; ARGS="-k name" passes arguments on
 	@$(BIN)/python -m pytest --numprocesses 2 --ignore tests/faults $(ARGS)
 
