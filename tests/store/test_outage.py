@@ -130,6 +130,17 @@ async def test_a_database_that_no_longer_answers_is_unavailable(own: Database, s
     assert await store.get_tasks([task.key]) == {task.key: task}
 
 
+async def test_closing_holds_nobody_up(own: Database, driver: Driver) -> None:
+    """A store takes leave of its database: one that does not answer holds up who closes it, and nothing else."""
+    store = await connect(own.uri, "test", driver)
+    await store.ping()
+    with own.frozen():
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        assert not closing.done()
+    await closing
+
+
 async def test_a_database_without_a_writable_primary_is_unavailable(own: Database, store: MongoStore) -> None:
     """A member of a replica set that answers, but has stepped down, takes no writes."""
     await store._connection.client.admin.command("replSetStepDown", 60, force=True)

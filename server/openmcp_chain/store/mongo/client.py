@@ -4,6 +4,7 @@ motor and PyMongo's own AsyncMongoClient, its successor, have the same methods; 
 what has to be awaited (`ready`) differ. So the rest of the store is written, and typed, against PyMongo's.
 """
 
+import asyncio
 import inspect
 import ssl
 from dataclasses import dataclass
@@ -104,9 +105,13 @@ def _client(uri: str, driver: Driver, options: dict[str, Any]) -> _Client:
 
 
 async def _close(client: _Client) -> None:
-    await ready(client.close())
+    close: Any = client.close
+    if inspect.iscoroutinefunction(close):
+        await close()
+    else:  # motor's takes leave of the server, and would hold up the loop meanwhile
+        await asyncio.to_thread(close)
 
 
 async def ready(answer: Any) -> Any:  # noqa: ANN401 - either driver's
-    """What a method gave that has to be awaited with PyMongo, and not with motor: `aggregate`, `watch`, `close`."""
+    """What a method gave that has to be awaited with PyMongo, and not with motor: `aggregate`, `watch`."""
     return await answer if inspect.isawaitable(answer) else answer
