@@ -6,6 +6,7 @@ import grpc
 import pytest
 from support import workspaces
 from support.echo import running_echo
+from support.logscan import CANARY
 from support.rest import Rest
 from support.stack import StackInfo, running_stack
 from support.workspaces import Credentials
@@ -54,6 +55,29 @@ def admin(stack: StackInfo) -> Iterator[Rest]:
     """An administrator over REST."""
     with Rest(stack.rest_url, workspaces.create_administrator(stack)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def idle(stack: StackInfo) -> Iterator[Rest]:
+    """A workspace without tasks: what is asked of it over and over costs next to nothing."""
+    with Rest(stack.rest_url, workspaces.create(stack)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def known(rest: Rest) -> Iterator[str]:
+    """A task that has ended. After the module's tests, another one is taken, run and told as if nothing had been."""
+    ended = rest.submit("echo", {"still": CANARY})
+    rest.ended(ended)
+    yield ended
+    assert rest.ended(rest.submit("echo", {"still": CANARY}))["result"] == {"still": CANARY}
+
+
+@pytest.fixture
+def healthy(rest: Rest, known: str) -> Iterator[None]:
+    """After the test, Envoy, the server and its database answer as before."""
+    yield
+    assert rest.get(known)["result"] == {"still": CANARY}
 
 
 @pytest.fixture(scope="session", params=["direct", "envoy"])

@@ -1,6 +1,6 @@
 """Bad messages by gRPC, at the server itself and through Envoy: never UNKNOWN or INTERNAL, never a hang."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -11,13 +11,13 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.logscan import CANARY
-from support.rest import Rest
 from support.stack import StackInfo
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc, workers_pb2
 from openmcp_chain.stack.envoy import view
 from openmcp_chain.transport import rpc
+
+pytestmark = pytest.mark.usefixtures("healthy")
 
 METHODS = [method.name for method in view.methods()]
 SECONDS = 20.0
@@ -35,13 +35,6 @@ BearerFor = Callable[[str], Metadata]
 def bearer_for(token_for: Callable[[str], str]) -> BearerFor:
     """The metadata of somebody who may call the method."""
     return lambda method: (("authorization", f"Bearer {token_for(method)}"),)
-
-
-@pytest.fixture(autouse=True)
-def healthy(rest: Rest) -> Iterator[None]:
-    """After each test, the service answers as if nothing had been."""
-    yield
-    assert rest.ended(rest.submit("echo", {"still": CANARY}))["result"] == {"still": CANARY}
 
 
 def call(channel: grpc.Channel, method: str, messages: Sequence[bytes], metadata: Metadata) -> str:
