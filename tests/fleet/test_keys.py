@@ -36,11 +36,12 @@ from openmcp_chain.store.mongo import store as mongo
 from openmcp_chain.store.mongo.store import MongoStore
 
 ACTOR = Actor("local:test")
-LEAD = timedelta(seconds=20)
-"""The clocks of one machine do not differ: what they may differ by is cut from the lead of a key."""
-ROTATIONS = 4
-APART_SECONDS = 4.0
-CALLERS = 3
+JWKS_SECONDS = 1
+LEAD = timedelta(seconds=10)
+"""Of a key. The clocks of one machine do not differ, and Envoy asks more often than is its default."""
+ROTATIONS = 3
+APART_SECONDS = 2.0
+CALLERS = 2
 """Of each kind."""
 ENDS_SECONDS = 5.0
 """By when tokens have ended that were taken back."""
@@ -134,6 +135,7 @@ def write_config(fleet: Fleet, folder: Path, port: int) -> Path:
         listen=Address("127.0.0.1", port),
         server=Address("127.0.0.1", first.port),
         plans=PLANS,
+        jwks_seconds=JWKS_SECONDS,
         sign_ins=OFTEN,
         open_calls=OFTEN,
     )
