@@ -31,7 +31,7 @@ test faults: export PYTHONDONTWRITEBYTECODE :=
 test faults: export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
 test: install ## run the tests, but for the faults; ARGS="-k name" passes arguments on
-	@$(BIN)/python -m pytest --numprocesses 2 --ignore tests/faults $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 3 --ignore tests/faults $(ARGS)
 
 faults: install ## kill -9 amid 200 tasks, ten seeds for each process, a fleet and its database for a minute, and a deletion; ARGS="-k server" passes arguments on
 	@$(BIN)/python -m pytest tests/faults --seeds 10 $(ARGS)

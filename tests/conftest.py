@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 pytest_plugins = ("support.database", "support.logscan")
 
@@ -20,16 +21,31 @@ def pytest_configure() -> None:
     hypothesis.settings.load_profile("untimed")
 
 
-class FolderByFolder(LoadScopeScheduling):  # type: ignore[misc]  # its base ships no types
-    """Two processes share the run folder by folder, so that what a folder's tests share is started once."""
+TOGETHER = ("tests/contract", "tests/envoy", "tests/readme", "tests/security")
+"""Folders whose tests share what takes long to start: one process runs them all."""
+FIRST = ("tests/contract", "tests/stack/test_dev.py", "tests/security", "tests/readme", "tests/fleet/test_keys.py")
+"""What takes longest, whatever the number of its tests: begun last, it would end last, beside idle processes."""
+
+
+class InUnits(LoadScopeScheduling):  # type: ignore[misc]  # its base ships no types
+    """The processes share the run file by file, or folder by folder where a folder's tests share what is dear."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.rpartition("/")[0]
+        file = nodeid.partition("::")[0]
+        folder = file.rpartition("/")[0]
+        return folder if folder in TOGETHER else file
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """The units named above come first, the others by how many tests they have."""
+        for unit in reversed(FIRST):
+            if unit in self.workqueue:
+                self.workqueue.move_to_end(unit, last=False)
+        super()._assign_work_unit(node)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FolderByFolder:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> InUnits:
     """Of our own: the groups of pytest-xdist 3.8 are without effect under pytest 9.2."""
-    return FolderByFolder(config, log)
+    return InUnits(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
