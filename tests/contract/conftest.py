@@ -4,15 +4,13 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
+from security.access import NEEDS
 from support import workspaces
 from support.echo import running_echo
 from support.logscan import CANARY
 from support.rest import Rest
 from support.stack import StackInfo, running_stack
 from support.workspaces import Credentials
-
-from openmcp_chain.domain.workspace import Scope
-from openmcp_chain.transport.server import ACCESS
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +90,7 @@ def channel(stack: StackInfo, request: pytest.FixtureRequest) -> Iterator[grpc.C
 @pytest.fixture(scope="session")
 def token_for(rest: Rest, admin: Rest) -> Callable[[str], str]:
     """A token for a method, by its full name: an administrator's for those that need one, else the workspace's."""
-    return lambda method: (admin if ACCESS[f"/{method}"].scope is Scope.ADMIN else rest).token
+    return lambda method: (admin if NEEDS[f"/{method}"] == "admin" else rest).token
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from security.access import HAS, NEEDS
 from security.conftest import OPERATED, Caller, People
 from support.doors import OK, Door, Grpc, Rest, Told, bearer
 from support.methods import METHODS
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
-from openmcp_chain.domain.workspace import Scope
-from openmcp_chain.transport.server import ACCESS
 
 TASKS = "/openmcp.chain.v1.TaskService"
 WORKERS = "/openmcp.chain.v1.WorkerService"
@@ -147,7 +146,7 @@ def test_anothers_task(door: Door, native: Grpc, people: People, waiting: str, e
                 told = door.call(path, request(path, task_id=spelt), headers=bearer(caller.token))
                 missing = door.call(path, request(path, task_id=NO_TASK), headers=bearer(caller.token))
                 assert told.naming(task_id) == missing.naming(NO_TASK)
-                expected = "TASK_NOT_FOUND" if ACCESS[path].scope in caller.kind.scopes else "SCOPE_MISSING"
+                expected = "TASK_NOT_FOUND" if NEEDS[path] in HAS[caller.kind] else "SCOPE_MISSING"
                 assert told.code == expected
         assert as_it_is(native, people.owner, task_id) == before
     mine = door.call(path, request(path, task_id=waiting), headers=bearer(people.owner.token))
@@ -183,7 +182,7 @@ def test_anothers_lease(door: Door, native: Grpc, people: People, leased: Leased
             made_up = request(path, lease=invented(ref), **_rest(path))
             missing = door.call(path, made_up, headers=bearer(caller.token))
             assert told == missing
-            assert told.code == ("LEASE_LOST" if Scope.WORKER in caller.kind.scopes else "SCOPE_MISSING")
+            assert told.code == ("LEASE_LOST" if "worker" in HAS[caller.kind] else "SCOPE_MISSING")
     assert as_it_is(native, people.owner, leased.task_id) == before
     _still_held(native, people, leased)
 
@@ -295,7 +294,7 @@ def test_an_operator_has_its_types_only(door: Door, native: Grpc, people: People
     _still_held(native, people, leased)
 
 
-ADMINISTRATION = sorted(path for path, access in ACCESS.items() if access.scope is Scope.ADMIN)
+ADMINISTRATION = sorted(path for path, scope in NEEDS.items() if scope == "admin")
 
 
 @pytest.mark.parametrize("path", ADMINISTRATION)

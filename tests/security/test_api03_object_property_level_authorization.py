@@ -7,12 +7,12 @@ import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message_factory import GetMessageClass
+from security.access import HAS, NEEDS
 from security.conftest import People
 from support.doors import OK, Door, Grpc, Rest, bearer, rendered, route, told
 from support.methods import METHODS
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2, workspaces_pb2
-from openmcp_chain.transport.server import ACCESS
 
 SUBMIT = "/openmcp.chain.v1.TaskService/SubmitTask"
 GET = "/openmcp.chain.v1.TaskService/GetTask"
@@ -54,7 +54,7 @@ def request_of(path: str) -> Descriptor:
 @pytest.mark.parametrize("path", [path for path in CONTRACT if (found := route(path)) and found[2]])
 def test_state_by_json(rest: Rest, people: People, path: str) -> None:
     """A field that a call does not have is refused by its name, in every call's body; nothing is taken over unseen."""
-    caller = next((one for one in people.all if ACCESS[path].scope in one.kind.scopes), people.owner)
+    caller = next((one for one in people.all if NEEDS[path] in HAS[one.kind]), people.owner)
     verb, target, _ = rendered(path, GetMessageClass(request_of(path))())
     for name, value in STATE.items():
         if value is None or name in request_of(path).fields_by_name:

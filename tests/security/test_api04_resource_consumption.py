@@ -11,7 +11,6 @@ from support.stack import StackInfo
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
 from openmcp_chain import config
-from openmcp_chain.transport import rpc
 
 TASKS = "/openmcp.chain.v1.TaskService"
 WORKERS = "/openmcp.chain.v1.WorkerService"
@@ -142,6 +141,6 @@ def test_a_body_without_an_end(rest: Rest, people: People, target: str) -> None:
 
 def test_a_message_too_large(native: Grpc, people: People) -> None:
     """A gRPC message past what a request may have is refused; the next call is served."""
-    answer = native.send(f"{TASKS}/SubmitTask", [bytes(rpc.REQUEST_BYTES + 1)], bearer(people.owner.token))
+    answer = native.send(f"{TASKS}/SubmitTask", [bytes(4 * 1024 * 1024 + 1)], bearer(people.owner.token))
     assert answer.code == "REQUEST_TOO_LARGE"
     assert native.ask(f"{TASKS}/ListTaskTypes", people.owner.token).code == OK

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from security.access import NEEDS
 from security.conftest import People
 from support.doors import Grpc, Rest, bearer, route, told
 from support.methods import METHODS
 
 from openmcp_chain.domain import errors
 from openmcp_chain.stack.envoy import routes, view
-from openmcp_chain.transport.server import ACCESS
 
 ROOT = Path(__file__).parents[2]
 PROTO = ROOT / "proto/openmcp/chain/v1"
@@ -40,7 +40,7 @@ def test_what_is_described_is_served(native: Grpc) -> None:
     (answer,) = native.call(REFLECTION, request).body
     served = {one["name"] for one in answer["list_services_response"]["service"]}
     assert served == {path.strip("/").partition("/")[0] for path in METHODS}
-    assert described() == set(CONTRACT) == {path for path in ACCESS if path.startswith("/openmcp.")}
+    assert described() == set(CONTRACT) == {path for path in NEEDS if path.startswith("/openmcp.")}
 
 
 def test_what_reflection_tells_is_what_is_served(native: Grpc) -> None:

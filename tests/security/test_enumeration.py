@@ -6,8 +6,6 @@ import pytest
 from security.conftest import AUTHENTICATE, People
 from support.doors import Door, Told
 
-from openmcp_chain.domain.workspace import SECRET_PREFIX
-
 
 def wrong(secret: str) -> str:
     """A secret that differs in its last character."""
@@ -23,7 +21,7 @@ def test_sign_in_tells_one_thing(door: Door, people: People) -> None:
     # The more wrong secrets a name gets, the longer they wait; so each door has a name of its own to try, all at once.
     owner, other = (people.owner, people.stranger) if door.name == "native" else (people.stranger, people.owner)
     secret = owner.secret
-    nobody = f"{SECRET_PREFIX}00000000_{'x' * 43}"
+    nobody = f"omcp_00000000_{'x' * 43}"
     pairs = [
         *((one.workspace_id, wrong(one.secret)) for one in people.all),
         (owner.workspace_id, nobody),

@@ -7,11 +7,10 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from security.access import NEEDS
 from support.service import PATIENCE, Caller, Refusal, Service, refusal
 
 from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2, workspaces_pb2
-from openmcp_chain.domain.workspace import Scope
-from openmcp_chain.transport.server import ACCESS
 
 _FILES = (auth_pb2, tasks_pb2, rest_pb2, workers_pb2, workspaces_pb2, health_pb2, reflection_pb2)
 METHODS: dict[str, MethodDescriptor] = {
@@ -25,7 +24,7 @@ METHODS: dict[str, MethodDescriptor] = {
 
 async def caller_of(service: Service, path: str) -> Caller:
     """Somebody new who may call the method."""
-    return await (service.administrator() if ACCESS[path].scope is Scope.ADMIN else service.workspace())
+    return await (service.administrator() if NEEDS[path] == "admin" else service.workspace())
 
 
 async def call(service: Service, path: str, data: bytes, metadata: Any = ()) -> Refusal | None:

@@ -11,6 +11,7 @@ import jwt
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message_factory import GetMessageClass
+from security.access import CALLS, HAS, NEEDS, OPEN
 from support.forgery import Forger
 from support.methods import METHODS, call
 from support.service import (
@@ -31,7 +32,6 @@ from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
 from openmcp_chain.domain.workspace import Kind, State
 from openmcp_chain.engine import identity
 from openmcp_chain.transport import workstream
-from openmcp_chain.transport.server import ACCESS
 
 OTHERS_TASK = "01900000-0000-7000-8000-000000000000"
 
@@ -105,7 +105,7 @@ async def test_expired_token_says_refresh() -> None:
     assert "efresh" in told.message
 
 
-@pytest.mark.parametrize("path", sorted(path for path, access in ACCESS.items() if access.scope is not None))
+@pytest.mark.parametrize("path", CALLS)
 async def test_scopes_of_every_method(path: str) -> None:
     """Without a token: TOKEN_MISSING, before a byte of the request is parsed. Without the scope: SCOPE_MISSING."""
     async with serving() as service:
@@ -119,10 +119,20 @@ async def test_scopes_of_every_method(path: str) -> None:
         }
         for kind, caller in kinds.items():
             told = await call(service, path, b"", caller.metadata)
-            assert (told is not None and told.code == "SCOPE_MISSING") == (ACCESS[path].scope not in kind.scopes)
+            assert (told is not None and told.code == "SCOPE_MISSING") == (NEEDS[path] not in HAS[kind])
+        for scope in HAS[Kind.TENANT]:
+            told = await call(service, path, b"", (await narrowed(service, kinds[Kind.TENANT], scope)).metadata)
+            assert (told is not None and told.code == "SCOPE_MISSING") == (NEEDS[path] != scope)
 
 
-@pytest.mark.parametrize("path", sorted(path for path, access in ACCESS.items() if access.scope is None))
+async def narrowed(service: Service, caller: Caller, *scopes: str) -> Caller:
+    """The same with a token that has these scopes only."""
+    request = auth_pb2.AuthRequest(workspace_id=caller.workspace_id, workspace_secret=caller.secret, scopes=scopes)
+    token = (await service.auth.Authenticate(request, timeout=PATIENCE)).token
+    return replace(caller, token=token)
+
+
+@pytest.mark.parametrize("path", OPEN)
 async def test_open_methods_need_no_token(path: str) -> None:
     """Sign-in, the key set, health and reflection are open to all."""
     async with serving() as service:
@@ -130,7 +140,7 @@ async def test_open_methods_need_no_token(path: str) -> None:
     assert told is None or told.status is not grpc.StatusCode.UNAUTHENTICATED
 
 
-@pytest.mark.parametrize("path", sorted(path for path in ACCESS if "task_id" in fields(path)))
+@pytest.mark.parametrize("path", sorted(path for path in METHODS if "task_id" in fields(path)))
 async def test_anothers_task_does_not_exist(path: str) -> None:
     """Over every method that names a task: another workspace's is refused word for word as one that never was."""
     async with serving() as service:
@@ -147,7 +157,7 @@ async def test_anothers_task_does_not_exist(path: str) -> None:
         assert told is None or told.code == "TASK_NOT_RETRYABLE"  # the one that needs more than that it be there
 
 
-@pytest.mark.parametrize("path", sorted(path for path in ACCESS if "lease" in fields(path)))
+@pytest.mark.parametrize("path", sorted(path for path in METHODS if "lease" in fields(path)))
 async def test_anothers_lease_is_lost(path: str) -> None:
     """Over every call that names a lease: a worker of another workspace is refused, and the holder is not."""
     async with serving() as service:
