@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from support.engine import Engine, Worker, ref, tenant
+from support.engine import DistantStore, Engine, Worker, ref, tenant
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.filters import Filter
@@ -11,6 +11,7 @@ from openmcp_chain.domain.task import Failure, Status, Task
 from openmcp_chain.engine import tasks
 from openmcp_chain.store.base import Page, Place
 from openmcp_chain.store.memory import MemoryStore
+from openmcp_chain.transport.rpc import UNARY_SECONDS
 
 
 async def failed(engine: Engine, worker: Worker, **fields: object) -> Task:
@@ -104,6 +105,28 @@ async def test_bulk_retry_takes_what_the_filter_selects(monkeypatch: pytest.Monk
     assert {task.key for task in waiting} == {task.key for task in chosen}
     with pytest.raises(errors.InvalidArgument):
         await engine.app.tasks.retry_many(tenant(), "team ~ search", 10)
+
+
+async def test_bulk_retry_that_takes_long_is_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With those that it has retried, and that there are more: each is told of by one call."""
+    monkeypatch.setattr(tasks, "PART", 4)
+    store = DistantStore()
+    engine = Engine(store)
+    worker = engine.worker()
+    chosen = {(await failed(engine, worker)).id for _ in range(20)}
+    worker.leave()
+    store.delay = 4.0
+    told: list[str] = []
+    calls, more = 0, True
+    while more:
+        async with asyncio.timeout(UNARY_SECONDS):
+            retried, more = await engine.app.tasks.retry_many(tenant(), "", 1000)
+        assert retried
+        told += retried
+        calls += 1
+    assert calls > 1
+    assert len(told) == 20
+    assert set(told) == chosen
 
 
 async def test_bulk_retry_passes_over_what_can_not_be_retried() -> None:

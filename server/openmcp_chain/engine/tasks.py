@@ -19,6 +19,9 @@ from openmcp_chain.store.base import Place, Store
 
 PART = 200
 """How many listed tasks are read at once: each may have some 300 KB of metadata."""
+RETRY_SECONDS = 15.0
+"""A call that has retried some tasks begins no other part after this: half of what a call may take is left for a slow
+one, so that all that was done is told."""
 COUNT_SECONDS = 2.0
 """How old a count may be: however often it is asked for, the database counts no more often."""
 COUNTS = 1000
@@ -119,16 +122,20 @@ class Tasks:
         return await self._retry(await self.get(principal, task_id, View.RESULT), self._pending.limit(principal))
 
     async def retry_many(self, principal: Principal, text: str, limit: int) -> tuple[Sequence[str], bool]:
-        """Retries up to `limit` of the tasks that the filter selects; returns which, and whether there are more.
+        """Retries up to `limit` of the tasks that the filter selects; returns which, and whether there may be more.
 
-        One that can't be tried again is passed over. Raises InvalidArgument, and TooManyPending if there is room for
+        Fewer, if it takes long. One that can't be tried again is passed over. Raises InvalidArgument, and TooManyPending if there is room for
         none of them.
         """
         waiting = self._pending.limit(principal)
         chosen = _ended_badly(filters.parse(text))
         retried: list[str] = []
         after: Place | None = None
+        loop = asyncio.get_running_loop()
+        enough = loop.time() + RETRY_SECONDS
         while True:
+            if retried and loop.time() > enough:
+                return retried, True
             wanted = min(PART, limit - len(retried))
             page = await self._store.list_tasks(principal.workspace, chosen, after, max(wanted, 1))
             if wanted == 0 and (page.tasks or page.rest is None):

@@ -20,7 +20,7 @@ class DeadlineExceeded(Error):
     sent_by = "both"
 
     def __init__(self) -> None:
-        super().__init__("The call took too long. It may have been carried out: repeat it with the same request_id.")
+        super().__init__("The call took too long. It may have been carried out: repeat it, with its request_id if any.")
 
 
 class Unavailable(Error):

@@ -651,8 +651,8 @@ class ListTasksRequest(_message.Message):
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same `filter`; empty for the first page."""
     filter: _builtins.str
-    """Which tasks (AIP-160): conditions on `status`, `type`, `priority`, `labels.<key>`, `submitted_at` and `updated_at`, with
-    `=`, `!=`, `<`, `<=`, `>`, `>=`, `AND`, `OR`, `NOT` and parentheses, such as
+    """Which tasks (AIP-160): conditions on `status`, `type`, `priority`, `labels.<key>`, `submitted_at`, `updated_at`,
+    `schedule_time` and `expire_time`, with `=`, `!=`, `<`, `<=`, `>`, `>=`, `AND`, `OR`, `NOT` and parentheses, such as
     `status = FAILED AND labels.team = "search" AND submitted_at >= "2024-01-01T00:00:00Z"`. Up to 1,024 characters.
     """
     view: Global___TaskView.ValueType
@@ -1006,7 +1006,7 @@ class BatchRetryTasksResponse(_message.Message):
     TASK_IDS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
-    """Whether the filter selects more of them."""
+    """Whether the filter may select more of them."""
     @_builtins.property
     def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Their ids."""

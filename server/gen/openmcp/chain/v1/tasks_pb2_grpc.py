@@ -210,8 +210,8 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchRetryTasks(self, request, context):
-        """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled. Call it again while
-        `more` is set.
+        """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, if that takes
+        more than some 15 seconds. Call it again while `more` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

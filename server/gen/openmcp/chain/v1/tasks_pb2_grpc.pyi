@@ -88,8 +88,8 @@ class TaskServiceStub:
     BatchGetTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchGetTasksRequest, _tasks_pb2.BatchGetTasksResponse]
     """Reads up to 100 tasks, the first of them if together they are too large for one answer; the others are `omitted`."""
     BatchRetryTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchRetryTasksRequest, _tasks_pb2.BatchRetryTasksResponse]
-    """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled. Call it again while
-    `more` is set.
+    """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, if that takes
+    more than some 15 seconds. Call it again while `more` is set.
     """
     ListTaskTypes: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListTaskTypesRequest, _tasks_pb2.ListTaskTypesResponse]
     """Lists the task types that the workspace has used, and whether they are paused."""
@@ -160,8 +160,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     BatchGetTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchGetTasksRequest, _tasks_pb2.BatchGetTasksResponse]  # type: ignore[assignment]
     """Reads up to 100 tasks, the first of them if together they are too large for one answer; the others are `omitted`."""
     BatchRetryTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchRetryTasksRequest, _tasks_pb2.BatchRetryTasksResponse]  # type: ignore[assignment]
-    """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled. Call it again while
-    `more` is set.
+    """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, if that takes
+    more than some 15 seconds. Call it again while `more` is set.
     """
     ListTaskTypes: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListTaskTypesRequest, _tasks_pb2.ListTaskTypesResponse]  # type: ignore[assignment]
     """Lists the task types that the workspace has used, and whether they are paused."""
@@ -295,8 +295,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.BatchRetryTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.BatchRetryTasksResponse, _abc.Awaitable[_tasks_pb2.BatchRetryTasksResponse]]:
-        """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled. Call it again while
-        `more` is set.
+        """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, if that takes
+        more than some 15 seconds. Call it again while `more` is set.
         """
 
     @_abc_1.abstractmethod
