@@ -3,12 +3,16 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.rest import Rest
 from support.stack import StackInfo
 from support.workspaces import Credentials
+
+from openmcp_chain.domain.transitions import NOTES
 
 SCRIPT = Path(__file__).parent / "curl" / "worker.sh"
 SECONDS = 60.0
@@ -19,25 +23,52 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_worker(stack: StackInfo, credentials: Credentials, rest: Rest) -> None:
-    """It leases, heartbeats with progress and a line, completes and fails tasks, through the real Envoy."""
+@contextmanager
+def worker_of(task_type: str, stack: StackInfo, credentials: Credentials) -> Iterator[subprocess.Popen[bytes]]:
+    """The script, running."""
     environment = {
         **os.environ,
         "OPENMCP_URL": stack.rest_url,
         "OPENMCP_WORKSPACE_ID": credentials.workspace_id,
         "OPENMCP_WORKSPACE_SECRET": credentials.workspace_secret,
     }
-    worker = subprocess.Popen([str(SCRIPT), "double"], env=environment)
+    worker = subprocess.Popen([str(SCRIPT), task_type], env=environment)
     try:
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_worker(stack: StackInfo, credentials: Credentials, rest: Rest) -> None:
+    """It leases, heartbeats with progress and a line, completes and fails tasks, through the real Envoy."""
+    with worker_of("double", stack, credentials) as worker:
         numbers = [rest.submit("double", {"n": n}) for n in range(3)]
         bad = rest.submit("double", {})
         last = rest.submit("double", {"n": 3, "stop": True})
         assert [rest.ended(task)["result"] for task in (*numbers, last)] == [{"doubled": 2 * n} for n in range(4)]
         assert rest.ended(bad)["error"] == "NO_NUMBER: payload.n: is required"
         assert worker.wait(SECONDS) == 0
-    finally:
-        worker.kill()
-        worker.wait()
     contexts = [message.data["context"] for message in rest.events(last).messages]
     assert contexts[1] == {"attempt": 1, "worker": "bash"}
     assert contexts[2] == {"attempt": 1, "log": "curl was here", "progress": 0.5, "message": "halfway"}
+
+
+def test_a_task_without_room_for_lines(stack: StackInfo, credentials: Credentials, rest: Rest) -> None:
+    """One line too many is refused for good, with no time to come back; lease and progress are kept: the task runs."""
+    task = rest.submit("wordy", {"n": 4, "stop": True})
+    ask = {"worker_name": "by hand", "task_types": ["wordy"], "wait": "20s"}
+    (leased,) = rest.http.post("/v1/worker/tasks:lease", json=ask).json()["tasks"]
+    said = {"lease": leased["lease"], "log": "a line", "progress": {"fraction": 0.25, "message": "talking"}}
+    for _ in range(NOTES):
+        assert rest.http.post("/v1/worker/tasks:heartbeat", json=said).status_code == 200
+    said["progress"] = {"fraction": 0.75, "message": "done talking"}
+    refused = rest.http.post("/v1/worker/tasks:heartbeat", json=said)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "EVENTS_FULL")
+    assert "retry-after" not in refused.headers
+    assert rest.get(task)["progress"] == said["progress"]
+    broken = {"lease": leased["lease"], "code": "BROKEN", "retryable": True, "retry_delay": "0s"}
+    assert rest.http.post("/v1/worker/tasks:fail", json=broken).status_code == 200
+    with worker_of("wordy", stack, credentials) as worker:
+        assert rest.ended(task)["result"] == {"doubled": 8}
+        assert worker.wait(SECONDS) == 0

@@ -50,6 +50,13 @@ def test_an_error_says_what_it_is(kind: type[Error]) -> None:
     assert 400 <= kind.http < 600
 
 
+def test_whoever_is_told_to_come_again_is_told_when() -> None:
+    """HTTP's 429 goes with `Retry-After`: what no wait helps against is no such refusal."""
+    asked = [kind for kind in TABLE.values() if kind.http == 429]
+    assert errors.RateLimited in asked
+    assert all((example(kind).retry_after or 0) > 0 for kind in asked)
+
+
 @pytest.mark.parametrize("kind", TABLE.values(), ids=TABLE.keys())
 def test_a_message_fits_in_a_status(kind: type[Error]) -> None:
     """Whatever a client put into it: bounded, one line, printable."""

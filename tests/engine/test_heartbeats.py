@@ -245,6 +245,9 @@ async def test_notes_are_bounded_but_progress_goes_on() -> None:
         await worker.heartbeat(task, line="one too many")
     await worker.heartbeat(task, Progress(0.2, "no event"))
     stored = engine.task(task.key)
+    with pytest.raises(errors.EventsFull):
+        await worker.heartbeat(task, Progress(0.3, "beside a line"), line="two too many")
+    assert engine.task(task.key).progress == Progress(0.3, "beside a line")
     assert len(stored.events) == 2 + NOTES
     assert stored.events[-1].context == {"attempt": 1, "progress": 0.1, "message": "last event"}
     assert stored.events[2].context == {"attempt": 1, "log": "line 0"}

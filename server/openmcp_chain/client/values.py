@@ -160,4 +160,4 @@ class Retried:
 
     task_ids: tuple[str, ...]
     more: bool
-    """Whether the filter selects more of them."""
+    """Whether the filter may select more of them."""

@@ -77,7 +77,7 @@ class Leases:
     ) -> Task:
         """Keeps the lease for another while, and what the worker has to say; returns the task as it is then.
 
-        Raises EventsFull for a line that there is no room for; the lease is kept all the same.
+        Raises EventsFull for a line that there is no room for; the lease is kept all the same, and so is the progress.
         """
         held, task = await self._look_up(principal, ref)
         now, duration = self._clock(), self._dispatcher.lease_duration(task)
@@ -94,9 +94,13 @@ class Leases:
             )
             held.alone = True
         if progress is not None or line:
-            task = await self._report(
-                ref, task, lambda task: transitions.note(task, ref.token, now, progress=progress, line=line)
-            )
+            try:
+                task = await self._report(
+                    ref, task, lambda task: transitions.note(task, ref.token, now, progress=progress, line=line)
+                )
+            except errors.EventsFull:
+                await self._report(ref, task, lambda task: transitions.note(task, ref.token, now, progress=progress))
+                raise
         return task
 
     async def complete(self, principal: Principal, ref: LeaseRef, result: bytes) -> None:

@@ -23,7 +23,10 @@ while true; do
   while read -r task; do
     [ -n "$task" ] || continue
     lease=$(jq '{lease}' <<<"$task")
-    call /v1/worker/tasks:heartbeat "$(jq '. + {progress: {fraction: 0.5, message: "halfway"}, log: "curl was here"}' <<<"$lease")" >&2
+    said=$(jq '. + {progress: {fraction: 0.5, message: "halfway"}, log: "curl was here"}' <<<"$lease")
+    # A task has room for 200 lines. One more is refused; the lease and the progress are kept all the same.
+    heard=$(call /v1/worker/tasks:heartbeat "$said") || [ "$(jq --raw-output .error.code <<<"$heard")" = EVENTS_FULL ]
+    echo "$heard" >&2
     if [ "$(jq '.payload.n' <<<"$task")" = null ]; then
       call /v1/worker/tasks:fail "$(jq '. + {code: "NO_NUMBER", message: "payload.n: is required"}' <<<"$lease")" >&2
     else

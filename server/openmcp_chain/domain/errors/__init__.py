@@ -10,8 +10,8 @@ Error:
     ├── NOT_FOUND           TaskNotFound · WorkspaceNotFound · SecretNotFound · RouteNotFound · ServiceUnknown
     ├── ALREADY_EXISTS      RequestIdReused · DedupeKeyTaken · WorkspaceExists
     ├── FAILED_PRECONDITION LeaseLost · TaskEnded · TaskNotRetryable · CancelNotRequested
-    ├── FAILED_PRECONDITION OwnWorkspace · WorkspaceDeleting · HttpsRequired
-    ├── RESOURCE_EXHAUSTED  RateLimited · TooManySignIns · TooManyStreams · TooManyPending · TooManyTypes · EventsFull
+    ├── FAILED_PRECONDITION EventsFull · TooManyTypes · OwnWorkspace · WorkspaceDeleting · HttpsRequired
+    ├── RESOURCE_EXHAUSTED  RateLimited · TooManySignIns · TooManyStreams · TooManyPending
     ├── ABORTED             Aborted
     ├── DEADLINE_EXCEEDED   DeadlineExceeded
     ├── UNIMPLEMENTED       MethodNotFound · MethodNotAllowed

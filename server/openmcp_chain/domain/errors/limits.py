@@ -7,7 +7,7 @@ from openmcp_chain.domain.errors.base import Error, Status, Violation
 
 class TooManyTypes(Error):
     code = "TOO_MANY_TYPES"
-    status = Status.RESOURCE_EXHAUSTED
+    status = Status.FAILED_PRECONDITION
     when = "The workspace uses as many task types as it may."
 
     def __init__(self, limit: int) -> None:

@@ -81,8 +81,8 @@ class CancelNotRequested(Error):
 
 class EventsFull(Error):
     code = "EVENTS_FULL"
-    status = Status.RESOURCE_EXHAUSTED
-    when = "A worker sends more log lines than a task keeps."
+    status = Status.FAILED_PRECONDITION
+    when = "A worker sends more log lines than a task keeps. The lease is kept all the same, and so is the progress."
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The task keeps {limit} lines and steps of progress, and has them all. The line is not kept.")

@@ -510,7 +510,7 @@ Global___Stopped: _TypeAlias = Stopped  # noqa: Y015
 @_typing.final
 class Log(_message.Message):
     """A line worth keeping among the task's events. A task keeps 200 of progress and lines together; then one is refused
-    with `EVENTS_FULL`.
+    with `EVENTS_FULL`; the lease is kept all the same.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
