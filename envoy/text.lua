@@ -10,67 +10,102 @@ local NOT_FINITE = "is not a finite number, which JSON can't hold"
 local NOT_ZERO = "is too close to zero: a double, which numbers are, would make it 0"
 local NOT_EXACT = "is an integer that a double, which numbers are, can't hold. Send it as a string."
 
--- The position after the digits that begin at `at`.
+-- The position after the digits that begin at `at`, and, if any of them is not 0, the positions of the first and of the
+-- last that is not.
 local function digits_end(json, at)
+  local first, last
   local c = byte(json, at)
   while c and c >= 48 and c <= 57 do
+    if c ~= 48 then
+      first, last = first or at, at
+    end
     at = at + 1
     c = byte(json, at)
   end
-  return at
+  return at, first, last
 end
 
--- Whether a double, `value`, is another integer than the one of 16 digits or more that `number` says. What is no
--- integer is rounded, as everywhere. With an exponent, as libraries write large doubles, it need only have the digits
--- that the double is shown with.
-local function is_changed(number, value)
-  local whole, fraction, exponent = number:match("^(%d+)%.?(%d*)[eE]?(.*)$")
-  local digits = (whole .. fraction):gsub("^0+", "")
-  local significant = digits:gsub("0+$", "")
-  local zeros = (tonumber(exponent) or 0) - #fraction + #digits - #significant
-  if significant == "" or zeros < 0 then
-    return false
-  elseif exponent ~= "" and #significant <= 17 then
-    return string.format("%." .. #significant - 1 .. "e", value):gsub("e.*", ""):gsub("%.", "") ~= significant
+-- Where doubles end: the first digits of the least number that would be infinite, and of the largest that would be 0; and
+-- how many places each has before its point, or, negative, how many zeros behind it.
+local INFINITE, INFINITE_PLACES = "17976931348623158079", 309
+local ZERO, ZERO_PLACES = "24703282292062327208", -323
+
+-- As many of the digits from `first` to `last` as these have.
+local function leading(json, first, last)
+  return (json:sub(first, math.min(last, first + #ZERO)):gsub("%.", ""):sub(1, #ZERO))
+end
+
+-- No double is an integer that ends in more zeros: 5^23 is larger than 2^53.
+local MOST_ZEROS = 22
+
+-- Whether a double is another number than an integer with these digits, none of the outer ones 0, and so many zeros after
+-- them. With an exponent, as libraries write large doubles, it need only have the digits that the double is shown with;
+-- and if there is none, it is rounded like a fraction.
+--
+-- tonumber and string.format take the longer the larger a number is, so neither gets one of more zeros.
+local function is_changed(digits, zeros, by_exponent)
+  local is_shown = by_exponent and #digits <= 17
+  if zeros > MOST_ZEROS then
+    return not is_shown
   end
-  return string.format("%.0f", value) ~= significant .. ("0"):rep(zeros)
+  local value = tonumber(digits .. "e" .. zeros)
+  if value < 2 ^ 53 then
+    return false
+  elseif is_shown then
+    return string.format("%." .. #digits - 1 .. "e", value):gsub("e.*", ""):gsub("%.", "") ~= digits
+  end
+  return string.format("%.0f", value) ~= digits .. ("0"):rep(zeros)
 end
 
 -- The position after the number that begins at `from`, and what is wrong with it, if anything; nil if it is none.
+--
+-- One pass over its bytes, whatever they are: where its digits stand tells what a double makes of it, but near the ends of
+-- what doubles can hold, and for integers that may be too long.
 local function number_end(json, from)
-  local first = byte(json, from) == 45 and from + 1 or from
-  local at = digits_end(json, first)
-  if at == first or at > first + 1 and byte(json, first) == 48 then
+  local begin = byte(json, from) == 45 and from + 1 or from
+  local at, first, last = digits_end(json, begin)
+  if at == begin or at > begin + 1 and byte(json, begin) == 48 then
     return nil
   end
-  local plain = at
+  local point = at
   if byte(json, at) == 46 then
-    at = digits_end(json, at + 1)
-    if at == plain + 1 then
+    local first_behind, last_behind
+    at, first_behind, last_behind = digits_end(json, at + 1)
+    if at == point + 1 then
       return nil
     end
+    first, last = first or first_behind, last_behind or last
   end
-  local mantissa = at
+  local exponent = 0
   local e = byte(json, at)
-  if e == 101 or e == 69 then
+  local by_exponent = e == 101 or e == 69
+  if by_exponent then
     local sign = byte(json, at + 1)
-    local exponent = (sign == 43 or sign == 45) and at + 2 or at + 1
-    at = digits_end(json, exponent)
-    if at == exponent then
+    local digits = (sign == 43 or sign == 45) and at + 2 or at + 1
+    at = digits_end(json, digits)
+    if at == digits then
       return nil
     end
+    for place = digits, at - 1 do
+      exponent = math.min(exponent * 10 + byte(json, place) - 48, 1e9) -- for which no body has the digits
+    end
+    exponent = sign == 45 and -exponent or exponent
   end
-  if at == plain and at - first < 16 then
+  if not first then
     return at
   end
-  local number = json:sub(first, at - 1)
-  local value = tonumber(number)
-  if value == math.huge then
+
+  -- Written without an exponent: how many places it has before its point, and how many zeros after its last digit.
+  local places = exponent + point - first + (first > point and 1 or 0)
+  local zeros = exponent + point - last - (last < point and 1 or 0)
+  if places > INFINITE_PLACES or places == INFINITE_PLACES and leading(json, first, last) >= INFINITE then
     return at, NOT_FINITE
-  elseif value == 0 and json:sub(first, mantissa - 1):find("[1-9]") then
+  elseif places < ZERO_PLACES or places == ZERO_PLACES and leading(json, first, last) <= ZERO then
     return at, NOT_ZERO
+  elseif zeros < 0 or places <= 15 or by_exponent and places - zeros <= 15 then -- as many digits each double can show
+    return at
   end
-  return at, mantissa - first >= 16 and is_changed(number, value) and NOT_EXACT or nil
+  return at, is_changed((json:sub(first, last):gsub("%.", "")), zeros, by_exponent) and NOT_EXACT or nil
 end
 
 local function follows(b, least, most)
@@ -106,6 +141,23 @@ end
 local ESCAPED = {
   [34] = '"', [47] = "/", [92] = "\\", [98] = "\b", [102] = "\f", [110] = "\n", [114] = "\r", [116] = "\t",
 }
+local HEX = {}
+for digit, pair in pairs({ "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "aA", "bB", "cC", "dD", "eE", "fF" }) do
+  HEX[byte(pair, 1)], HEX[byte(pair, -1)] = digit - 1, digit - 1
+end
+
+-- The code that four hexadecimal digits say; nil if they are none.
+local function code_of(json, at)
+  local a, b, c, d = byte(json, at, at + 3)
+  a, b, c, d = HEX[a or 0], HEX[b or 0], HEX[c or 0], HEX[d or 0]
+  return a and b and c and d and ((a * 16 + b) * 16 + c) * 16 + d
+end
+
+-- The code that the second half of a surrogate pair says, if one is escaped there.
+local function low_surrogate(json, at)
+  local low = byte(json, at) == 92 and byte(json, at + 1) == 117 and code_of(json, at + 2)
+  return low and low >= 0xDC00 and low < 0xE000 and low
+end
 
 -- The position of the quote that ends the string whose first quote is at `from`, and whether there are escapes in it; or
 -- nil, and what is wrong.
@@ -121,7 +173,7 @@ local function text_end(json, from)
       return nil, "has a control character that is not escaped"
     elseif c == 92 then
       escaped = true
-      local code = byte(json, at + 1) == 117 and tonumber(json:match("^%x%x%x%x", at + 2) or "", 16)
+      local code = byte(json, at + 1) == 117 and code_of(json, at + 2)
       if not code then
         if not ESCAPED[byte(json, at + 1)] then
           return nil, "has an escape that JSON does not know"
@@ -129,7 +181,7 @@ local function text_end(json, from)
         at = at + 2
       elseif code < 0xD800 or code > 0xDFFF then
         at = at + 6
-      elseif code < 0xDC00 and json:find("^\\u[dD][c-fC-F]%x%x", at + 6) then
+      elseif code < 0xDC00 and low_surrogate(json, at + 6) then
         at = at + 12
       else
         return nil, "has a lone surrogate, which is no character"
@@ -161,12 +213,19 @@ end
 
 -- What stands between the quotes of a string without faults, without its escapes.
 local function unescaped(text)
-  if text:find("\\u[dD]") then
-    text = text:gsub("\\u([dD][89abAB]%x%x)\\u([dD][c-fC-F]%x%x)", function(high, low)
-      return utf8(0x10000 + (tonumber(high, 16) - 0xD800) * 1024 + tonumber(low, 16) - 0xDC00)
-    end)
+  local parts, from = {}, 1
+  local at = text:find("\\", 1, true)
+  while at do
+    local c, size = byte(text, at + 1), 2
+    local char = ESCAPED[c]
+    if c == 117 then
+      local code = code_of(text, at + 2)
+      local low = code >= 0xD800 and code < 0xDC00 and low_surrogate(text, at + 6)
+      char, size = utf8(low and 0x10000 + (code - 0xD800) * 1024 + low - 0xDC00 or code), low and 12 or 6
+    end
+    parts[#parts + 1] = text:sub(from, at - 1) .. char
+    from = at + size
+    at = text:find("\\", from, true)
   end
-  return (text:gsub("\\(.)(%x?%x?%x?%x?)", function(c, hex)
-    return c == "u" and utf8(tonumber(hex, 16)) or ESCAPED[byte(c)] .. hex
-  end))
+  return table.concat(parts) .. text:sub(from)
 end
