@@ -76,9 +76,9 @@ that, and so on up to {maximum:g} s, each multiplied by a random number below 1 
 all. A worker may say when to try again, or that its failure is not retryable. An attempt that could begin only after
 `schedule_to_close_timeout` is not waited for. A retry by hand grants all attempts, and all times, anew.
 
-A worker reports under its lease's token. Once the lease has ended, a report is refused with `LEASE_LOST`; only the
-report that ended the task itself is answered as it was the first time, so that it can be sent again when its answer was
-lost.
+A worker reports under its lease's token. Once the lease has ended, a report is refused with `LEASE_LOST`. Only the
+report that ended it is answered as it was the first time, so that it can be sent again when its answer was lost: a
+failure after which the task is tried again until the next attempt begins, others for as long as the task is kept.
 
 ## Failures that the server reports
 

@@ -15,8 +15,8 @@ from openmcp_chain.domain.keys import CLOCK_SKEW, LEAD, VERIFIES
 from openmcp_chain.engine import events, keys, looks, queues, signals, signins
 from openmcp_chain.stack import envoy
 from openmcp_chain.store.mongo import client
-from openmcp_chain.transport import rest
-from openmcp_chain.worker import worker
+from openmcp_chain.transport import rest, rpc
+from openmcp_chain.worker import conversation, worker
 
 PACKAGE = manifests.ROOT / "server/openmcp_chain"
 
@@ -105,9 +105,29 @@ def test_ports_are_those_of_the_manifests() -> None:
     assert told - allowed == {50052, 4317, 8889}
 
 
+def test_the_commands_for_operators_are_all_told() -> None:
+    """Those that work on the database itself, and so read the server's variables."""
+    commands: Any = get_command(app)
+    on_database = {
+        name
+        for name, group in commands.commands.items()
+        if any(
+            option.envvar == "OPENMCP_MONGODB_URI"
+            for command in getattr(group, "commands", {}).values()
+            for option in command.params
+        )
+    }
+    sentence = re.search(r"`openmcp ([^.]+) read\s+the server's\s+variables", text())
+    assert sentence
+    assert set(re.findall(r"\w+", sentence[1])) - {"and"} == on_database
+
+
 def test_waits_are_those_of_the_code() -> None:
     """Times and numbers in the prose are the constants of the code."""
     prose = " ".join(text().split())
+    assert f"port reads messages of {rpc.REQUEST_BYTES >> 20} MiB" in prose
+    assert f"Past {rpc.RECEIVE_BYTES >> 20} MiB it is gRPC itself" in prose
+    assert f"after {conversation.REFUSED_SECONDS:g} s if its secret is refused" in prose
     assert f"gives running tasks {worker.DRAIN_SECONDS:g} s" in prose
     assert f"event streams read every {events.POLL_SECONDS:g} s" in prose
     assert f"what waits is looked for every {looks.AGAIN_SECONDS:g} s where there is news, every minute" in prose

@@ -1,5 +1,6 @@
 """Submits whose times contradict each other."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,6 +43,26 @@ async def test_times_that_contradict_each_other_are_refused(fields: dict[str, An
         request = tasks_pb2.SubmitTaskRequest(type="echo", **fields)
         told = await refused(service.tasks.SubmitTask(request, metadata=tenant.metadata, timeout=PATIENCE))
     assert (told.status, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+
+
+async def test_bounds_of_times_are_told_as_people_say_them() -> None:
+    """In days, hours or less, whatever fits; a point in time by its date and time."""
+    fields: dict[str, Any] = dict.fromkeys(("schedule_to_start_timeout", "heartbeat_timeout", "retention"), seconds(-1))
+    async with serving() as service:
+        tenant = await service.workspace()
+        submit = tasks_pb2.SubmitTaskRequest(type="echo", schedule_time=ahead(366 * 86400 + 60), **fields)
+        told = await refused(service.tasks.SubmitTask(submit, metadata=tenant.metadata, timeout=PATIENCE))
+        wait = tasks_pb2.WaitTaskRequest(task_id="x", timeout=seconds(26))
+        waited = await refused(service.tasks.WaitTask(wait, metadata=tenant.metadata, timeout=PATIENCE))
+    latest = r"schedule_time: must be a time from 1970 on, and no later than 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    assert re.search(latest, told.message)
+    for said in (
+        "schedule_to_start_timeout: must be from 1 millisecond to 366 days",
+        "heartbeat_timeout: must be from 1 second to 1 hour",
+        "retention: must be from 0 to 366 days",
+    ):
+        assert said in told.message
+    assert "timeout: must be from 0 to 25 seconds" in waited.message
 
 
 async def test_times_that_agree_are_taken() -> None:

@@ -124,8 +124,8 @@ class Tasks:
     async def retry_many(self, principal: Principal, text: str, limit: int) -> tuple[Sequence[str], bool]:
         """Retries up to `limit` of the tasks that the filter selects; returns which, and whether there may be more.
 
-        Fewer, if it takes long. One that can't be tried again is passed over. Raises InvalidArgument, and TooManyPending if there is room for
-        none of them.
+        Fewer, if it takes long. One that can't be tried again is passed over. Raises InvalidArgument, and
+        TooManyPending if there is room for none of them.
         """
         waiting = self._pending.limit(principal)
         chosen = _ended_badly(filters.parse(text))

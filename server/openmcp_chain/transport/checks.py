@@ -26,6 +26,8 @@ BIG_STRUCT_BYTES = 32 * 1024
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _NAME = re.compile(r"[!-~][ -~]{0,127}")
 _PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
+_UNITS = {"day": 86_400_000, "hour": 3_600_000, "minute": 60_000, "second": 1000, "millisecond": 1}
+"""In milliseconds."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LABELS = 16
 LABEL_VALUE_CHARACTERS = 128
@@ -84,7 +86,7 @@ class Checks:
             return None
         seconds = value.seconds + value.nanos / 1e9
         if abs(value.nanos) >= 10**9 or not least <= seconds <= most:
-            self.refuse(field, f"must be from {least:g} to {most:g} seconds")
+            self.refuse(field, f"must be from {_spoken(least)} to {_spoken(most)}")
             return None
         return timedelta(milliseconds=round(seconds * 1000))
 
@@ -94,7 +96,7 @@ class Checks:
             return None
         milliseconds = value.seconds * 1000 + round(value.nanos / 1e6)
         if not 0 <= value.nanos < 10**9 or not 0 <= milliseconds <= latest.timestamp() * 1000:
-            self.refuse(field, f"must be a time after 1970 and before {latest:%Y-%m-%d}")
+            self.refuse(field, f"must be a time from 1970 on, and no later than {latest:%Y-%m-%dT%H:%M:%SZ}")
             return None
         return _EPOCH + timedelta(milliseconds=milliseconds)
 
@@ -141,3 +143,12 @@ class Checks:
         fault = await asyncio.to_thread(structs.fault, field, value) if big else structs.fault(field, value)
         if fault is not None:
             self._violations.append(fault)
+
+
+def _spoken(seconds: float) -> str:
+    """A time as people say it, in the largest unit of which it has a whole number."""
+    for unit, length in _UNITS.items():
+        count, rest = divmod(round(seconds * 1000), length)
+        if count and not rest:
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return "0"
