@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 import pytest
-from support.engine import DistantStore, Engine, ref, tenant
+from support.engine import LEASE, DistantStore, Engine, ref, tenant
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Key, Queue, Status, Task
@@ -327,6 +327,19 @@ async def test_an_answer_that_could_not_be_kept_hides_no_task() -> None:
     store.cut = ""
     await engine.app.leasing.settle()
     assert keys(await lease(engine, request_id=request_id)) == {task.key}
+
+
+async def test_a_call_is_not_answered_with_what_it_has_lost_meanwhile() -> None:
+    """A lease that ended before the answer went out, since the database took its time, is in nobody's."""
+    store = DistantStore()
+    engine = Engine(store).start()
+    task = await engine.submit()
+    store.gates["record_call"] = asyncio.Event()
+    call = asyncio.create_task(lease(engine, request_id=str(uuid4())))
+    await asyncio.sleep(LEASE + 1)
+    assert engine.task(task.key).status is Status.PENDING
+    store.gates.pop("record_call").set()
+    assert await call == []
 
 
 async def test_draining_ends_the_waits() -> None:

@@ -1,17 +1,21 @@
 """The worker's stream on the wire: its rules, fencing, credits, what comes back when it goes, and floods."""
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
-from support.service import NOBODYS, PATIENCE, ManualClock, refused, serving, until
+from support.service import NOBODYS, PATIENCE, Caller, ManualClock, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Status
+from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import workstream
 from openmcp_chain.transport.allowance import Allowance
+from openmcp_chain.transport.workstream import WorkerStream
 
 HELLO: dict[str, Any] = {"worker_name": "worker-1", "task_types": ["echo"], "max_concurrency": 1}
 
@@ -260,6 +264,68 @@ async def test_what_a_worker_did_not_read_returns_when_it_goes() -> None:
 
         await until(returned)
         await until(lambda: not service.app.workers._streams)
+
+
+async def unread(
+    service: Service, caller: Caller, concurrency: int
+) -> tuple[WorkerStream, AsyncGenerator[workers_pb2.WorkResponse, None]]:
+    """A worker's stream whose answers go nowhere unless a test takes them; it has been welcomed."""
+    app, principal = service.app, await service.app.identity.check(caller.token, Scope.WORKER)
+    stream = WorkerStream(app.leases, app.dispatcher, app.identity, principal)
+
+    async def requests() -> AsyncIterator[workers_pb2.WorkRequest]:
+        yield workers_pb2.WorkRequest(hello=workers_pb2.Hello(**(HELLO | {"max_concurrency": concurrency})))
+        await asyncio.Event().wait()
+
+    responses = stream.run(requests())
+    assert (await anext(responses)).HasField("welcome")
+    return stream, responses
+
+
+@pytest.mark.parametrize("swept", [True, False], ids=["ends are noticed", "not noticed yet"])
+async def test_a_worker_that_does_not_read_is_given_no_more_than_it_takes(swept: bool) -> None:
+    """However often its leases end meanwhile; and when it reads again, it gets what is still leased to it."""
+    clock, store = ManualClock(), MemoryStore()
+    async with serving(store, now=clock) as service:
+        service.app.leases._chance = lambda: 0.0
+        tenant = await service.workspace()
+        stream, responses = await unread(service, tenant, 3)
+        for _ in range(5):
+            await service.submit(tenant)
+        await until(lambda: stream._outbox.qsize() == 3)
+        clock.advance(22.6)
+        if swept:
+            await service.app.sweep.run_once()
+            await service.app.dispatcher.settle()
+            assert {task.status for task in store._tasks.values()} == {Status.PENDING}
+            assert stream._outbox.qsize() == 3
+        leases = [(await anext(responses)).task.lease for _ in range(3)]
+        running = [task for task in store._tasks.values() if task.status is Status.RUNNING]
+        assert {(task.id, task.lease.token) for task in running if task.lease} == {
+            (lease.task_id, lease.lease_token) for lease in leases
+        }
+        assert sum(len(task.events) for task in store._tasks.values()) == 5 + 2 * 3 + 3
+        await service.app.dispatcher.settle()
+        assert stream._outbox.empty()
+        await responses.aclose()
+        await stream.close()
+
+
+async def test_of_large_tasks_only_so_much_waits_for_a_worker_that_does_not_read() -> None:
+    """The others wait for whoever reads; all come in their order when this one does."""
+    store = MemoryStore()
+    async with serving(store) as service:
+        tenant = await service.workspace()
+        stream, responses = await unread(service, tenant, 10)
+        ids = [await service.submit(tenant, payload={"text": "x" * 400_000}) for _ in range(10)]
+        await until(lambda: stream._outbox.qsize() == 2)
+        await service.app.dispatcher.settle()
+        assert sum(task.attempt for task in store._tasks.values()) == 2
+        given = [(await anext(responses)).task for _ in range(10)]
+        assert [task.lease.task_id for task in given] == ids
+        assert all(task.payload.ByteSize() > 400_000 for task in given)
+        await responses.aclose()
+        await stream.close()
 
 
 async def test_drained_worker_gets_nothing_more_but_may_report() -> None:

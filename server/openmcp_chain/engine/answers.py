@@ -1,6 +1,6 @@
 """How much one answer may hold, so that every client can read it and Envoy can make JSON of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from openmcp_chain.domain.task import Task
@@ -16,10 +16,18 @@ _ENTRY = 6
 
 def weight(task: Task) -> int:
     """About how many bytes the task takes in an answer, with what has been read of its payload and its result."""
-    texts = [text for entries in (task.metadata, task.labels) for entry in entries.items() for text in entry]
-    texts += [str(task.failure or ""), task.progress.message if task.progress else "", task.cancel or ""]
-    known = sum(len(text.encode(errors="replace")) + _ENTRY for text in texts)
-    return _FRAME + known + len(task.payload) + len(task.result or b"")
+    texts = (str(task.failure or ""), task.progress.message if task.progress else "", task.cancel or "")
+    return given_weight(task) + _bytes(texts) + len(task.result or b"")
+
+
+def given_weight(task: Task) -> int:
+    """About how many bytes it takes on the way to a worker: the same all its life."""
+    texts = (text for entries in (task.metadata, task.labels) for entry in entries.items() for text in entry)
+    return _FRAME + _bytes(texts) + len(task.payload)
+
+
+def _bytes(texts: Iterable[str]) -> int:
+    return sum(len(text.encode(errors="replace")) + _ENTRY for text in texts)
 
 
 def room(weights: Sequence[int], most: int = BYTES, *, first: bool = True) -> int:

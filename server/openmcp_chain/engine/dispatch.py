@@ -131,7 +131,7 @@ class Dispatcher:
         if task.status is Status.PENDING:
             kept, size = None, 0
             if len(task.events) == 1:  # it is new: only then it has its payload
-                kept, size = (task, 0) if _small(task) else (None, answers.weight(task))
+                kept, size = (task, 0) if _small(task) else (None, answers.given_weight(task))
             self.offer_waiting(Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at, kept, size))
 
     def offer_waiting(self, task: Waiting) -> bool:
@@ -203,6 +203,13 @@ class Dispatcher:
         Asked again by whoever sends it, as the last thing before: this process may have been stopped meanwhile.
         """
         return await self._queues.certain() and not self._queues.halted(task.queue)
+
+    def sent(self, session: Session, task: Task) -> None:
+        """A task that was delivered is on its way to the worker no longer: others have room to follow."""
+        full = session.full
+        session.release(task)
+        if full and session.open:
+            self._feed(session)
 
     def give_back(self, session: Session, task: Task | None = None) -> None:
         """The worker does not get what was to be its own after all; `task`, if it has room for that already."""
@@ -285,7 +292,7 @@ class Dispatcher:
         if task is None:
             return None
         if not session.admit(task):
-            raise _NoRoom(size or answers.weight(task))
+            raise _NoRoom(size or answers.given_weight(task))
         try:
             # What waited here may be out of date: cancelled and retried meanwhile, it is as ready as before.
             return await self._ledger.change(task, lambda task: self._leased(task, session), View.FULL)

@@ -42,13 +42,15 @@ class Held:
     """The newest state known; None if the worker says that it holds it, and nobody has looked yet."""
     bytes: int = 0
     """What is kept of the task; 0 if it is no more than the state: no metadata, no labels, no events."""
+    unsent: bool = False
+    """Whether the task still waits to be sent to the worker: until then, the lease's end makes no room for others."""
 
 
 class HeldLeases:
     """The leases, by the tasks' keys and by the sessions that hold them."""
 
     def __init__(self, room: Callable[[Session], None]) -> None:
-        """`room` is called with a session when a lease of its own is let go."""
+        """`room` is called with a session when a lease of its own is let go, unless its task is unsent."""
         self._room = room
         self._all: defaultdict[Key, list[Held]] = defaultdict(list)
         self._of_session: defaultdict[Session, dict[Held, None]] = defaultdict(dict)
@@ -120,7 +122,7 @@ class HeldLeases:
         for held in gone:
             self._drop(held)
             self._detach(held)
-            if held.session is not None:
+            if held.session is not None and not held.unsent:
                 self._room(held.session)
 
     def _drop(self, held: Held) -> None:

@@ -139,6 +139,31 @@ class Leases:
             self._held.add(held)
             self._held.learn(held, task)
 
+    def waits(self, task: Task) -> None:
+        """A task that was granted is not sent yet. Until it is, its lease's end makes no room for others.
+
+        So a worker that does not read is given no more than it takes, however many leases end meanwhile.
+        """
+        if (held := self._of(task)) is not None:
+            held.unsent = True
+
+    def goes_out(self, task: Task, session: Session) -> bool:
+        """It is sent now, if this returns true: its lease has not ended. If it has, there is room for another."""
+        lives, held = self.lives(task), self._of(task)
+        if held is None:
+            self._dispatcher.credit(session)
+            return False
+        held.unsent = False
+        if not lives:
+            self._forget(LeaseRef(task.key, held.token))
+        return lives
+
+    def lives(self, task: Task) -> bool:
+        """Whether the lease with which a task was granted has not ended, as far as is known here."""
+        held = self._of(task)
+        lease = held.task.lease if held is not None and held.task is not None else None
+        return lease is not None and lease.expires_at > self._clock()
+
     def claimed(self, ref: LeaseRef, session: Session) -> None:
         """The session says that it holds this lease, from a stream that was cut. It takes a credit until it ends."""
         held = self._held.find(ref.key, ref.token)
@@ -270,6 +295,9 @@ class Leases:
             # The worker stops on hearing so, and has room again.
             self._forget(ref)
             raise
+
+    def _of(self, task: Task) -> Held | None:
+        return self._held.find(task.key, task.lease.token) if task.lease is not None else None
 
     def _forget(self, ref: LeaseRef) -> None:
         self._held.keep(ref.key, lambda held: held.token != ref.token)

@@ -156,7 +156,7 @@ class Leasing:
         return tasks
 
     async def _let_go(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Those that may still go to their worker; the others are given back."""
+        """Those that may still go to their worker; the others are given back, unless their leases have ended."""
         allowed: list[Task] = []
         left = list(tasks)
         try:
@@ -166,11 +166,11 @@ class Leasing:
                 else:
                     self._spawn(left[0], PAUSED)
                 del left[0]
+            return list(filter(self._leases.lives, allowed))
         except BaseException:
             for task in (*allowed, *left):
                 self._spawn(task, WORKER_GONE)
             raise
-        return allowed
 
     async def _wait(self, came: asyncio.Event, seconds: float) -> None:
         """Returns when a task has come, or after `seconds`; what is at hand is waited for in any case."""

@@ -34,7 +34,7 @@ class Session:
     ) -> None:
         """`room`: how many tasks it takes now. `deliver` gets each new one; `cancel` each one that is to stop.
 
-        `most_bytes`: what they may have together, but for the first; None: whatever they have.
+        `most_bytes`: what may be on the way to it, but for the first; None: whatever comes.
         """
         self.worker = worker
         self.version = version
@@ -52,7 +52,7 @@ class Session:
         """Whether there was a task that did not fit."""
 
     def admit(self, task: Task) -> bool:
-        """Gives room to a task that is about to be claimed, if it fits."""
+        """Gives room to a task that is about to be claimed, if it fits. `release` is to follow."""
         size = self._size(task)
         if not self.fits(size):
             return False
@@ -60,7 +60,7 @@ class Session:
         return True
 
     def release(self, task: Task) -> None:
-        """A task that was admitted won't come."""
+        """A task that was admitted won't come, or is on its way no longer."""
         self._bytes -= self._size(task)
         self.full = False
 
@@ -71,7 +71,7 @@ class Session:
         return not self.full
 
     def _size(self, task: Task) -> int:
-        return answers.weight(task) if self._most_bytes is not None else 0
+        return answers.given_weight(task) if self._most_bytes is not None else 0
 
     def expect(self) -> None:
         """A task is being claimed for it."""

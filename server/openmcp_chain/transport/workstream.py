@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import NamedTuple
 
 from openmcp.chain.v1 import workers_pb2
 from openmcp_chain.domain import errors
@@ -21,6 +22,9 @@ from openmcp_chain.transport.reports import Report, Reports, allow, demand, intr
 log = logging.getLogger(__name__)
 
 CONCURRENCY = 1000
+OUTBOX_BYTES = 1024 * 1024
+"""What tasks may have together that are claimed for a stream and not sent yet, but for the first: for a worker that
+does not read, no more is claimed."""
 REPORTS = 1024
 """Reports of a stream that are not answered on the wire yet; past it, the server reads no more from the worker."""
 REPORT_BYTES = 8 * 1024 * 1024
@@ -40,6 +44,13 @@ _KIND: dict[type[Report], workers_pb2.ReportKind.ValueType] = {
 }
 
 
+class _Unsent(NamedTuple):
+    """A task that was given out, and waits for its turn to be sent."""
+
+    session: Session
+    task: Task
+
+
 class WorkerStream:
     """The state of one stream."""
 
@@ -50,7 +61,7 @@ class WorkerStream:
         self._identity = identity
         self._principal = principal
         self._session: Session | None = None
-        self._outbox: asyncio.Queue[workers_pb2.WorkResponse | Task | errors.Error | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[workers_pb2.WorkResponse | _Unsent | errors.Error | None] = asyncio.Queue()
         self._slots = asyncio.Semaphore(REPORTS)
         self._allowance = Allowance(REPORT_BYTES)
         self._under_way: set[asyncio.Task[None]] = set()
@@ -74,10 +85,10 @@ class WorkerStream:
                     return
                 if isinstance(message, errors.Error):
                     raise message
-                if isinstance(message, Task):
-                    task, duration = message, self._dispatcher.lease_duration(message)
-                    message = workers_pb2.WorkResponse(task=codec.leased_task(task, duration))
-                    if not await self._lets_go(task):
+                if isinstance(message, _Unsent):
+                    unsent, duration = message, self._dispatcher.lease_duration(message.task)
+                    message = workers_pb2.WorkResponse(task=codec.leased_task(unsent.task, duration))
+                    if not await self._lets_go(unsent):
                         continue
                 yield message
                 if message.HasField("ack"):
@@ -87,13 +98,17 @@ class WorkerStream:
             guard.cancel()
             mute.cancel()
 
-    async def _lets_go(self, task: Task) -> bool:
-        """Whether the task may still go to the worker; if not, gives it back."""
+    async def _lets_go(self, unsent: _Unsent) -> bool:
+        """Whether the task may still go to the worker; if not, gives it back, unless its lease has ended."""
+        session, task = unsent
         try:
             allowed = await self._dispatcher.lets_go(task)
         except BaseException:
-            self._outbox.put_nowait(task)  # `close` gives it back
+            self._outbox.put_nowait(unsent)  # `close` gives it back
             raise
+        self._dispatcher.sent(session, task)
+        if not self._leases.goes_out(task, session):
+            return False
         if not allowed:
             self._spawn(self._leases.give_back(task, PAUSED))
         return allowed
@@ -106,8 +121,8 @@ class WorkerStream:
             self._leases.left(self._session)
         while not self._outbox.empty():
             message = self._outbox.get_nowait()
-            if isinstance(message, Task):
-                await self._leases.give_back(message)
+            if isinstance(message, _Unsent):
+                await self._leases.give_back(message.task)
 
     def drain(self) -> None:
         """Announces the shutdown; the stream ends once the reports that were read are answered."""
@@ -193,8 +208,9 @@ class WorkerStream:
             version=hello.worker_version,
             demand=demand(self._principal, hello.task_types),
             room=hello.max_concurrency - len(hello.held),
-            deliver=self._deliver,
+            deliver=lambda task: self._deliver(session, task),
             cancel=self._cancel,
+            most_bytes=OUTBOX_BYTES,
         )
         for ref in hello.held:
             self._leases.claimed(codec.lease_ref(ref), session)
@@ -223,11 +239,12 @@ class WorkerStream:
             self._allowance.give_back(report.ByteSize())
         self._outbox.put_nowait(workers_pb2.WorkResponse(ack=ack))
 
-    def _deliver(self, task: Task) -> None:
+    def _deliver(self, session: Session, task: Task) -> None:
         if self._closed:
             self._spawn(self._leases.give_back(task))
         else:
-            self._outbox.put_nowait(task)
+            self._leases.waits(task)
+            self._outbox.put_nowait(_Unsent(session, task))
 
     def _cancel(self, task: Task) -> None:
         cancel = workers_pb2.Cancel(lease=codec.lease_of(task), reason=task.cancel or "")
