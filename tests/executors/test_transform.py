@@ -102,6 +102,37 @@ def test_a_json_value_survives(transform: Transform, value: object, sql: str | N
     assert json.loads(output) == [{"v": value}]
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "field"),
+    [
+        ("1.5", "9007199254740993", "v"),
+        ("1e2", "-9007199254740993", "v"),
+        ("1.5", "18446744073709551615", "v"),
+        ("123456789012345678901234567890", "9223372036854775807", "v"),
+        ("[0.5, 1]", "[2, null, 9007199254740993]", "v[]"),
+        ('{"a b": 0.5}', '{"c": "9007199254740993", "a b": 9007199254740993}', "v.a b"),
+        ('[{"n": [{"d": 0.5}]}]', '[{}, {"n": [null, {"d": 9007199254740993}]}]', "v[].n[].d"),
+    ],
+)
+@pytest.mark.parametrize(("target", "sql"), [("json", "FROM input"), ("csv", "SELECT 1 AS one"), ("parquet", None)])
+def test_an_integer_that_would_change_is_told_with_its_place(
+    transform: Transform, first: str, last: str, field: str, target: str, sql: str | None
+) -> None:
+    """Among numbers that become doubles, at any depth, an integer of up to 64 bits is exact or refused."""
+    data = f'[{{"v": {first}, "V": 0.5}}, {{"w": 9007199254740993}},\n{{"v": {last}}}]'
+    code, message = refusal(transform, data, target=target, sql=sql)
+    assert code is Code.INPUT_INVALID
+    assert message.startswith(f"record 3, field `{field}`: an integer past 2^53 ")
+
+
+def test_integers_that_do_not_change_are_taken(transform: Transform) -> None:
+    """Doubles among them hold many; beside text, true or an object nothing becomes a double; nor in another field."""
+    same = [1.5, 9007199254740994, -9223372036854775808, 18446744073709549568, 2**70]
+    mixed = [9007199254740993, 0.5, "9007199254740993"]
+    rows = [{"same": number, "mixed": mixed, "nested": {"id": 2**63 - 1, "f": 0.1234567890123456}} for number in same]
+    assert json.loads(transform(json.dumps(rows), sql="FROM input")[1]) == rows
+
+
 def test_without_sql_json_is_carried_as_it_is(transform: Transform) -> None:
     """What DuckDB has no type for goes through untouched: large integers, keys that differ by case, absent keys."""
     text = '{"v":123456789012345678901234567890,"n":{"a":1,"A":2}}\n{"n":{"b":1},"w":[{"x":1},{"y":2}]}'

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 import duckdb
 
 from openmcp_chain.executors.codes import Code, Refused
-from openmcp_chain.executors.transform import strict_csv, strict_json
+from openmcp_chain.executors.transform import exact, strict_csv, strict_json
 from openmcp_chain.executors.transform.job import INPUT, Format, Job
+from openmcp_chain.executors.transform.tables import columns, quoted, retype
 
 _BOM = b"\xef\xbb\xbf"
 _SPARE = 1 << 10
@@ -27,7 +28,6 @@ _COLUMNS = 1000
 """Of a CSV file. To find the types of so many takes seconds, and of more far longer."""
 _TESTS = 50
 """Of columns and types in one query: what a query costs grows faster than what is in it."""
-_TOKEN = re.compile(r'"(?:[^"]|"")*"|\w+')
 
 
 def load(connection: duckdb.DuckDBPyConnection, job: Job) -> int | None:
@@ -48,26 +48,12 @@ def load(connection: duckdb.DuckDBPyConnection, job: Job) -> int | None:
                 return None
     except duckdb.OutOfMemoryException:
         raise
-    except (strict_json.Fault, strict_csv.Fault) as fault:
+    except (strict_json.Fault, strict_csv.Fault, exact.Fault) as fault:
         raise Refused(Code.INPUT_INVALID, str(fault)) from None
     except duckdb.Error as error:
         raise Refused(Code.INPUT_INVALID, _explain(error, path, job.input_format)) from None
     (rows,) = connection.execute(f'SELECT count(*) FROM "{INPUT}"').fetchall()[0]
     return int(rows)
-
-
-def columns(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
-    """The columns of a table or table function: name to DuckDB type, in order."""
-    return {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE FROM {source}").fetchall()}
-
-
-def retype(kind: str, changes: dict[str, str]) -> str:
-    """A type with some of the names in it replaced, at any depth; the quoted names of its fields stay."""
-    return _TOKEN.sub(lambda found: changes.get(found[0], found[0]), kind)
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _drop_bom(path: pathlib.Path) -> None:
@@ -89,18 +75,26 @@ def _load_json(connection: duckdb.DuckDBPyConnection, path: pathlib.Path, job: J
         raise Refused(Code.INPUT_INVALID, "the records have no named fields")
     size = max(path.stat().st_size, 1)
     options = f"format = '{found.layout}', maximum_object_size = {min(size, strict_json.LARGEST + _SPARE)}"
-    guess = (
-        f"read_json('{INPUT}', records = 'true', sample_size = -1, maximum_depth = {1 if as_written else -1}, "
-        # A format that no string has: strings that look like dates stay strings.
-        f"dateformat = '%%', timestampformat = '%%', map_inference_threshold = -1, {options})"
-    )
+    written = _guessed(options, depth=1)
+    guess = written if as_written else _guessed(options, depth=-1)
     kinds = columns(connection, guess)
     strings = {name: retype(kind, {"UUID": "VARCHAR"}) for name, kind in kinds.items()}
     if strings != kinds:
         listed = ", ".join(f"{_literal(name)}: {_literal(kind)}" for name, kind in strings.items())
         guess = f"read_json('{INPUT}', columns = {{{listed}}}, {options})"
     connection.execute(f'CREATE TABLE "{INPUT}" AS FROM {guess}')
+    if found.rounds:
+        exact.check(connection, written)
     return True
+
+
+def _guessed(options: str, depth: int) -> str:
+    """The table function that reads JSON with types by its values, JSON for all that is nested deeper than `depth`."""
+    return (
+        f"read_json('{INPUT}', records = 'true', sample_size = -1, maximum_depth = {depth}, "
+        # A format that no string has: strings that look like dates stay strings.
+        f"dateformat = '%%', timestampformat = '%%', map_inference_threshold = -1, {options})"
+    )
 
 
 def _load_csv(connection: duckdb.DuckDBPyConnection, path: pathlib.Path) -> bool:

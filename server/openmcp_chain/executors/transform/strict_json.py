@@ -24,6 +24,9 @@ DEEPEST = 128
 """Levels of nesting in a record, itself among them: DuckDB's limit."""
 LARGEST = 16 << 20
 """Bytes of one record: DuckDB's own default; it reserves a multiple of it for each thread."""
+_INTEGERS = range(-(1 << 63), 1 << 64)
+_LONG = range(len(str(1 << 53)), len(str(_INTEGERS.start)) + 1)
+"""Characters of the integers among them that are past 2^53."""
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]|[-+.\w]++')
@@ -58,6 +61,8 @@ class Found:
     records: int
     fields: bool
     """Whether any record has one."""
+    rounds: bool
+    """Whether any integer `rounds`; not looked for without `doubles`."""
 
 
 class _Bad(Exception):
@@ -99,11 +104,12 @@ class _Reader:
         self._columns = 0
         """Characters before the window, in its first line."""
         self._records = 0
+        self._rounds = False
         self._parse = json.JSONDecoder(
             object_pairs_hook=_object,
             parse_constant=_constant,
             parse_float=_double if doubles else _number,
-            parse_int=_double if doubles else _number,
+            parse_int=self._integer if doubles else _number,
         ).raw_decode
 
     def run(self) -> Found:
@@ -130,7 +136,7 @@ class _Reader:
             self._at += 1
             if self._next():
                 self._fault(self._at, "something follows the array")
-        return Found(Layout.ARRAY if array else Layout.UNSTRUCTURED, self._records, fields)
+        return Found(Layout.ARRAY if array else Layout.UNSTRUCTURED, self._records, fields, self._rounds)
 
     def _record(self, first: str) -> bool:
         """Reads one; says whether it has fields."""
@@ -159,6 +165,11 @@ class _Reader:
             self._walk(start)
         self._at = end
         return fields is not _EMPTY
+
+    def _integer(self, text: str) -> None:
+        _double(text)
+        if len(text) in _LONG:
+            self._rounds |= rounds(int(text))
 
     def _next(self) -> str:
         """Goes to the next character that is no white space, and returns it; empty at the end."""
@@ -255,6 +266,11 @@ def _number(_: str) -> None:
 def _double(text: str) -> None:
     if math.isinf(float(text)):
         raise _Bad
+
+
+def rounds(integer: int) -> bool:
+    """Whether this integer of up to 64 bits is none that a double can be. Larger ones need not survive."""
+    return integer in _INTEGERS and int(float(integer)) != integer
 
 
 def _called(first: str) -> str | None:

@@ -8,7 +8,7 @@ import duckdb
 from openmcp_chain.executors.codes import Code, Refused
 from openmcp_chain.executors.transform import strict_json
 from openmcp_chain.executors.transform.job import OUTPUT, Done, Format, Job
-from openmcp_chain.executors.transform.reading import columns, quoted, retype
+from openmcp_chain.executors.transform.tables import columns, quoted, retype
 
 _COPY = {
     Format.JSON: "FORMAT json, ARRAY true",
