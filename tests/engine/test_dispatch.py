@@ -11,7 +11,7 @@ from support.engine import DistantStore, Engine, operator, tenant
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Status
-from openmcp_chain.engine import backlog, demands
+from openmcp_chain.engine import demands, room
 from openmcp_chain.engine.demands import KEPT_SECONDS
 from openmcp_chain.store.memory import MemoryStore
 
@@ -175,7 +175,7 @@ async def test_priority_goes_first_whatever_the_type() -> None:
 
 async def test_priority_goes_first_when_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backlog that is full of a tenant's later tasks lets go of those, not of the first."""
-    monkeypatch.setattr(backlog, "TASKS", 40)
+    monkeypatch.setattr(room, "TASKS", 40)
     engine = Engine()
     worker = engine.worker(room=1)
     blocker = await engine.submit()

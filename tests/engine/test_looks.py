@@ -15,7 +15,7 @@ from support.samples import make_task
 from openmcp_chain.domain import errors, queue
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Key, Queue, Task
-from openmcp_chain.engine import backlog, looks, signals, sweep
+from openmcp_chain.engine import backlog, looks, room, signals, sweep
 from openmcp_chain.engine.queues import SKEW
 from openmcp_chain.store.base import TooMuch
 from openmcp_chain.store.memory import MemoryStore
@@ -41,8 +41,8 @@ class Watched(MemoryStore):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory has room for little, so that little is enough to fill it."""
-    monkeypatch.setattr(backlog, "TASKS", 40)
-    monkeypatch.setattr(backlog, "ENOUGH", 8)
+    monkeypatch.setattr(room, "TASKS", 40)
+    monkeypatch.setattr(room, "ENOUGH", 8)
 
 
 async def store_tasks(store: MemoryStore, *tasks: Task) -> list[Key]:

@@ -8,20 +8,15 @@ What is here must not hide for long what sorts before it and is not. So each pri
 many of later ones are here: `wants` says when.
 """
 
-import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import PRIORITIES, Key
-from openmcp_chain.engine.crowds import Crowds
+from openmcp_chain.domain.task import PRIORITIES, Key, Queue
 from openmcp_chain.engine.lines import Line
+from openmcp_chain.engine.room import Room
 
-TASKS = 10_000
-"""The bound of one type's backlog."""
-ENOUGH = 500
-"""A workspace with so many tasks of a type in memory, of one priority or better, needs no more from the database."""
 HINTED = 8
 """Where there are fewer, of a priority or better, those are taken in that other processes tell of."""
 LAG = timedelta(seconds=2)
@@ -55,12 +50,11 @@ class Cursor:
 class Backlog:
     """The waiting tasks of one type."""
 
-    def __init__(self, task_type: str, serial: Iterator[int] | None = None) -> None:
-        """`serial` numbers what happens, over all types."""
+    def __init__(self, task_type: str, room: Room) -> None:
+        """`room`: that of all types together."""
         self.type = task_type
-        self._serial = serial or itertools.count()
+        self._room = room
         self._lines: dict[str, Line] = {}
-        self._crowds = Crowds()
         self._keys: set[Key] = set()
         self._cursors: dict[str, dict[int, Cursor]] = {}
 
@@ -82,9 +76,8 @@ class Backlog:
         return (line.priority, line.served) if line is not None else None
 
     def share(self, workspace: str) -> int:
-        """How many of a workspace's tasks to have here: what it needs, or an even share if there is less room."""
-        workspaces = len(self._lines) + (workspace not in self._lines)
-        return max(1, min(ENOUGH, TASKS // workspaces))
+        """How many of a workspace's tasks to have here."""
+        return self._room.share(Queue(workspace, self.type))
 
     def wants(self, workspace: str, priority: int, now: datetime, enough: int | None = None) -> bool:
         """Whether a look for a workspace's tasks of one priority is worth its cost.
@@ -130,21 +123,16 @@ class Backlog:
         self.cursors(workspace)[priority].miss(due_at)
 
     def add(self, task: Waiting) -> bool:
-        """Takes the task in, unless it is here already; returns whether it was not.
-
-        Past the bound, the workspace that has most is turned away: one tenant's flood leaves room for the others.
-        """
+        """Takes the task in, unless it is here already; returns whether it was not."""
         if task.key in self._keys:
             return False
         workspace = task.key.workspace
         line = self._lines.get(workspace)
         if line is None:
-            line = self._lines[workspace] = Line(next(self._serial))
-        line.add(task, next(self._serial))
+            line = self._lines[workspace] = Line(next(self._room.serial))
+        line.add(task, next(self._room.serial))
         self._keys.add(task.key)
-        self._crowds.change(workspace, 1)
-        while len(self._keys) > TASKS:
-            self._turn_away()
+        self._room.change(task.queue, 1)
         return True
 
     def first(self, workspace: str) -> Waiting | None:
@@ -156,9 +144,20 @@ class Backlog:
         """Takes out the workspace's next task; there must be one."""
         line = self._lines[workspace]
         task = line.take_first()
-        line.served = next(self._serial)
+        line.served = next(self._room.serial)
         self._gone(task)
         return task
+
+    def turn_away(self, workspace: str) -> None:
+        """Lets go of what comes last of a workspace's: the newest of the last priority. There must be one."""
+        task = self._lines[workspace].take_last()
+        self._gone(task)
+        self.missing(workspace, task.priority, task.due_at)
+
+    def clear(self) -> None:
+        """Lets go of everything."""
+        for workspace in list(self._lines):
+            self.drop(workspace)
 
     def drop(self, workspace: str) -> None:
         """Lets go of a workspace's tasks."""
@@ -167,7 +166,7 @@ class Backlog:
             self.missing(workspace, task.priority, task.due_at)
         line = self._lines.pop(workspace, None)
         if line is not None:
-            self._crowds.change(workspace, -len(line))
+            self._room.change(Queue(workspace, self.type), -len(line))
 
     def forget(self, workspace: str) -> None:
         """Lets go of a workspace's tasks, of which the database has none either."""
@@ -178,15 +177,9 @@ class Backlog:
         """A workspace's tasks, in their order."""
         return iter(self._lines.get(workspace, ()))
 
-    def _turn_away(self) -> None:
-        """Lets go of what comes last: of the workspace that has most, the newest of the last priority."""
-        task = self._lines[self._crowds.crowded].take_last()
-        self._gone(task)
-        self.missing(task.key.workspace, task.priority, task.due_at)
-
     def _gone(self, task: Waiting) -> None:
         workspace = task.key.workspace
         self._keys.discard(task.key)
-        self._crowds.change(workspace, -1)
+        self._room.change(task.queue, -1)
         if not self._lines[workspace]:
             del self._lines[workspace]

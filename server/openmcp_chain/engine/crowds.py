@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 
 class Crowds:
-    """Counts by workspace."""
+    """Counts by name: of a workspace, or a type."""
 
     def __init__(self) -> None:
         self._counts = Counter[str]()
@@ -15,20 +15,23 @@ class Crowds:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def change(self, workspace: str, by: int) -> None:
-        """The workspace has one more, or so many fewer."""
-        before = self._counts[workspace]
+    def __contains__(self, name: str) -> bool:
+        return name in self._counts
+
+    def change(self, name: str, by: int) -> None:
+        """There is one more of it, or so many fewer."""
+        before = self._counts[name]
         after = before + by
         if before:
             having = self._having[before]
-            del having[workspace]
+            del having[name]
             if not having:
                 del self._having[before]
         if after:
-            self._counts[workspace] = after
-            self._having[after][workspace] = None
+            self._counts[name] = after
+            self._having[after][name] = None
         else:
-            del self._counts[workspace]
+            del self._counts[name]
         self._most = max(self._most, after)
         while self._most and self._most not in self._having:
             self._most -= 1

@@ -6,13 +6,13 @@ bounded, for each workspace and in all. Past it, what was left longest ago is fo
 """
 
 import asyncio
-import itertools
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Mapping
 
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import Queue
 from openmcp_chain.engine.backlog import Backlog
+from openmcp_chain.engine.room import Room
 from openmcp_chain.engine.sessions import Demand
 from openmcp_chain.engine.turns import Turns
 
@@ -30,7 +30,7 @@ class Demands:
     def __init__(self, weight: Callable[[str], int]) -> None:
         """`weight`: how many tasks of a workspace go out in its turn."""
         self._weight = weight
-        self._serial = itertools.count()
+        self._room = Room()
         self._present = Counter[Demand]()
         self._turns: dict[Demand, Turns] = {}
         self._left: OrderedDict[Demand, float] = OrderedDict()
@@ -93,7 +93,10 @@ class Demands:
             self._timer = loop.call_later(KEPT_SECONDS, self._end_old)
 
     def add(self, task: Waiting) -> bool:
-        """A task waits; its type must have a backlog. Returns whether it is new there."""
+        """A task waits; its type must have a backlog. Returns whether it is new there.
+
+        Where there is no more room, whoever has most is turned away: one tenant's flood leaves room for the others.
+        """
         workspace, backlog = task.key.workspace, self._backlogs[task.type]
         first = not backlog.waiting(workspace)
         new = backlog.add(task)
@@ -101,13 +104,15 @@ class Demands:
             for taker in (None, workspace):
                 for turns in self._takers.get((taker, task.type), {}).values():
                     turns.add(workspace)
+        while (crowded := self._room.crowded) is not None:
+            self._backlogs[crowded.type].turn_away(crowded.workspace)
         return new
 
     def _begin(self, demand: Demand) -> None:
         for task_type in demand.types:
             self._uses[task_type] += 1
             if task_type not in self._backlogs:
-                self._backlogs[task_type] = Backlog(task_type, self._serial)
+                self._backlogs[task_type] = Backlog(task_type, self._room)
         turns = self._turns[demand] = Turns(demand, self._backlogs, self._weight)
         for task_type in demand.types:
             self._takers[demand.workspace, task_type][demand] = turns
@@ -142,4 +147,4 @@ class Demands:
             self._uses[task_type] -= 1
             if not self._uses[task_type]:
                 del self._uses[task_type]
-                del self._backlogs[task_type]
+                self._backlogs.pop(task_type).clear()
