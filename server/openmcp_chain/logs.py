@@ -20,6 +20,8 @@ from opentelemetry import trace
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 method: ContextVar[str] = ContextVar("method", default="")
+workspace: ContextVar[str] = ContextVar("workspace", default="")
+"""Whose call it is: by its token, whether or not that still counts, or at a sign-in by what it says."""
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -44,6 +46,8 @@ class JsonFormatter(logging.Formatter):
             entry["request_id"] = current
         if current := method.get():
             entry["method"] = current
+        if current := workspace.get():
+            entry["workspace"] = current
         span = trace.get_current_span().get_span_context()
         if current := trace.format_trace_id(span.trace_id) if span.is_valid else trace_id.get():
             entry["trace_id"] = current

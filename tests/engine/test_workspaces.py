@@ -217,6 +217,16 @@ async def test_of_more_secrets_than_two_the_oldest_ends_at_once() -> None:
     assert len(known_now.secrets) == 2, "what has ended goes at the next change"
 
 
+async def test_no_rotation_puts_off_an_end() -> None:
+    """A secret that is to end in an hour does so, though the one after it was revoked, and the next overlaps longer."""
+    opened = await made(Engine())
+    second, _ = await opened.secrets.rotate(ADMIN, "ws-1", timedelta(hours=1))
+    await opened.secrets.revoke(ADMIN, "ws-1", second.id)
+    await opened.secrets.rotate(ADMIN, "ws-1", timedelta(hours=5))
+    first, _ = await opened.secrets.list("ws-1")
+    assert first.expires_at == second.created_at + timedelta(hours=1)
+
+
 async def test_what_is_being_deleted_takes_no_change() -> None:
     """Not even an enable; to delete it again is no change."""
     engine = Engine()

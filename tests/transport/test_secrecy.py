@@ -14,10 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.service import NOBODYS, PATIENCE, Caller, Refusal, Service, refused, serving, until
 
-from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2
+from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workspaces_pb2
 from openmcp_chain import logs
 from openmcp_chain.transport import codec
 
+LIST = workspaces_pb2.ListWorkspacesRequest()
 SECRET = "mongodb://user:S3CRET@db"
 
 
@@ -258,6 +259,28 @@ async def test_request_id_and_method_are_in_every_line_of_a_call(lines: Lines) -
     assert refusals[0]["request_id"] == 'call-1 "quoted"'
     assert len(refusals[1]["request_id"]) == 36
     assert grpc.StatusCode.NOT_FOUND.name not in refusals[0]["message"]
+
+
+async def test_a_refused_call_is_found_by_whose_it_was(lines: Lines) -> None:
+    """By a token that lacks the scope, or has ended, and at a sign-in by the name that was tried; never by a secret."""
+    async with serving() as service:
+        caller, gone = await service.workspace(), await service.workspace()
+        await refused(service.workspaces.ListWorkspaces(LIST, metadata=caller.metadata, timeout=PATIENCE))
+        await service.app._store.delete_workspace(await service.app.administration.workspaces.get(gone.workspace_id))
+        service.app.identity.forget(gone.workspace_id)
+        await refused(service.workspaces.ListWorkspaces(LIST, metadata=gone.metadata, timeout=PATIENCE))
+        for name in (caller.workspace_id, caller.secret):
+            wrong = auth_pb2.AuthRequest(workspace_id=name, workspace_secret="x")
+            await refused(service.auth.Authenticate(wrong, timeout=PATIENCE))
+        await refused(service.workspaces.ListWorkspaces(LIST, timeout=PATIENCE))
+    told = [(line["code"], line.get("workspace")) for line in lines() if line["message"] == "call refused"]
+    assert told == [
+        ("SCOPE_MISSING", caller.workspace_id),
+        ("TOKEN_INVALID", gone.workspace_id),
+        ("CREDENTIALS_INVALID", caller.workspace_id),
+        ("CREDENTIALS_INVALID", None),
+        ("TOKEN_MISSING", None),
+    ]
 
 
 async def test_a_line_is_found_by_request_and_trace(lines: Lines) -> None:

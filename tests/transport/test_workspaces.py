@@ -256,6 +256,21 @@ async def test_a_secret_is_rotated_with_an_overlap_and_revoked() -> None:
         assert (told.status, told.code) == (grpc.StatusCode.NOT_FOUND, "SECRET_NOT_FOUND")
 
 
+async def test_a_secret_in_the_place_of_its_id_is_not_repeated() -> None:
+    """The slip of whoever has found one: it is told what is wanted, and nothing else."""
+    async with serving() as service:
+        admin = await service.administrator()
+        made = await make(service, admin, workspace_id="ws-1")
+        for wrong in (made.workspace_secret, made.workspace_secret[:14], f"{made.secret_id} ", made.secret_id.upper()):
+            if wrong == made.secret_id:
+                continue  # digits only
+            revoke = workspaces_pb2.RevokeSecretRequest(workspace_id="ws-1", secret_id=wrong)
+            told = await refused(service.workspaces.RevokeSecret(revoke, metadata=admin.metadata, timeout=PATIENCE))
+            assert (told.code, told.fields) == ("INVALID_ARGUMENT", ["secret_id"])
+            assert made.secret_id not in told.text
+        assert await signs_in(service, "ws-1", made.workspace_secret)
+
+
 PROTECTED = (grpc.StatusCode.PERMISSION_DENIED, "ADMINISTRATOR_PROTECTED")
 OWN = (grpc.StatusCode.FAILED_PRECONDITION, "OWN_WORKSPACE")
 

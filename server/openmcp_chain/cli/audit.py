@@ -1,6 +1,7 @@
 """`openmcp audit`: who did what."""
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,9 +9,13 @@ import typer
 from openmcp_chain.cli.deployment import Deployment, on_database, time
 
 if TYPE_CHECKING:
-    from openmcp_chain.domain.audit import Event
+    from collections.abc import Sequence
 
-MOST = 1000
+    from openmcp_chain.domain.audit import Event
+    from openmcp_chain.engine.administration import Administration
+
+PAGE = 1000
+_PLAIN = re.compile(r"[\w.:+-]+")
 
 audit = typer.Typer(help="Show who did what to workspaces, secrets and signing keys.", no_args_is_help=True)
 
@@ -23,16 +28,35 @@ def list_events(
     workspace_id: Annotated[
         str, typer.Option("--workspace", help="Only what was done to this one.", show_default=False)
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, max=MOST, help="How many at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
 ) -> None:
     """List the audit log, the newest first."""
-    page = deployment.run(lambda opened, _: opened.audit.list(workspace_id, limit))
+    events = deployment.run(lambda opened, _: _newest(opened, workspace_id, limit))
     if deployment.as_json:
-        typer.echo(json.dumps([_described(event) for event in page.events], indent=2))
+        typer.echo(json.dumps([_described(event) for event in events], indent=2))
         return
-    for event in page.events:
-        details = " ".join(f"{name}={value}" for name, value in event.details.items())
+    for event in events:
+        details = " ".join(f"{name}={_shown(value)}" for name, value in event.details.items())
         typer.echo(f"{time(event.at)}  {event.actor.name}  {event.action}  {event.workspace}  {details}".rstrip())
+
+
+async def _newest(opened: "Administration", workspace_id: str, limit: int) -> "Sequence[Event]":
+    events: list[Event] = []
+    token = ""
+    while len(events) < limit:
+        page = await opened.audit.list(workspace_id, min(PAGE, limit - len(events)), token)
+        events += page.events
+        token = page.next_page_token
+        if not token:
+            break
+    return events
+
+
+def _shown(value: str) -> str:
+    """Bare if it is one word, else quoted, on one line: no reason is taken for other details, or for another event."""
+    from openmcp_chain.cli import display  # noqa: PLC0415 - see cli.main
+
+    return value if _PLAIN.fullmatch(value) else display.shown(json.dumps(value, ensure_ascii=False))
 
 
 def _described(event: "Event") -> dict[str, object]:

@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
+from openmcp_chain import logs
 from openmcp_chain.domain import errors, ids, workspace
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.plans import Plan
@@ -51,6 +52,8 @@ class Identity:
         for a scope that it can't have: to strangers nothing is said of that.
         """
         began = asyncio.get_running_loop().time()
+        if ids.is_workspace_id(workspace_id):
+            logs.workspace.set(workspace_id)
         known, matched = await self._match(workspace_id, secret)
         if known is None or matched is None:
             await self._sign_ins.refuse(workspace_id if ids.is_workspace_id(workspace_id) else "", began)
@@ -63,6 +66,7 @@ class Identity:
         with.
         """
         principal = await self._tokens.check(token)
+        logs.workspace.set(principal.workspace)
         await self._recheck(principal)
         if scope is not None and scope not in principal.scopes:
             raise errors.ScopeMissing(scope)

@@ -24,6 +24,7 @@ BIG_STRUCT_BYTES = 32 * 1024
 """A larger Struct is walked beside the event loop: a mebibyte of small values takes a third of a second."""
 
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
+_SECRET_ID = re.compile(r"[0-9a-f]{8}")
 _NAME = re.compile(r"[!-~][ -~]{0,127}")
 _PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 _UNITS = {"day": 86_400_000, "hour": 3_600_000, "minute": 60_000, "second": 1000, "millisecond": 1}
@@ -57,6 +58,13 @@ class Checks:
             self.refuse(field, "is required")
         elif not _TYPE.fullmatch(value):
             self.refuse(field, "must be 1 to 128 of A-Z a-z 0-9 _ . - and begin with a letter")
+
+    def secret_id(self, field: str, value: str) -> None:
+        """What is no id may be the secret itself, which no answer repeats."""
+        if not value:
+            self.refuse(field, "is required")
+        elif not _SECRET_ID.fullmatch(value):
+            self.refuse(field, "must be the eight digits (0-9 a-f) that stand first in the secret, not the secret")
 
     def name(self, field: str, value: str) -> None:
         if not _NAME.fullmatch(value):

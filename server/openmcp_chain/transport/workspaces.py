@@ -126,7 +126,10 @@ class WorkspaceService:
         self, request: workspaces_pb2.RevokeSecretRequest, call: Call
     ) -> workspaces_pb2.RevokeSecretResponse:
         """Ends a secret."""
-        _require(workspace_id=request.workspace_id, secret_id=request.secret_id)
+        checks = Checks()
+        checks.required("workspace_id", request.workspace_id)
+        checks.secret_id("secret_id", request.secret_id)
+        checks.done()
         await self._secrets.revoke(_actor(call), request.workspace_id, request.secret_id)
         return workspaces_pb2.RevokeSecretResponse()
 

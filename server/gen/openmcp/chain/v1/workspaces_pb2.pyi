@@ -596,7 +596,7 @@ class RevokeSecretRequest(_message.Message):
     workspace_id: _builtins.str
     """The workspace's id."""
     secret_id: _builtins.str
-    """The secret's id."""
+    """The secret's id: the eight digits between its underscores, never the secret itself, which would stand in logs of paths."""
     def __init__(
         self,
         *,
@@ -740,7 +740,9 @@ Global___ListAuditEventsRequest: _TypeAlias = ListAuditEventsRequest  # noqa: Y0
 
 @_typing.final
 class AuditEvent(_message.Message):
-    """One thing that was done. It is written before it is done: what then failed, because the database went away, is there too."""
+    """One thing that was done. It is written before it is done: what then failed, because the database went away or the same
+    was done by another call first, is there too.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
