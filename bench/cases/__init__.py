@@ -1,7 +1,16 @@
 """Everything that is measured. A new case is a file here and a line in a table below."""
 
 from bench.case import Ratio, Table
-from bench.cases import echo_submit, fastapi_submit, openmcp_drain, openmcp_get, openmcp_submit, sign_in
+from bench.cases import (
+    bare_motor,
+    echo_submit,
+    fastapi_submit,
+    openmcp_batch,
+    openmcp_drain,
+    openmcp_get,
+    openmcp_submit,
+    sign_in,
+)
 from bench.sample import Sample
 
 
@@ -33,6 +42,7 @@ def behind(sample: Sample) -> float:
 
 ECHO, FASTAPI, BARE, SUBMIT = echo_submit.CASE, fastapi_submit.CASE, fastapi_submit.BARE, openmcp_submit.CASE
 GET, DRAIN = openmcp_get.CASE, openmcp_drain.CASE
+BATCH, INSERT, BARE_DRAIN = openmcp_batch.CASE, bare_motor.INSERT, bare_motor.DRAIN
 SUBMIT_BEHIND, DRAIN_BEHIND = openmcp_submit.BEHIND, openmcp_drain.BEHIND
 SIGN_IN, SIGN_IN_ATTACKED = sign_in.CASE, sign_in.ATTACKED
 
@@ -76,5 +86,22 @@ TABLES = (
             Ratio("what the median one takes, beside none", SIGN_IN_ATTACKED, SIGN_IN, p50, at_most=1.2),
         ),
     ),
-    Table("drain", "Queued tasks that do nothing, done by one Python worker", (DRAIN,)),
+    Table(
+        "batch",
+        "Tasks submitted in batches",
+        (BATCH, INSERT),
+        (
+            Ratio("tasks a second, beside the bare script", BATCH, INSERT, rate, at_least=0.8),
+            Ratio("database CPU a task, beside the bare script", BATCH, INSERT, database),
+        ),
+    ),
+    Table(
+        "drain",
+        "Queued tasks that do nothing, done by one Python worker",
+        (DRAIN, BARE_DRAIN),
+        (
+            Ratio("tasks a second, beside the bare script", DRAIN, BARE_DRAIN, rate, at_least=0.7),
+            Ratio("database CPU a task, beside the bare script", DRAIN, BARE_DRAIN, database),
+        ),
+    ),
 )

@@ -20,7 +20,13 @@ async def main(plan: dict[str, Any]) -> None:
         async def call(number: int) -> None:
             await method(requests[number % len(requests)], metadata=metadata)
 
-        await protocol.drive(call, calls=plan["calls"], callers=plan["callers"], warm_up=plan["warm_up"])
+        await protocol.drive(
+            call,
+            calls=plan["calls"],
+            callers=plan["callers"],
+            warm_up=plan["warm_up"],
+            operations=plan.get("operations", 1),
+        )
 
 
 if __name__ == "__main__":

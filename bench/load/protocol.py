@@ -33,14 +33,14 @@ async def wait_for_go() -> None:
     await asyncio.to_thread(sys.stdin.readline)
 
 
-async def drive(call: Call, *, calls: int, callers: int, warm_up: int) -> None:
-    """Makes `calls` calls, `callers` of them at any time, and tells what came of it."""
+async def drive(call: Call, *, calls: int, callers: int, warm_up: int, operations: int = 1) -> None:
+    """Makes `calls` calls of so many operations, `callers` of them at any time, and tells what came of it."""
     await _make(call, range(warm_up), callers)
     await wait_for_go()
     began = time.perf_counter()
     latencies = sorted(await _make(call, range(warm_up, warm_up + calls), callers))
     seconds = time.perf_counter() - began
-    tell(calls, seconds, p50_ms=latencies[calls // 2] * 1000, p99_ms=latencies[calls * 99 // 100] * 1000)
+    tell(calls * operations, seconds, p50_ms=latencies[calls // 2] * 1000, p99_ms=latencies[calls * 99 // 100] * 1000)
 
 
 def tell(operations: int, seconds: float, **more: float) -> None:
