@@ -334,7 +334,7 @@ async def test_operator_gets_the_plan_that_allows_most() -> None:
 
 
 async def test_plan_that_is_gone_counts_as_the_smallest() -> None:
-    """A token whose plan is no longer in the file is served by the plan with the fewest streams."""
+    """A token whose plan is no longer in the file is served by the plan with the fewest calls."""
     engine = Engine()
     _, _, token = await signed_in(engine, "unlimited")
     principal = await engine.app.identity.check(token, None)

@@ -68,6 +68,16 @@ async def test_no_limit(gateway: Gateway) -> None:
     assert not any("x-ratelimit-limit" in answer.headers for answer in answers)
 
 
+@pytest.mark.parametrize("plan", ["added-meanwhile", "", None])
+async def test_an_unknown_plan_counts_as_the_smallest(gateway: Gateway, plan: str | None) -> None:
+    """A plan that Envoy was not told of, or none, is the smallest one, in a bucket of the workspace's own."""
+    for workspace in ("ws-old", "ws-older"):
+        answers = await at_once(gateway, gateway.upstream.key.token(f"{workspace}-{plan}", plan=plan))
+        passed = [answer for answer in answers if answer.status_code == 200]
+        assert passed[0].headers["x-ratelimit-limit"] == "1"
+        assert 1 <= len(passed) < len(answers)
+
+
 async def test_signing_in_is_not_limited_by_the_plan(gateway: Gateway) -> None:
     """A workspace that has used up its calls can still refresh its token."""
     token = gateway.upstream.key.token("ws-refresh", "once")

@@ -31,7 +31,16 @@ def parse(tables: Mapping[str, object]) -> dict[str, Plan]:
 
 def largest(plans: Mapping[str, Plan]) -> Plan:
     """The plan that allows most calls, and of those the one with most streams."""
-    return max(plans.values(), key=lambda plan: (plan.requests_per_second or math.inf, plan.streams))
+    return max(plans.values(), key=_size)
+
+
+def smallest(plans: Mapping[str, Plan]) -> Plan:
+    """The plan that allows fewest calls, and of those the one with fewest streams: what a plan that nobody knows counts as."""
+    return min(plans.values(), key=_size)
+
+
+def _size(plan: Plan) -> tuple[float, int]:
+    return plan.requests_per_second or math.inf, plan.streams
 
 
 def _plan(name: str, table: object) -> Plan:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from openmcp_chain import logs
 from openmcp_chain.domain import errors, ids, workspace
 from openmcp_chain.domain.errors import Violation
-from openmcp_chain.domain.plans import Plan
+from openmcp_chain.domain.plans import Plan, smallest
 from openmcp_chain.domain.workspace import Principal, Quotas, Scope, Secret, Workspace
 from openmcp_chain.engine import signins
 from openmcp_chain.engine.clock import Clock
@@ -99,7 +99,7 @@ class Identity:
         _, known = self._recalled.get(principal.workspace, (0.0, None))
         plan = self._plans.get(known.plan if known is not None else principal.plan)
         own = known.quotas if known is not None else Quotas()
-        return own.within(plan or min(self._plans.values(), key=lambda plan: plan.streams))
+        return own.within(plan or smallest(self._plans))
 
     def weight(self, workspace_id: str) -> int:
         """How many of the workspace's tasks go out in its turn; 1 if nothing was heard of it lately.

@@ -17,7 +17,7 @@ from typing import Any
 
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.plans import Plan
+from openmcp_chain.domain.plans import Plan, smallest
 from openmcp_chain.engine import answers, tokens
 from openmcp_chain.stack.envoy import cors, replies, routes, tls, view
 from openmcp_chain.stack.envoy.collector import Collector
@@ -195,6 +195,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "OTLP_TRANSPORT": otlp.transport_socket() if otlp else None,
         "RATE_LIMITS": _rate_limits(settings.plans),
         "PATIENCE": f"{settings.patience_seconds}s",
+        "PLAN": _plan(settings.plans),
         "REQUEST": request_lua(),
         "REQUEST_TIMEOUT": f"{settings.unary_seconds}s",
         "RESPONSE_LIMIT": settings.response_limit,
@@ -240,6 +241,17 @@ def _source(name: str) -> str:
         if (folder / name).is_file():
             return (folder / name).read_text()
     raise FileNotFoundError(f"envoy/{name} is neither in the package nor in the repository")
+
+
+def _plan(plans: Mapping[str, Plan]) -> str:
+    """The plan by which a token's workspace is limited, as Envoy computes it.
+
+    One that this Envoy has not been told of, since it was added or taken away elsewhere first, counts as the smallest:
+    what fits no bucket would have no limit at all.
+    """
+    token = 'metadata.filter_metadata["envoy.filters.http.jwt_authn"].payload'
+    known = json.dumps([*plans])
+    return f"has({token}.plan) && {token}.plan in {known} ? {token}.plan : {json.dumps(smallest(plans).name)}"
 
 
 def _rate_limits(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
