@@ -63,14 +63,14 @@ def test_the_shared_limiter_of_the_docs_is_one_that_envoy_takes(tmp_path: Path) 
     config = tmp_path / "envoy.json"
     config.write_text(json.dumps(rendered))
     validate(config)
-    limits = {
-        one["value"]: (one["descriptors"][0]["key"], one["descriptors"][0]["rate_limit"]["requests_per_unit"])
-        for one in rules["descriptors"]
-    }
+    limits = {}
+    for rule in rules["descriptors"]:
+        (each,) = rule["descriptors"]
+        assert (rule["key"], each["key"]) == ("plan", "workspace")
+        limits[rule.get("value")] = each["rate_limit"].get("requests_per_unit", 0)
     shipped = plans.parse(tomllib.loads((manifests.ROOT / "server/openmcp_chain/plans.toml").read_text()))
-    assert limits == {
-        name: ("workspace", plan.requests_per_second) for name, plan in shipped.items() if plan.requests_per_second
-    }
+    known = {name: plan.requests_per_second for name, plan in shipped.items()}
+    assert limits == known | {None: plans.smallest(shipped).requests_per_second}
 
 
 def test_envoy_is_run_as_everywhere() -> None:

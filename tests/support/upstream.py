@@ -42,7 +42,7 @@ class Key:
         jwk = ECAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
         return {**jwk, "kid": self.kid, "alg": "ES256", "use": "sig"}
 
-    def token(self, workspace: str = "ws-1", plan: str = "unlimited", **changed: object) -> str:
+    def token(self, workspace: str = "ws-1", plan: str | None = "unlimited", **changed: object) -> str:
         """A token as the server makes it, with claims changed; None leaves a claim out."""
         now = int(time.time())
         claims: dict[str, object] = {

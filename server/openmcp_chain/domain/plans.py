@@ -35,7 +35,7 @@ def largest(plans: Mapping[str, Plan]) -> Plan:
 
 
 def smallest(plans: Mapping[str, Plan]) -> Plan:
-    """The plan that allows fewest calls, and of those the one with fewest streams: what a plan that nobody knows counts as."""
+    """The plan that allows fewest calls, and of those the one with fewest streams: an unknown one is as this."""
     return min(plans.values(), key=_size)
 
 

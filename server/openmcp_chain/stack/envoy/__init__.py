@@ -249,9 +249,9 @@ def _plan(plans: Mapping[str, Plan]) -> str:
     One that this Envoy has not been told of, since it was added or taken away elsewhere first, counts as the smallest:
     what fits no bucket would have no limit at all.
     """
-    token = 'metadata.filter_metadata["envoy.filters.http.jwt_authn"].payload'
+    claims = 'metadata.filter_metadata["envoy.filters.http.jwt_authn"].payload'
     known = json.dumps([*plans])
-    return f"has({token}.plan) && {token}.plan in {known} ? {token}.plan : {json.dumps(smallest(plans).name)}"
+    return f"has({claims}.plan) && {claims}.plan in {known} ? {claims}.plan : {json.dumps(smallest(plans).name)}"
 
 
 def _rate_limits(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
