@@ -1,5 +1,6 @@
 """The `openmcp` command itself: what it says of itself, and how it refuses."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ COMMANDS = (
     "keys",
     "audit",
 )
+OPENMCP = str(Path(sys.executable).with_name("openmcp"))
 
 
 @pytest.fixture
@@ -115,3 +117,37 @@ run()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (1, "openmcp: interrupted\n")
+
+
+def test_output_that_goes_nowhere() -> None:
+    """A full disk behind standard output: one line and no traceback, status 1."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [OPENMCP, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, "openmcp: [Errno 28] No space left on device\n")
+
+
+def test_a_reader_that_ends() -> None:
+    """As in `openmcp … | head`: status 1 and not a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [OPENMCP, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_letters_that_the_output_lacks() -> None:
+    """They are written out, whatever command prints them."""
+    script = "from openmcp_chain.cli import main, run; main.app = lambda **_: print('Ending …'); run()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Ending \\u2026\n", "")

@@ -279,6 +279,23 @@ def test_a_killed_supervisor_leaves_nothing(tmp_path: Path, fresh_database: Data
         assert gone(processes)
 
 
+def test_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    """Without a reader, as after `openmcp dev | head`, a child is started again, and Ctrl-C ends all in good order."""
+    reader, writer = os.pipe()
+    with running_stack(tmp_path / "data", "--no-sample", stdout=writer) as info:
+        os.close(reader)
+        os.close(writer)
+        worker = info.pids["worker"]
+        os.kill(worker, signal.SIGKILL)
+        info.until_restarted("worker", worker)
+        processes = belonging(info.data_dir)
+        info.process.send_signal(signal.SIGINT)
+        assert info.process.wait(stack.END_SECONDS) == 0
+        assert gone(processes)
+        assert info.output == ""
+        assert '"stopped"' in (info.data_dir / "logs" / "server.log").read_text()
+
+
 def test_a_signal_during_the_start(tmp_path: Path) -> None:
     """A stack that is told to end while it starts ends all that it has started, and doesn't call that a success."""
     process = stack.start(tmp_path / "data")

@@ -65,13 +65,16 @@ class StackInfo:
 
 
 @contextmanager
-def running_stack(data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[StackInfo]:
+def running_stack(
+    data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None, stdout: int | None = None
+) -> Iterator[StackInfo]:
     """Starts `openmcp dev` on free ports and this folder; gives it when it is ready; ends it and all its children.
 
-    `arguments` are further flags, such as `--no-sample`. `environment` is added to our own.
+    `arguments` are further flags, such as `--no-sample`. `environment` is added to our own. `stdout` is where it
+    prints, instead of where `output` looks.
     """
     (data_dir / "dev.json").unlink(missing_ok=True)  # that of a stack that was killed
-    process = start(data_dir, *arguments, environment=environment)
+    process = start(data_dir, *arguments, environment=environment, stdout=stdout)
     try:
         _until_ready(process, data_dir)
         told = json.loads((data_dir / "dev.json").read_text())
@@ -81,7 +84,9 @@ def running_stack(data_dir: Path, *arguments: str, environment: Mapping[str, str
         end(process)
 
 
-def start(data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+def start(
+    data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None, stdout: int | None = None
+) -> "subprocess.Popen[bytes]":
     """Starts `openmcp dev` without waiting for it. What it prints goes to `output` in the folder beside the data."""
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     command = [str(Path(sys.executable).with_name("openmcp")), "dev", "--data-dir", str(data_dir)]
@@ -89,7 +94,7 @@ def start(data_dir: Path, *arguments: str, environment: Mapping[str, str] | None
         return subprocess.Popen(
             [*command, "--rest-port", "0", "--grpc-port", "0", *arguments],
             env={**os.environ, **(environment or {})},
-            stdout=output,
+            stdout=output if stdout is None else stdout,
             stderr=output,
         )
 

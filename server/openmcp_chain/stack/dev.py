@@ -27,7 +27,9 @@ def run(options: Options) -> int:
             return asyncio.run(_supervise(options, folder))
     except StackError as error:
         print_failure(error)
-        return 1
+    except OSError as error:  # a full disk, most likely
+        print_failure(StackError(str(error)))
+    return 1
 
 
 async def _supervise(options: Options, folder: DataFolder) -> int:

@@ -54,4 +54,7 @@ class Parts:
 
     def _restarted(self, child: Child, ending: str) -> None:
         self._console.warning(f"{child.name} {ending}; started again as process {child.pid} (its log: {child.log})")
-        self.on_restart()
+        try:
+            self.on_restart()
+        except OSError as error:  # a full disk: whoever asks for the part's id is told the last one's
+            self._console.warning(f"its process can't be told: {error}")
