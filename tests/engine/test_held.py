@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import pytest
 from support.engine import LEASE, DistantStore, Engine, Worker, ref, tenant
 
-from openmcp_chain.domain.task import Progress, Status, Task
+from openmcp_chain.domain.task import Key, Progress, Status, Task
 from openmcp_chain.engine import held
 from openmcp_chain.engine.held import KEPT_BYTES
+from openmcp_chain.engine.leases import LeaseRef
 
 MUCH = {"k": "x" * KEPT_BYTES}
 STORED = 1.5 * LEASE
@@ -121,3 +122,15 @@ async def test_past_a_bound_only_states_are_kept_of_what_was_heard_of_longest_ag
     assert {engine.task(task.key).status for task in tasks[1:7]} == {Status.PENDING}
     assert not engine.app.leases._held._whole
     assert (len(engine.app.leases._held), engine.app.leases._held._bytes) == (0, 0)
+
+
+async def test_what_a_worker_said_that_it_held_goes_with_it() -> None:
+    """Nobody has looked whether there are such leases: a worker may make up as many as it likes. A real one stays."""
+    engine = Engine()
+    worker, task = await leased(engine)
+    made_up = LeaseRef(Key("ws-1", "none"), "none")
+    engine.app.leases.claimed(made_up, worker.session)
+    assert engine.app.leases.holds(made_up.key)
+    worker.leave()
+    assert not engine.app.leases.holds(made_up.key)
+    assert engine.app.leases.holds(task.key)

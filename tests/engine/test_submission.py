@@ -16,6 +16,7 @@ import pytest
 from support import virtual
 from support.engine import DistantStore, Engine, Worker, tenant
 from support.samples import NOW
+from support.service import until
 
 from openmcp_chain.domain import errors, transitions
 from openmcp_chain.domain.retry import RetryPolicy
@@ -294,6 +295,24 @@ async def test_a_request_id_is_one_tasks_whatever_its_dedupe_key() -> None:
         await engine.submit(request_id=plain, dedupe_key="c")
     await engine.submit(dedupe_key="c")
     await ended(worker)
+
+
+async def test_a_request_that_was_another_ones_leaves_no_key() -> None:
+    """The same request_id came without a key in the same moment, and first: nobody carries the other out later."""
+    store = MemoryStore()
+    wire = DistantStore(data=store)
+    here, there, request_id = Engine(wire), Engine(store), str(uuid4())
+    wire.gates["insert_tasks"] = asyncio.Event()
+    keyed = asyncio.create_task(here.submit(dedupe_key="nightly", request_id=request_id))
+    await until(lambda: wire.calls["insert_tasks"] == 1)
+    plain = await there.submit(request_id=request_id)
+    wire.gates["insert_tasks"].set()
+    with pytest.raises(errors.RequestIdReused):
+        await keyed
+    assert list(store._tasks) == [plain.key]
+    await store.erase_tasks("ws-1", 1)
+    task = await there.submit(dedupe_key="nightly")
+    assert list(store._tasks) == [task.key] != [plain.key]
 
 
 async def test_a_repeated_request_gets_its_task_though_another_has_the_key() -> None:

@@ -265,6 +265,7 @@ async def test_ended_tasks_with_a_key_are_deleted_one_by_one(store: Store) -> No
     assert await store.delete_ended(over + 99 * SECOND, 10) == 2, "those of in_every_status"
     await store.delete_superseded([task.key for task in tasks])
     assert (await store.get_tasks([task.key for task in tasks])).keys() == {task.key for task in tasks[1:]}
+    assert tasks[3].key in await store.overdue_tasks(over, 10), "it waits, and its time runs out as ever"
 
 
 @pytest.mark.parametrize("key", ["", "key"])
