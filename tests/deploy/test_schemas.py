@@ -3,10 +3,10 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from support import manifests
@@ -18,12 +18,21 @@ OLDEST = "1.32.0"
 FILES = [*manifests.kustomization()["resources"], "secrets.example.yaml"]
 
 
+@pytest.fixture(scope="module")
+def validate() -> Callable[..., None]:
+    """Holds a resource to the schemas of one version."""
+    import kubernetes_validate  # noqa: PLC0415 - takes seconds, in every process that collects tests
+
+    checked: Callable[..., None] = kubernetes_validate.validate
+    return checked
+
+
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize("name", FILES)
-def test_a_manifest_follows_the_schemas_of_kubernetes(name: str, version: str) -> None:
+def test_a_manifest_follows_the_schemas_of_kubernetes(validate: Callable[..., None], name: str, version: str) -> None:
     """Each resource has no unknown and no missing field, for the oldest and the newest Kubernetes meant."""
     for resource in manifests.documents(manifests.KUBERNETES / name):
-        kubernetes_validate.validate(resource, version, strict=True)
+        validate(resource, version, strict=True)
 
 
 def test_the_compose_file_follows_its_specification() -> None:
@@ -34,14 +43,14 @@ def test_the_compose_file_follows_its_specification() -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl on this machine")
-def test_kustomize_renders_what_a_cluster_takes() -> None:
+def test_kustomize_renders_what_a_cluster_takes(validate: Callable[..., None]) -> None:
     """Rendered, all is in the namespace, each image has its tag, and ConfigMaps go by their hashed names."""
     rendered = subprocess.run(
         ["kubectl", "kustomize", manifests.KUBERNETES], capture_output=True, text=True, check=True
     ).stdout
     resources: list[dict[str, Any]] = list(yaml.safe_load_all(rendered))
     for resource in resources:
-        kubernetes_validate.validate(resource, NEWEST, strict=True)
+        validate(resource, NEWEST, strict=True)
         assert resource["kind"] == "Namespace" or resource["metadata"]["namespace"] == "openmcp"
     made = {one["metadata"]["name"] for one in resources if one["kind"] == "ConfigMap"}
     pods = [one["spec"]["template"]["spec"] for one in resources if one["kind"] == "Deployment"]

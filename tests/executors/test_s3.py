@@ -7,10 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
-from moto.server import ThreadedMotoServer
 from support.pipelines import Bench
 
 from openmcp_chain.executors.data_pipeline import Limits, S3Settings
@@ -21,6 +18,8 @@ BUCKETS = 'buckets = ["bucket", "shared/ws-test/"]'
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - takes long, in every process that collects tests
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())
@@ -35,6 +34,9 @@ def settings(endpoint: str) -> S3Settings:
 @pytest.fixture
 def client(endpoint: str) -> Iterator[Any]:
     """Amazon's own client, to put and look at objects."""
+    import boto3  # noqa: PLC0415 - takes long, in every process that collects tests
+    from botocore.config import Config  # noqa: PLC0415 - as above
+
     made = boto3.client(
         "s3",
         endpoint_url=endpoint,
