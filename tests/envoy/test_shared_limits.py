@@ -28,7 +28,8 @@ SECONDS = 5.0
 """How long calls are counted."""
 CALLERS = 4
 """For each Envoy."""
-NEIGHBOURS = 2_100
+NEIGHBOURS = 500
+"""Many times as many as Envoy would keep apart by itself, which is 20."""
 SIGN_INS = Rate(per_second=1, burst=10)
 
 
@@ -102,8 +103,8 @@ async def test_a_noisy_neighbour_is_not_noticed(fleet: Fleet) -> None:
     assert sum(passed) <= 1.1 * (BURST + RATE * seconds) + 2
 
 
-async def test_thousands_of_workspaces_keep_their_buckets(fleet: Fleet) -> None:
-    """A workspace that has used up its bucket does not get it back because two thousand others call meanwhile."""
+async def test_hundreds_of_workspaces_keep_their_buckets(fleet: Fleet) -> None:
+    """A workspace that has used up its bucket does not get it back because hundreds of others call meanwhile."""
 
     async def left(workspace: str) -> int:
         """What a call leaves in the bucket: one that Envoy itself refuses, but not before it has counted it."""

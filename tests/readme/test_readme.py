@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.stack import StackInfo, running_stack
+from support.stack import StackInfo
 
 from openmcp_chain.domain import workspace
 
@@ -34,15 +34,6 @@ INLINE = sorted(
 BLOCKS = [(language, text.strip()) for language, text in BLOCK.findall(README)]
 SHELL = [text for language, text in BLOCKS if language == "sh" and text not in RUN_ELSEWHERE]
 PYTHON = [text for language, text in BLOCKS if language == "python"]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
-    """What `make run` starts, in a folder that has what the commands expect of the project's own."""
-    folder = tmp_path_factory.mktemp("readme").resolve()
-    (folder / ".venv").symlink_to(sys.prefix)
-    with running_stack(folder / ".openmcp") as running:
-        yield running
 
 
 def test_readme_has_the_commands() -> None:

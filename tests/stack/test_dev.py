@@ -382,9 +382,15 @@ def test_a_missing_program(tmp_path: Path, present: list[str], line: str) -> Non
     assert refused.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [("dev",), ("workspaces", "list"), ("server",)])
-@pytest.mark.parametrize("option", ["tlsCAFile", "tlsCertificateKeyFile"])
-@pytest.mark.parametrize("file", ["missing", "empty"])
+@pytest.mark.parametrize(
+    ("command", "option", "file"),
+    [
+        *((command, "tlsCAFile", "missing") for command in [("dev",), ("workspaces", "list"), ("server",)]),
+        # What is wrong is found by all of them in one place.
+        *((("workspaces", "list"), option, "empty") for option in ("tlsCAFile", "tlsCertificateKeyFile")),
+        (("workspaces", "list"), "tlsCertificateKeyFile", "missing"),
+    ],
+)
 def test_tls_options_that_cannot_be_used(command: tuple[str, ...], option: str, file: str, tmp_path: Path) -> None:
     """A file for TLS that is missing, or none, is told in one line, without the password that is in the URI."""
     (tmp_path / "empty").touch()

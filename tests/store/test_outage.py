@@ -148,10 +148,13 @@ async def test_a_database_without_a_writable_primary_is_unavailable(own: Databas
     await assert_unavailable(store.insert_tasks([make_task()]))
 
 
+@pytest.mark.parametrize("driver", ["motor"])
 async def test_acknowledged_writes_survive_kill_9(own: Database, patient: MongoStore) -> None:
     """Killed in the middle of many writes, three times over: each task is at least as far as its writer was told.
 
     Writers go on through the kill by themselves, so every task ends where it should, with no step written twice.
+    One driver stands for both: what survives is the database's doing, what is written again the store's, and how each
+    driver tells of a restart and of a lost reply, the tests around this one ask of both.
     """
     acknowledged: dict[Key, Task] = {}
     progress = asyncio.Event()
