@@ -97,7 +97,7 @@ def test_page_on_workspaces(stack: StackInfo) -> None:
     assert '"error"' not in done
     assert re.findall(r'"state":"(\w+)"', done)[-4:] == ["DISABLED", "ACTIVE", "DELETING", "DELETING"]
     assert '"action":"workspace.delete"' in done
-    assert re.search(r"^\S+Z  local:\S+  workspace\.disable  \S+  reason=a test$", done, re.MULTILINE)
+    assert re.search(r'^\S+Z  local:\S+  workspace\.disable  \S+  reason="a test"$', done, re.MULTILINE)
     admin = (stack.data_dir / "admin-secret").read_text().strip()
     assert workspace.secret_id(admin)
 
