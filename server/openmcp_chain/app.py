@@ -81,7 +81,7 @@ class App:
             weight=self.identity.weight,
         )
         self.leases = Leases(self.ledger, self.dispatcher, clock=now, retention=settings.retention)
-        self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, now)
+        self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, self.streams, now)
         self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
         self.dispatcher.look = self.sweep.want
         self.retention = Retention(store, self.ledger, now)

@@ -22,13 +22,14 @@ async def lease(
     request_id: str = "",
     most_bytes: int = 1_000_000,
     workspace: str | None = "ws-1",
+    limit: int = 100,
 ) -> Sequence[Task]:
     """Makes the call."""
     demand = Demand(frozenset({"echo"}), workspace)
     ask = Ask(
         worker="curl", version="", demand=demand, most=most, wait=wait, request_id=request_id, most_bytes=most_bytes
     )
-    return await engine.app.leasing.lease("ws-1", ask)
+    return await engine.app.leasing.lease("ws-1", limit, ask)
 
 
 def keys(tasks: Sequence[Task]) -> set[Key]:
@@ -246,16 +247,80 @@ async def test_a_repeated_call_joins_the_one_under_way() -> None:
 
 
 async def test_the_answer_that_nobody_took_is_still_there() -> None:
-    """The caller gave up before the task came; it repeats the call after that."""
-    engine = Engine().start()
+    """The caller gave up while the task was being claimed; it repeats the call then, or after that."""
+    store = DistantStore()
+    engine = Engine(store).start()
     request_id = str(uuid4())
     call = asyncio.create_task(lease(engine, wait=20, request_id=request_id))
     await asyncio.sleep(1)
-    call.cancel()
-    task = await engine.submit()
+    claim = store.gates["insert_tasks"] = asyncio.Event()
+    submitting = asyncio.create_task(engine.submit())
     await asyncio.sleep(1)
-    assert engine.task(task.key).status is Status.RUNNING
+    call.cancel()
+    await asyncio.sleep(1)
+    again = asyncio.create_task(lease(engine, wait=20, request_id=request_id))
+    await asyncio.sleep(1)
+    claim.set()
+    task = await submitting
+    assert keys(await again) == {task.key}
     assert keys(await lease(engine, wait=20, request_id=request_id)) == {task.key}
+    assert engine.task(task.key).attempt == 1
+
+
+@pytest.mark.parametrize("request_id", ["", str(uuid4())])
+async def test_nothing_comes_to_a_call_that_its_callers_have_left(request_id: str) -> None:
+    """The last of them ends its wait: a task that is submitted then waits for others."""
+    engine = Engine().start()
+    calls = [asyncio.create_task(lease(engine, wait=20, request_id=request_id)) for _ in range(2)]
+    await asyncio.sleep(1)
+    for call in calls:
+        assert engine.app.dispatcher.demands()
+        call.cancel()
+        await asyncio.wait([call])
+    await engine.app.leasing.settle()
+    assert not engine.app.dispatcher.demands()
+    await engine.submit()
+    await asyncio.sleep(1)
+    assert statuses(engine) == [Status.PENDING]
+    assert await lease(engine, wait=20, request_id=request_id)
+
+
+async def test_a_call_that_is_left_before_it_began_to_wait_claims_nothing() -> None:
+    """Though there are tasks for it: nobody might ever come for them."""
+    store = DistantStore()
+    engine = Engine(store).start()
+    await engine.submit()
+    look = store.gates["recorded_call"] = asyncio.Event()
+    call = asyncio.create_task(lease(engine, wait=20, request_id=str(uuid4())))
+    await asyncio.sleep(1)
+    call.cancel()
+    await asyncio.wait([call])
+    look.set()
+    await engine.app.leasing.settle()
+    assert statuses(engine) == [Status.PENDING]
+
+
+async def test_a_call_that_is_left_keeps_its_place_until_it_is_over() -> None:
+    """However fast its caller calls and gives up, a workspace has no more under way than its quota says."""
+    store = DistantStore()
+    engine = Engine(store).start()
+    look = store.gates["recorded_call"] = asyncio.Event()
+    for _ in range(3):
+        call = asyncio.create_task(lease(engine, wait=20, request_id=str(uuid4()), limit=3))
+        await asyncio.sleep(1)
+        call.cancel()
+        await asyncio.wait([call])
+    for request_id in ("", str(uuid4())):
+        with pytest.raises(errors.TooManyStreams):
+            await lease(engine, request_id=request_id, limit=3)
+    look.set()
+    await engine.app.leasing.settle()
+    waiting = [asyncio.create_task(lease(engine, wait=20, request_id=str(uuid4()), limit=3)) for _ in range(3)]
+    await asyncio.sleep(1)
+    with pytest.raises(errors.TooManyStreams):
+        await lease(engine, limit=3)
+    assert await asyncio.gather(*waiting) == [[], [], []]
+    assert not engine.app.streams._open
 
 
 async def test_the_same_call_to_two_processes_at_once_has_one_answer() -> None:

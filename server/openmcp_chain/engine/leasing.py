@@ -1,13 +1,15 @@
 """Leases by call: a worker asks for tasks, waits a while, and gets what there is.
 
 With a request_id the call may be repeated: what it granted is kept, before it is answered, for as long as its leases
-live. So an answer that was lost on the way hides no task. Another call with the same request_id is refused.
+live. So an answer that was lost on the way hides no task. Another call with the same request_id is refused. Nothing is
+granted any more to a call that its callers have left: what was being claimed by then is its answer.
 """
 
 import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from openmcp_chain.domain import errors
@@ -17,6 +19,7 @@ from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
 from openmcp_chain.engine.leases import WORKER_GONE, Leases
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.engine.sessions import Demand, Session
 from openmcp_chain.store.base import Answer, Granted, Store
 
@@ -49,48 +52,89 @@ class Ask:
         return hashlib.sha256(words.encode()).digest()
 
 
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A call with a request_id that is under way, once for all who make it."""
+
+    enough: asyncio.Event
+    """Ends its wait."""
+    answer: asyncio.Task[Sequence[Task]]
+    callers: int = 0
+    left: bool = False
+    """Whether its last caller gave up."""
+
+
 class Leasing:
     """Grants leases to calls."""
 
-    def __init__(self, store: Store, ledger: Ledger, dispatcher: Dispatcher, leases: Leases, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, dispatcher: Dispatcher, leases: Leases, streams: Streams, clock: Clock
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._leases = leases
+        self._streams = streams
         self._clock = clock
-        self._asked: dict[tuple[str, str, bytes], asyncio.Task[Sequence[Task]]] = {}
+        self._asked: dict[tuple[str, str, bytes], _Asked] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._draining = asyncio.Event()
+        self._waits: set[asyncio.Event] = set()
+        """Each ends a wait."""
+        self._draining = False
 
-    async def lease(self, workspace: str, ask: Ask) -> Sequence[Task]:
+    async def lease(self, workspace: str, limit: int, ask: Ask) -> Sequence[Task]:
         """Leased tasks; none if none came in time. The same call gets the same tasks, as far as it still holds them.
 
-        Raises RequestIdReused if the call differs from the one that got tasks with its request_id.
+        Raises RequestIdReused if the call differs from the one that got tasks with its request_id; TooManyStreams if
+        the workspace has `limit` streams and calls like this open in this process.
         """
-        if not ask.request_id:
-            return await self._let_go(await self._lease(ask))
-        key = workspace, ask.request_id, ask.fingerprint()
-        asked = self._asked.get(key)
-        if asked is None:
-            # A caller who gives up, and repeats the call, finds it still going on.
-            asked = self._asked[key] = shared.begin(self._lease_once(workspace, ask))
-            asked.add_done_callback(lambda _: self._asked.pop(key, None))
-        return await asyncio.shield(asked)
+        with ExitStack() as place:
+            place.enter_context(self._streams.hold(workspace, limit))
+            if not ask.request_id:
+                return await self._let_go(await self._lease(ask, asyncio.Event()))
+            asked = await self._join(workspace, ask)
+            try:
+                # One caller who gives up must not end it for the others.
+                return await asyncio.shield(asked.answer)
+            finally:
+                asked.callers -= 1
+                if not asked.callers and not asked.answer.done():
+                    asked.left = True
+                    asked.enough.set()
+                    # What goes on without the caller keeps its place.
+                    kept = place.pop_all()
+                    asked.answer.add_done_callback(lambda _: kept.close())
 
     def drain(self) -> None:
         """Ends every wait, and lets no new one begin."""
-        self._draining.set()
+        self._draining = True
+        for enough in self._waits:
+            enough.set()
 
     async def settle(self) -> None:
         """Returns when no call is under way."""
-        while pending := {*self._asked.values(), *self._background}:
+        while pending := {*(asked.answer for asked in self._asked.values()), *self._background}:
             await asyncio.wait(pending)
 
-    async def _lease_once(self, workspace: str, ask: Ask) -> Sequence[Task]:
+    async def _join(self, workspace: str, ask: Ask) -> _Asked:
+        """The same call of others that is under way, or a new one."""
+        key = workspace, ask.request_id, ask.fingerprint()
+        while (asked := self._asked.get(key)) is not None and asked.left:
+            await asyncio.wait([asked.answer])
+        if asked is None:
+            enough = asyncio.Event()
+            asked = self._asked[key] = _Asked(enough, shared.begin(self._lease_once(workspace, ask, enough)))
+            asked.answer.add_done_callback(lambda _: self._asked.pop(key, None))
+        asked.callers += 1
+        return asked
+
+    async def _lease_once(self, workspace: str, ask: Ask, enough: asyncio.Event) -> Sequence[Task]:
         call = f"lease/{ask.request_id}"
         recorded = await self._store.recorded_call(workspace, call)
         if recorded is None:
-            tasks = await self._lease(ask)
+            if enough.is_set():
+                return ()
+            tasks = await self._lease(ask, enough)
             if not tasks:
                 return tasks
             granted = tuple(Granted(task.key, task.lease.token if task.lease else "") for task in tasks)
@@ -118,10 +162,9 @@ class Leasing:
             and task.due_at > self._clock()
         ]
 
-    async def _lease(self, ask: Ask) -> Sequence[Task]:
-        """Joins as a worker that takes so many tasks, until the first have come."""
+    async def _lease(self, ask: Ask, enough: asyncio.Event) -> Sequence[Task]:
+        """Joins as a worker that takes so many tasks, until the first have come, or there is no more time: `enough`."""
         tasks: list[Task] = []
-        came = asyncio.Event()
         closed = False
 
         def deliver(task: Task) -> None:
@@ -129,7 +172,7 @@ class Leasing:
                 self._spawn(task, WORKER_GONE)
                 return
             tasks.append(task)
-            came.set()
+            enough.set()
 
         session = Session(
             worker=ask.worker,
@@ -141,7 +184,7 @@ class Leasing:
         )
         self._dispatcher.join(session)
         try:
-            await self._wait(came, ask.wait)
+            await self._wait(enough, ask.wait)
             self._dispatcher.leave(session)
             await session.settle()  # what is being claimed for it comes as well
         except BaseException:
@@ -172,14 +215,18 @@ class Leasing:
                 self._spawn(task, WORKER_GONE)
             raise
 
-    async def _wait(self, came: asyncio.Event, seconds: float) -> None:
-        """Returns when a task has come, or after `seconds`; what is at hand is waited for in any case."""
-        waits = [asyncio.ensure_future(came.wait()), asyncio.ensure_future(self._draining.wait())]
+    async def _wait(self, enough: asyncio.Event, seconds: float) -> None:
+        """Returns when it is enough, or after `seconds`; what is at hand is waited for in any case."""
+        if self._draining:
+            return
+        self._waits.add(enough)
         try:
-            await asyncio.wait(waits, timeout=max(seconds, LOOK_SECONDS), return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(max(seconds, LOOK_SECONDS)):
+                await enough.wait()
+        except TimeoutError:
+            return
         finally:
-            for wait in waits:
-                wait.cancel()
+            self._waits.discard(enough)
 
     def _spawn(self, task: Task, failure: Failure) -> None:
         giving_back = asyncio.create_task(self._leases.give_back(task, failure))

@@ -64,20 +64,19 @@ class WorkerService:
         allow(call.caller, request.task_types)
         if self.draining:
             raise errors.ServerDraining
-        workspace = call.caller.workspace
-        with self._quota.hold(workspace, self._identity.quotas(call.caller).streams):
-            tasks = await self._leasing.lease(
-                workspace,
-                Ask(
-                    worker=request.worker_name,
-                    version=request.worker_version,
-                    demand=demand(call.caller, request.task_types),
-                    most=request.max_tasks or 1,
-                    wait=wait.total_seconds() if wait else 0.0,
-                    request_id=request.request_id.lower(),
-                    most_bytes=answers.BYTES,
-                ),
-            )
+        tasks = await self._leasing.lease(
+            call.caller.workspace,
+            self._identity.quotas(call.caller).streams,
+            Ask(
+                worker=request.worker_name,
+                version=request.worker_version,
+                demand=demand(call.caller, request.task_types),
+                most=request.max_tasks or 1,
+                wait=wait.total_seconds() if wait else 0.0,
+                request_id=request.request_id.lower(),
+                most_bytes=answers.BYTES,
+            ),
+        )
         return workers_pb2.LeaseTasksResponse(
             tasks=[codec.leased_task(task, self._dispatcher.lease_duration(task)) for task in tasks]
         )
