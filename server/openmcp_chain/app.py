@@ -21,6 +21,7 @@ from openmcp_chain.config import Config, ConfigError
 from openmcp_chain.domain import errors
 from openmcp_chain.engine import clock, workspaces
 from openmcp_chain.engine.administration import Administration, local_actor
+from openmcp_chain.engine.bearers import Bearers
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.events import EventHub
 from openmcp_chain.engine.eviction import Eviction
@@ -67,6 +68,7 @@ class App:
         self.tokens = Tokens(store, settings.master, now)
         self.keys = self.tokens.keys
         self.identity = Identity(store, settings.master, self.tokens, settings.plans, now)
+        self.bearers = Bearers(self.identity)
         self.ledger = Ledger(store)
         self.streams = Streams()
         self.events = EventHub(self.ledger, self.streams)
@@ -95,7 +97,7 @@ class App:
         self.signals.heard = Neighbours(self.events, self.leases, self.dispatcher).heard
         self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity, self.streams)
         self.server = Server(
-            Rpc(self.identity),
+            Rpc(self.identity, self.bearers),
             auth=AuthService(self.identity),
             tasks=TaskService(self.submission, self.tasks, self.queues, self.events, self.identity, now),
             rest=RestService(self.events, self.identity, self.keys),
@@ -117,8 +119,8 @@ class App:
         except (OSError, ValueError) as error:
             # No port, no certificate, or another master key: our own words.
             raise StartError(str(error)) from None
-        parts = (self.keys, self.queues, self.pending, self.sweep, self.retention, self.eviction, self.signals)
-        loops = (*(part.run() for part in parts), self.server.watch_health())
+        parts = (self.keys, self.bearers, self.queues, self.pending, self.sweep, self.retention, self.eviction)
+        loops = (*(part.run() for part in (*parts, self.signals)), self.server.watch_health())
         self._loops = [asyncio.create_task(loop) for loop in loops]
         return port
 

@@ -13,12 +13,8 @@ from openmcp_chain.engine.events import POLL_SECONDS, Subscription
 from openmcp_chain.store.memory import MemoryStore
 
 
-async def allowed() -> None:
-    """Nothing was taken back."""
-
-
 def subscribe(engine: Engine, key: Key, after: int = 0, limit: int = 100) -> Subscription:
-    return engine.app.events.subscribe(key, after, limit, allowed)
+    return engine.app.events.subscribe(key, after, limit)
 
 
 async def follow(engine: Engine, key: Key, after: int = 0) -> list[Event]:
@@ -214,19 +210,6 @@ async def test_draining_wakes_who_waits() -> None:
     engine.app.events.drain()
     with pytest.raises(errors.ServerDraining):
         await following
-
-
-async def test_ends_when_it_is_no_longer_allowed() -> None:
-    """What `allowed` raises at a poll ends the subscription."""
-    engine = Engine()
-    task = await engine.submit()
-
-    async def refuse() -> None:
-        raise errors.TokenInvalid
-
-    async with engine.app.events.subscribe(task.key, 1, 100, refuse) as events, asyncio.timeout(PATIENCE):
-        with pytest.raises(errors.TokenInvalid):
-            await events.next(PATIENCE)
 
 
 async def test_follows_a_task_through_all_its_lives() -> None:

@@ -109,7 +109,7 @@ async def test_no_process_remembers_a_deleted_workspace() -> None:
     for worker in workers:
         await worker.next()
     for engine in engines:
-        await engine.app.identity._recall(WS)
+        await engine.app.identity._look_up(WS)
     await asyncio.sleep(10)
     assert all(remembered(engine) for engine in engines), "else this test would find nothing ever"
     await delete(engines[0])

@@ -53,10 +53,7 @@ async def test_a_subscriber_sees_the_other_process_events_at_once() -> None:
     task = await there.submit()
     given = await worker.next()
 
-    async def allowed() -> None:
-        """Nothing was taken back."""
-
-    async with here.app.events.subscribe(task.key, 0, 10, allowed) as events:
+    async with here.app.events.subscribe(task.key, 0, 10) as events:
         assert [event.seq for event in await events.next(PATIENCE)] == [1, 2]
         for number in (3, 4):
             await worker.heartbeat(given, line=str(number))
@@ -206,10 +203,7 @@ async def test_lost_signals_cost_time_and_nothing_else() -> None:
     worker = here.worker()
     task = await there.submit()
 
-    async def allowed() -> None:
-        """Nothing was taken back."""
-
-    async with there.app.events.subscribe(task.key, 0, 10, allowed) as events:
+    async with there.app.events.subscribe(task.key, 0, 10) as events:
         await worker.complete(await worker.next())
         async with asyncio.timeout(PATIENCE):
             assert (await events.end(PATIENCE)).status is Status.SUCCEEDED

@@ -87,7 +87,7 @@ class Grpc(Door):
 
     def __init__(self, name: str, channel: grpc.Channel) -> None:
         self.name = name
-        self._channel = channel
+        self.channel = channel
 
     def call(self, path: str, *requests: Message, headers: Headers = ()) -> Told:
         return self.send(path, [request.SerializeToString() for request in requests], headers)
@@ -95,7 +95,7 @@ class Grpc(Door):
     def send(self, path: str, requests: Sequence[bytes], headers: Headers = ()) -> Told:
         """Calls the method with any bytes."""
         method = METHODS.get(path)
-        channel: Any = self._channel
+        channel: Any = self.channel
         opened = channel.stream_stream(path)(iter(requests), metadata=tuple(headers), timeout=SECONDS)
         answers = []
         try:

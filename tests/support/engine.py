@@ -113,6 +113,7 @@ class Engine:
     def start(self, *parts: str) -> "Engine":
         """Runs what a server runs besides serving, or only these parts of it, until `die`, or the end of the test."""
         loops = {
+            "bearers": self.app.bearers.run,
             "queues": self.app.queues.run,
             "sweep": self.app.sweep.run,
             "signals": self.app.signals.run,

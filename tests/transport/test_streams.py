@@ -126,8 +126,8 @@ async def test_last_event_id_beyond_the_last_event_is_named() -> None:
     assert told.message == "Last-Event-ID: 8 is beyond the task's last event, 7"
 
 
-@pytest.mark.parametrize("end", ["drain", "expiry"])
-async def test_an_early_end_can_be_told(end: str) -> None:
+@pytest.mark.parametrize("end", ["drain", "expiry", "fault"])
+async def test_an_early_end_can_be_told(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that ends before its task says why, in an event of its own and in REST's shape, and by its status."""
     clock = ManualClock()
     async with serving(now=clock) as service:
@@ -139,11 +139,13 @@ async def test_an_early_end_can_be_told(end: str) -> None:
         got = [await call.read()]
         if end == "drain":
             service.app.events.drain()
-        else:
+        elif end == "expiry":
             clock.advance(16 * 60)
+        else:
+            monkeypatch.setattr(service.app.events, "read", None)
         got.append(await call.read())
         told = await refused(call)
-    assert told.code == {"drain": "SERVER_DRAINING", "expiry": "TOKEN_EXPIRED"}[end]
+    assert told.code == {"drain": "SERVER_DRAINING", "expiry": "TOKEN_EXPIRED", "fault": "INTERNAL"}[end]
     (last,) = parsed(got[1].data.decode())
     assert (last["event"], "id" in last) == ("error", False)
     error = json.loads(last["data"])["error"]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from security.access import CALLS, HAS, NEEDS, OPEN
 from support.forgery import Forger
 from support.methods import METHODS, call
 from support.service import (
-    LOCAL,
     NOBODYS,
     PATIENCE,
     Caller,
@@ -29,9 +28,8 @@ from support.service import (
 )
 
 from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2
-from openmcp_chain.domain.workspace import Kind, State
-from openmcp_chain.engine import identity
-from openmcp_chain.transport import workstream
+from openmcp_chain.domain.workspace import Kind
+from openmcp_chain.engine import bearers
 
 OTHERS_TASK = "01900000-0000-7000-8000-000000000000"
 
@@ -272,53 +270,11 @@ async def test_scope_that_cannot_be_had_is_named_to_whoever_may_know() -> None:
             assert (refusal.code, refusal.fields) == ("CREDENTIALS_INVALID", [])
 
 
-async def _disable(service: Service, caller: Caller) -> None:
-    known = await service.app._store.get_workspace(caller.workspace_id)
-    assert known
-    await service.app._store.put_workspace(replace(known, state=State.DISABLED, version=known.version + 1))
-
-
-async def _revoke(service: Service, caller: Caller) -> None:
-    await service.app.administration.secrets.rotate(LOCAL, caller.workspace_id)
-    await service.app.administration.secrets.rotate(LOCAL, caller.workspace_id)
-
-
-@pytest.mark.parametrize("take_back", [_disable, _revoke], ids=["disabled", "revoked"])
-async def test_what_is_taken_back_ends_calls_and_streams(
-    take_back: Callable[[Service, Caller], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disabled workspace's tokens, and those of a revoked secret, end within seconds: for calls and open streams."""
-    monkeypatch.setattr(identity, "RECALL_SECONDS", 0.0)
-    monkeypatch.setattr(workstream, "RECHECK_SECONDS", 0.02)
-    async with serving() as service:
-        service.app.events.poll = 0.02
-        caller = await service.workspace()
-        task_id = await service.submit(caller, "other")
-        events = service.tasks.StreamTaskEvents(
-            tasks_pb2.StreamTaskEventsRequest(task_id=task_id), metadata=caller.metadata
-        )
-        sse = service.rest.ServeTaskEvents(rest_pb2.ServeTaskEventsRequest(task_id=task_id), metadata=caller.metadata)
-        worker = service.work(caller)
-        await worker.hello()
-        await events.read()
-        await sse.read()
-        await take_back(service, caller)
-        request = tasks_pb2.GetTaskRequest(task_id=task_id)
-        refusals = await asyncio.gather(
-            refused(service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE)),
-            refused(events),
-            refused(sse),
-            refused(worker.call),
-        )
-        assert [told.code for told in refusals] == ["TOKEN_INVALID"] * 4
-        await until(lambda: service.app.events.open == 0)
-
-
-async def test_event_streams_end_with_their_token() -> None:
+async def test_event_streams_end_with_their_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """An open event stream, typed or SSE, ends by TOKEN_EXPIRED when its token does: a subscriber comes back anew."""
+    monkeypatch.setattr(bearers, "LOOK_SECONDS", 0.02)
     clock = ManualClock()
     async with serving(now=clock) as service:
-        service.app.events.poll = 0.02
         caller = await service.workspace()
         task_id = await service.submit(caller, "other")
         typed = tasks_pb2.StreamTaskEventsRequest(task_id=task_id)
@@ -336,7 +292,7 @@ async def test_workers_stream_ends_with_its_token_however_busy(
 ) -> None:
     """A stream whose token expires ends by TOKEN_EXPIRED even if messages never cease; a refresh keeps it."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(workstream, "RECHECK_SECONDS", 0.02)
+    monkeypatch.setattr(bearers, "LOOK_SECONDS", 0.02)
     clock = ManualClock()
     async with serving(now=clock) as service:
         operator = await service.operator("echo")

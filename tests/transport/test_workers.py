@@ -271,7 +271,7 @@ async def unread(
 ) -> tuple[WorkerStream, AsyncGenerator[workers_pb2.WorkResponse, None]]:
     """A worker's stream whose answers go nowhere unless a test takes them; it has been welcomed."""
     app, principal = service.app, await service.app.identity.check(caller.token, Scope.WORKER)
-    stream = WorkerStream(app.leases, app.dispatcher, app.identity, principal)
+    stream = WorkerStream(app.leases, app.dispatcher, app.identity, app.bearers.present(principal))
 
     async def requests() -> AsyncIterator[workers_pb2.WorkRequest]:
         yield workers_pb2.WorkRequest(hello=workers_pb2.Hello(**(HELLO | {"max_concurrency": concurrency})))

@@ -174,8 +174,7 @@ async def test_the_token_is_refreshed_on_the_stream(
             refreshed.clear()
             await refreshed.wait()
             clock.advance(10 * 60)  # the first token's time is over
-            (stream,) = streams
-            await stream._identity.recheck(stream._principal)
+            await service.app.bearers.run_once()
             tenant = replace(tenant, token=await _token(service, tenant))
             detail = await ended(service, tenant, await service.submit(tenant))
             assert service.app.workers._streams == streams
@@ -195,7 +194,7 @@ async def test_a_worker_asks_for_no_more_than_it_needs() -> None:
         async with working(service, tenant, Gate()):
             await until(lambda: bool(service.app.workers._streams))
             (stream,) = service.app.workers._streams
-            assert stream._principal.scopes == {Scope.WORKER}
+            assert stream._bearer.principal.scopes == {Scope.WORKER}
 
 
 async def test_stop_ends_what_runs_and_takes_nothing_new() -> None:

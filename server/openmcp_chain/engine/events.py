@@ -9,7 +9,7 @@ A change made by another server process is read when a signal tells of it, and i
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -24,11 +24,8 @@ POLL_SECONDS = 2.0
 class Subscription:
     """One subscriber's place in one task's history; made by `EventHub.subscribe`, used as an async context manager."""
 
-    def __init__(
-        self, hub: "EventHub", key: Key, after: int, limit: int, allowed: Callable[[], Awaitable[None]], named: str
-    ) -> None:
+    def __init__(self, hub: "EventHub", key: Key, after: int, limit: int, named: str) -> None:
         self._hub = hub
-        self._allowed = allowed
         self._key = key
         self._limit = limit
         self._after = after
@@ -65,7 +62,7 @@ class Subscription:
     async def next(self, wait: float) -> Sequence[Event]:
         """The events that are new since the last call, waiting up to `wait` seconds for the first: may be none.
 
-        Raises what `allowed` does; ServerDraining when the server shuts down and everything known has been given out.
+        Raises ServerDraining when the server shuts down and everything known has been given out.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
@@ -79,7 +76,6 @@ class Subscription:
                 async with asyncio.timeout(min(remaining, self._hub.poll)):
                     await self._news.wait()
             except TimeoutError:
-                await self._allowed()
                 self._stale = True
             self._news.clear()
             if self._stale:
@@ -141,20 +137,13 @@ class EventHub:
         for follower in self._followers.get(task.key, ()):
             follower.wake(task)
 
-    def subscribe(
-        self,
-        key: Key,
-        after: int,
-        limit: int,
-        allowed: Callable[[], Awaitable[None]],
-        named: str = "after_sequence",
-    ) -> Subscription:
-        """Follows the task's events after sequence number `after`, until `allowed`, asked every `poll` seconds, raises.
+    def subscribe(self, key: Key, after: int, limit: int, named: str = "after_sequence") -> Subscription:
+        """Follows the task's events after sequence number `after`.
 
         Entering it raises TaskNotFound; SequenceOutOfRange, with the name `named`, if the task has no event `after`;
         TooManyStreams if the workspace has `limit` streams open in this process; ServerDraining.
         """
-        return Subscription(self, key, after, limit, allowed, named)
+        return Subscription(self, key, after, limit, named)
 
     def drain(self) -> None:
         """Ends every subscription once it has given out what is known, and takes no new ones."""

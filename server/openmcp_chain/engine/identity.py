@@ -1,6 +1,7 @@
 """Who is who: workspaces, operators and administrators sign in here, and their tokens are checked here."""
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -72,6 +73,10 @@ class Identity:
             raise errors.ScopeMissing(scope)
         return principal
 
+    def holds(self, principal: Principal) -> bool:
+        """Whether the principal's token holds, as far as is known and believed now; if not, `recheck` makes sure."""
+        return self._tokens.holds(principal) and self._is_believed(principal)
+
     async def recheck(self, principal: Principal) -> None:
         """Whether the principal's token still holds; for what outlives one check.
 
@@ -81,11 +86,16 @@ class Identity:
         await self._recheck(principal)
 
     async def _recheck(self, principal: Principal) -> None:
-        if self._stands(principal, await self._recall(principal.workspace)):
+        if self._is_believed(principal):
             return
-        # What is remembered may be from before the workspace was let in, or was given this secret.
+        # What is remembered may also be from before the workspace was let in, or was given this secret.
         if not self._stands(principal, await self._look_up(principal.workspace)):
             raise errors.TokenInvalid
+
+    def _is_believed(self, principal: Principal) -> bool:
+        """Whether that is so by what was read within RECALL_SECONDS."""
+        began, known = self._recalled.get(principal.workspace, (-math.inf, None))
+        return asyncio.get_running_loop().time() - began < RECALL_SECONDS and self._stands(principal, known)
 
     def _stands(self, principal: Principal, known: Workspace | None) -> bool:
         """Whether the workspace may do anything, and still has the secret that the principal's token was got with."""
@@ -142,13 +152,6 @@ class Identity:
     async def _gather(self, workspace_ids: Sequence[str]) -> Sequence[Workspace | None]:
         await asyncio.sleep(GATHER_SECONDS)
         return await self._read(workspace_ids)
-
-    async def _recall(self, workspace_id: str) -> Workspace | None:
-        now = asyncio.get_running_loop().time()
-        known = self._recalled.get(workspace_id)
-        if known is not None and now - known[0] < RECALL_SECONDS:
-            return known[1]
-        return await self._look_up(workspace_id)
 
     async def _look_up(self, workspace_id: str) -> Workspace | None:
         """The workspace as it is now, which is remembered."""

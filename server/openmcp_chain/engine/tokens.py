@@ -81,12 +81,19 @@ class Tokens:
             raise
         return principal
 
+    def holds(self, principal: Principal) -> bool:
+        """Whether the token of a principal is good still, as far as is known now; if not, `recheck` makes sure."""
+        return not self._expired(principal) and self.keys.holds(principal.key_id)
+
     async def recheck(self, principal: Principal) -> None:
         """Whether the token of a principal is good still. Raises TokenExpired; TokenInvalid if its key was revoked."""
-        if principal.expires_at + CLOCK_SKEW <= self._clock():
+        if self._expired(principal):
             raise errors.TokenExpired
         if not self.keys.holds(principal.key_id):
             await self.keys.verifier(principal.key_id)
+
+    def _expired(self, principal: Principal) -> bool:
+        return principal.expires_at + CLOCK_SKEW <= self._clock()
 
     async def _verify(self, token: str) -> Principal:
         if len(token) > TOKEN_CHARACTERS:

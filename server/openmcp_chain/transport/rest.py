@@ -11,7 +11,7 @@ from openmcp_chain.engine.events import EventHub
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.keys import Keys
 from openmcp_chain.transport import codec, status
-from openmcp_chain.transport.rpc import Call
+from openmcp_chain.transport.rpc import Call, send_headers
 from openmcp_chain.transport.tasks import follow
 
 PING_SECONDS = 15.0
@@ -35,36 +35,31 @@ class RestService:
         """Sends a task's events as Server-Sent Events."""
         resumed = _last_event_id(call)
         after, named = (request.after_sequence, "after_sequence") if resumed is None else (resumed, LAST_EVENT_ID)
-        fault: errors.Error | None = None
         async with follow(self._events, self._identity, call.caller, request.task_id, after, named) as events:
-            over = events.ended
-            if over:
-                await call.context.send_initial_metadata(NOTHING_FOLLOWS)
+            if events.ended:
+                await send_headers(call.context, NOTHING_FOLLOWS)
                 return
             content_type, preface = "text/event-stream", f"retry: {RETRY_MILLISECONDS}\n\n".encode()
             # The first message comes at once, since the response's headers come with it: to an EventSource it is open.
             wait = 0.0
             while not events.ended:
-                try:
-                    steps = await events.next(wait)
-                except errors.Error as error:
-                    if preface:
-                        raise
-                    fault = error
-                    break
+                steps = await events.next(wait)
                 data = b"".join(codec.server_sent_event(events.task_id, step) for step in steps) or b": ping\n\n"
                 # Only the first message names the media type (Envoy issue #10673).
                 yield HttpBody(content_type=content_type, data=preface + data)
                 content_type, preface, wait = "", b"", PING_SECONDS
-        if fault is None:
-            return
-        # The response began with 200, and HTTP has no other place for it: without, its end would look like the task's.
-        yield HttpBody(data=f"event: error\ndata: {status.shown(fault)}\n\n".encode())
-        raise fault
 
     async def ServeJsonWebKeySet(self, _: rest_pb2.ServeJsonWebKeySetRequest, __: Call) -> HttpBody:
         """The public keys."""
         return HttpBody(content_type="application/json", data=await self._keys.key_set())
+
+
+def last_words(error: errors.Error) -> HttpBody:
+    """What an event stream says when it ends early.
+
+    The response began with 200, and HTTP has no other place for it: without, its end would look like the task's.
+    """
+    return HttpBody(data=f"event: error\ndata: {status.shown(error)}\n\n".encode())
 
 
 def _last_event_id(call: Call) -> int | None:

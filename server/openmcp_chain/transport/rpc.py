@@ -1,7 +1,7 @@
 """How every call goes through the house: one wrapper around each method, in this order.
 
 1. identify    request id and trace context, so that all that follows can be found in log and trace
-2. authorise   the token, before the request is read
+2. authorise   the token, before the request is read; and for as long as the call goes on, whatever it waits for
 3. admit       refuse at once what is over the limit of calls under way
 4. decode      bytes to message; what can't be decoded names its field
 5. run         the method, for no longer than a call may take
@@ -21,7 +21,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -38,6 +38,7 @@ from openmcp_chain import logs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.workspace import Principal, Scope
+from openmcp_chain.engine.bearers import Bearer, Bearers
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.transport import status, wire
 
@@ -78,16 +79,21 @@ class Call:
 
     metadata: Mapping[str, str]
     """The request's metadata, keys in lower case, without binary entries."""
-    principal: Principal | None
+    known: Bearer | None
     """The bearer of the token, where the method needs one."""
     context: Context
 
     @property
-    def caller(self) -> Principal:
+    def bearer(self) -> Bearer:
         """The bearer of the token. For methods that need one."""
-        if self.principal is None:
+        if self.known is None:
             raise errors.TokenMissing
-        return self.principal
+        return self.known
+
+    @property
+    def caller(self) -> Principal:
+        """Whom the token names. For methods that need one."""
+        return self.bearer.principal
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +103,16 @@ class Access:
     scope: Scope | None
     """None: open to all, without a token."""
     bulky: str = "request"
+    last_words: Callable[[errors.Error], Message] | None = None
+    """What a stream that has begun says before it ends by an error, where its callers don't see how it ends."""
 
 
 class Rpc:
     """Wraps methods and holds what all calls share."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, bearers: Bearers) -> None:
         self._identity = identity
+        self._bearers = bearers
         self._under_way = 0
         self._latest = -math.inf
         # Without a provider, only the client's own context is there to be passed on.
@@ -147,13 +156,13 @@ class Rpc:
                 try:
                     async with limit:
                         _weigh(size)
-                        call = Call(metadata, await self._authorise(access, metadata), context)
-                        data = await _only(context)
-                        self._admit()
-                        try:
-                            answer: Message = await behaviour(decode(data), call)
-                        finally:
-                            self._under_way -= 1
+                        with await self._authorised(access, metadata) as bearer:
+                            data = await _only(context)
+                            self._admit()
+                            try:
+                                answer: Message = await behaviour(decode(data), Call(metadata, bearer, context))
+                            finally:
+                                self._under_way -= 1
                     encoded = _encode(answer)
                     code = "OK"
                     return encoded
@@ -168,31 +177,38 @@ class Rpc:
                 await status.refuse(context, refusal)
                 return None
 
-        async def streaming(_: object, context: Context) -> AsyncIterator[bytes]:
+        async def streaming(_: object, context: Context) -> None:
             limit = asyncio.timeout(UNARY_SECONDS)
             metadata, size = _metadata(context)
-            # Not made the current one: a generator has no context of its own to hold it in.
+            # Not made the current one: what happens in a stream's hours is not all of one trace.
             span = self._identify(path, metadata)
+            sender, last_words = _Sender(context), b""
             try:
                 _weigh(size)
-                call = Call(metadata, await self._authorise(access, metadata), context)
-                requests: Message | AsyncIterator[Message]
-                if client_streaming:
-                    requests = decode_all(context)
-                else:
-                    async with limit:
-                        requests = decode(await _only(context))
-                # Closed here and now, not when the garbage collector comes by: a stream holds subscriptions and leases.
-                async with aclosing(behaviour(requests, call)) as answers:
-                    async for answer in answers:
-                        yield _encode(answer)
+                with await self._authorised(access, metadata) as bearer:
+                    requests: Message | AsyncIterator[Message]
+                    if client_streaming:
+                        requests = decode_all(context)
+                    else:
+                        async with limit:
+                            requests = decode(await _only(context))
+                    # Closed here and now, not when the garbage collector comes by: it holds subscriptions and leases.
+                    # We write, not gRPC: a call whose caller does not read what is written must end as well.
+                    async with aclosing(behaviour(requests, Call(metadata, bearer, context))) as answers:
+                        async for answer in answers:
+                            await sender.send(_encode(answer))
                 return
             except BaseException as error:
                 if not _ours(error):
                     raise
-                refusal = _refusal(errors.DeadlineExceeded() if limit.expired() else error)
+                told = _told(errors.DeadlineExceeded() if limit.expired() else error)
+                refusal = status.refusal(told)
+                if access.last_words is not None and sender.begun:
+                    last_words = _encode(access.last_words(told))
             finally:
                 span.end()
+            if last_words:
+                await sender.send(last_words)
             await status.refuse(context, refusal)
 
         if not server_streaming:
@@ -229,15 +245,16 @@ class Rpc:
             logs.trace_id.set(trace.format_trace_id(span.get_span_context().trace_id))
         return span
 
-    async def _authorise(self, access: Access, metadata: Mapping[str, str]) -> Principal | None:
+    async def _authorised(self, access: Access, metadata: Mapping[str, str]) -> AbstractContextManager[Bearer | None]:
+        """The bearer of the call's token, for as long as the call goes on; None for a method that needs none."""
         if access.scope is None:
-            return None
+            return nullcontext()
         scheme, _, token = metadata.get("authorization", "").partition(" ")
         if not token:
             raise errors.TokenMissing
         if scheme.lower() != "bearer":
             raise errors.TokenInvalid
-        return await self._identity.check(token.strip(), access.scope)
+        return self._bearers.present(await self._identity.check(token.strip(), access.scope))
 
 
 def methods(
@@ -256,6 +273,35 @@ def methods(
             server_streaming=method.server_streaming,
         )
     return handlers
+
+
+async def send_headers(context: Context, headers: Sequence[tuple[str, str]] = ()) -> None:
+    """Begins a stream's answer. All of it, even if the call is ended meanwhile: gRPC would begin again to refuse it."""
+    sending = asyncio.ensure_future(context.send_initial_metadata(tuple(headers)))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.gather(sending, return_exceptions=True)
+        raise
+
+
+class _Sender:
+    """What a stream says, message by message."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._headers = False
+        self.begun = False
+        """Whether something was said, and all of it is on its way: gRPC takes one message at a time."""
+
+    async def send(self, data: bytes) -> None:
+        if not self._headers:
+            # By themselves: if they waited with a message that nobody reads, gRPC could not refuse the call any more.
+            await send_headers(self._context)
+            self._headers = True
+        self.begun = False
+        await self._context.write(data)
+        self.begun = True
 
 
 def _in(span: trace.Span) -> AbstractContextManager[object]:
@@ -318,6 +364,8 @@ def _weigh(size: int) -> None:
 
 def _ours(error: BaseException) -> bool:
     """Whether the call is refused for it; false if the call itself was cancelled, or closed with its connection."""
+    if isinstance(error, grpc.aio.BaseError):
+        return False  # it has ended
     if isinstance(error, asyncio.CancelledError):
         running = asyncio.current_task()
         return running is None or not running.cancelling()
@@ -325,10 +373,15 @@ def _ours(error: BaseException) -> bool:
 
 
 def _refusal(error: BaseException) -> status.Refusal:
+    """How the call ends for it."""
+    return status.refusal(_told(error))
+
+
+def _told(error: BaseException) -> errors.Error:
     """What the client is told of the error, which is let go of the call whoever keeps it: a task, a queue, a frame."""
-    refusal = status.refusal(_translate(error))
+    told = _translate(error)
     error.__traceback__ = error.__context__ = error.__cause__ = None
-    return refusal
+    return told
 
 
 def _translate(error: BaseException) -> errors.Error:

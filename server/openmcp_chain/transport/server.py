@@ -17,7 +17,7 @@ from openmcp_chain.transport import rpc, status
 from openmcp_chain.transport.auth import AuthService
 from openmcp_chain.transport.health import Health
 from openmcp_chain.transport.reflection import Reflection
-from openmcp_chain.transport.rest import RestService
+from openmcp_chain.transport.rest import RestService, last_words
 from openmcp_chain.transport.rpc import Access, Context, Handler, Rpc
 from openmcp_chain.transport.tasks import TaskService
 from openmcp_chain.transport.workers import WorkerService
@@ -42,7 +42,7 @@ ACCESS: Mapping[str, Access] = {
     f"{_PACKAGE}.TaskService/ListTaskTypes": Access(Scope.TASKS_READ),
     f"{_PACKAGE}.TaskService/PauseTaskType": Access(Scope.TASKS_WRITE),
     f"{_PACKAGE}.TaskService/ResumeTaskType": Access(Scope.TASKS_WRITE),
-    f"{_PACKAGE}.RestService/ServeTaskEvents": Access(Scope.TASKS_READ),
+    f"{_PACKAGE}.RestService/ServeTaskEvents": Access(Scope.TASKS_READ, last_words=last_words),
     f"{_PACKAGE}.RestService/ServeJsonWebKeySet": Access(None),
     f"{_PACKAGE}.WorkerService/Work": Access(Scope.WORKER, bulky="complete.result"),
     f"{_PACKAGE}.WorkerService/LeaseTasks": Access(Scope.WORKER),

@@ -200,7 +200,7 @@ def follow(
     checks.at_least(named, after, 0, 2**31 - 1)
     checks.done()
     key = key_of(caller, task_id)
-    return hub.subscribe(key, after, identity.quotas(caller).streams, lambda: identity.recheck(caller), named)
+    return hub.subscribe(key, after, identity.quotas(caller).streams, named)
 
 
 def _require(task_id: str) -> None:

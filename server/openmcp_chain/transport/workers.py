@@ -43,7 +43,7 @@ class WorkerService:
         if self.draining:
             raise errors.ServerDraining
         with self._quota.hold(call.caller.workspace, self._identity.quotas(call.caller).streams):
-            stream = WorkerStream(self._leases, self._dispatcher, self._identity, call.caller)
+            stream = WorkerStream(self._leases, self._dispatcher, self._identity, call.bearer)
             self._streams.add(stream)
             try:
                 async with aclosing(stream.run(requests)) as responses:

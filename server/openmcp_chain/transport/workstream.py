@@ -9,7 +9,8 @@ from openmcp.chain.v1 import workers_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.task import Task
-from openmcp_chain.domain.workspace import Principal, Scope
+from openmcp_chain.domain.workspace import Scope
+from openmcp_chain.engine.bearers import Bearer
 from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
@@ -31,8 +32,6 @@ REPORT_BYTES = 8 * 1024 * 1024
 """What those reports that are being carried out may have together."""
 HELLO_SECONDS = 30.0
 """How long a stream may be open without a hello."""
-RECHECK_SECONDS = 2.0
-"""How often the stream's token is looked at again."""
 
 KINDS = ("heartbeat", "complete", "fail", "stopped", "log")
 _KIND: dict[type[Report], workers_pb2.ReportKind.ValueType] = {
@@ -54,12 +53,12 @@ class _Unsent(NamedTuple):
 class WorkerStream:
     """The state of one stream."""
 
-    def __init__(self, leases: Leases, dispatcher: Dispatcher, identity: Identity, principal: Principal) -> None:
+    def __init__(self, leases: Leases, dispatcher: Dispatcher, identity: Identity, bearer: Bearer) -> None:
         self._leases = leases
         self._reports = Reports(leases)
         self._dispatcher = dispatcher
         self._identity = identity
-        self._principal = principal
+        self._bearer = bearer
         self._session: Session | None = None
         self._outbox: asyncio.Queue[workers_pb2.WorkResponse | _Unsent | errors.Error | None] = asyncio.Queue()
         self._slots = asyncio.Semaphore(REPORTS)
@@ -69,14 +68,13 @@ class WorkerStream:
 
     @property
     def workspace(self) -> str:
-        return self._principal.workspace
+        return self._bearer.principal.workspace
 
     async def run(
         self, requests: AsyncIterator[workers_pb2.WorkRequest]
     ) -> AsyncGenerator[workers_pb2.WorkResponse, None]:
         """Answers the worker until it hangs up, or the server drains. Raises what ends the stream with an error."""
         reader = asyncio.create_task(self._read(requests))
-        guard = asyncio.create_task(self._recheck())
         mute = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._mute)
         try:
             while True:
@@ -95,7 +93,6 @@ class WorkerStream:
                     self._slots.release()
         finally:
             reader.cancel()
-            guard.cancel()
             mute.cancel()
 
     async def _lets_go(self, unsent: _Unsent) -> bool:
@@ -135,18 +132,6 @@ class WorkerStream:
         """Ends a stream that holds a place and says nothing."""
         if self._session is None:
             self._outbox.put_nowait(errors.DeadlineExceeded())
-
-    async def _recheck(self) -> None:
-        """Ends the stream when its token ends: by its time, with its workspace, or with its secret."""
-        while True:
-            await asyncio.sleep(RECHECK_SECONDS)
-            try:
-                await self._identity.recheck(self._principal)
-            except errors.Unavailable:
-                continue  # not known for the moment
-            except errors.Error as error:
-                self._outbox.put_nowait(error)
-                return
 
     async def _finish(self) -> None:
         others = self._under_way - {asyncio.current_task()}
@@ -200,13 +185,13 @@ class WorkerStream:
         for index, ref in enumerate(hello.held[:CONCURRENCY]):
             checks.lease(f"hello.held[{index}]", ref)
         checks.done()
-        allow(self._principal, hello.task_types)
+        allow(self._bearer.principal, hello.task_types)
         duration = codec.duration_of(self._dispatcher.standard_lease)
         self._outbox.put_nowait(workers_pb2.WorkResponse(welcome=workers_pb2.Welcome(lease_duration=duration)))
         session = Session(
             worker=hello.worker_name,
             version=hello.worker_version,
-            demand=demand(self._principal, hello.task_types),
+            demand=demand(self._bearer.principal, hello.task_types),
             room=hello.max_concurrency - len(hello.held),
             deliver=lambda task: self._deliver(session, task),
             cancel=self._cancel,
@@ -219,15 +204,15 @@ class WorkerStream:
 
     async def _refresh(self, token: str) -> None:
         principal = await self._identity.check(token, Scope.WORKER)
-        if principal.workspace != self._principal.workspace:
+        if principal.workspace != self.workspace:
             raise errors.InvalidArgument(Violation("refresh.token", "belongs to another identity than the stream's"))
-        self._principal = principal
+        self._bearer.principal = principal
 
     async def _answer(self, report: Report) -> None:
         """Carries out a report, beside others so that they share their writes, and answers it."""
         ack = workers_pb2.Ack(lease=report.lease, kind=_KIND[type(report)])
         try:
-            await self._reports.carry_out(self._principal, report)
+            await self._reports.carry_out(self._bearer.principal, report)
         except errors.Error as error:
             ack.error_code = error.code
             ack.error_message = error.message

@@ -1,0 +1,104 @@
+"""Those whose calls are under way: a call ends when its bearer's token does, whatever the call waits for.
+
+A token is checked when its call comes. How long the call goes on then is for its caller to say: by holding back its
+message, by waiting for tasks, by following events. So a loop looks at all that is under way, every `LOOK_SECONDS`. No
+way through the house needs a check of its own; a call that is over before the next look costs an entry in a set, and no
+call a task or a timer.
+
+What a process has read of a workspace is believed for `identity.RECALL_SECONDS`; with the time between two looks, and
+that of the read itself, a call ends within five seconds of what ended its token. If the database does not answer, what
+is under way goes on: nothing comes of it that was not known before.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from types import TracebackType
+from typing import Self
+
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine.identity import Identity
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+
+
+class Bearer:
+    """Who makes a call, for as long as it is under way; made by `Bearers.present`, used as a context manager.
+
+    The block is cancelled when the token ends, and raises then what `Identity.recheck` does; as `asyncio.timeout` does
+    it, so a call that its caller gives up in the same moment ends as cancelled.
+    """
+
+    __slots__ = ("_cancelling", "_fault", "_present", "_task", "principal")
+
+    def __init__(self, present: "set[Bearer]", principal: Principal) -> None:
+        self.principal = principal
+        """Of the newest token: a call that takes another one on the way sets it."""
+        self._present = present
+        self._fault: errors.Error | None = None
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call has a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._present.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._present.discard(self)
+        if self._fault is None:
+            return
+        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise self._fault from None
+
+    def end(self, fault: errors.Error) -> None:
+        """Ends the call, unless it has ended."""
+        if self._fault is None and self in self._present:
+            self._fault = fault
+            self._task.cancel()
+
+
+class Bearers:
+    """All of them, in this process."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._present: set[Bearer] = set()
+
+    def present(self, principal: Principal) -> Bearer:
+        """For as long as the bearer of a token that was just checked makes a call."""
+        return Bearer(self._present, principal)
+
+    async def run_once(self) -> None:
+        """Looks at all, and ends the calls of those whose token has ended."""
+        present = defaultdict[Principal, list[Bearer]](list)
+        for bearer in self._present:
+            present[bearer.principal].append(bearer)
+        doubtful = [principal for principal in present if not self._identity.holds(principal)]
+        await asyncio.gather(*(self._look(principal, present[principal]) for principal in doubtful))
+
+    async def run(self) -> None:
+        """Goes on until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self.run_once()
+            except Exception:
+                log.exception("unforeseen")
+
+    async def _look(self, principal: Principal, bearers: list[Bearer]) -> None:
+        try:
+            await self._identity.recheck(principal)
+        except errors.Unavailable:
+            return
+        except errors.Error as fault:
+            for bearer in bearers:
+                if bearer.principal == principal:  # else it has got another token meanwhile
+                    bearer.end(fault)
