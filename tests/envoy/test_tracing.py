@@ -82,6 +82,7 @@ async def test_spans_join_the_clients_trace(tmp_path_factory: pytest.TempPathFac
     ):
         headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
         await gateway.rest.get("/v1/tasks/x/events?after_sequence=S3CRET", headers=headers)
+        await gateway.rest.get(f"/v1/tasks/omcp_12345678_{'S3CRET' * 7}x", headers=headers)
         await gateway.rest.get("/v1/tasks/pending", headers=headers)
         _, trace, parent, _ = gateway.upstream.tasks.metadata["traceparent"].split("-")
         assert trace == TRACE
@@ -100,7 +101,7 @@ async def test_spans_join_the_clients_trace(tmp_path_factory: pytest.TempPathFac
                     if span.trace_id.hex() == TRACE
                 }
         assert spans[spans[parent]] == SPAN
-        assert len([child for child, of in spans.items() if of == SPAN]) == 2
+        assert len([child for child, of in spans.items() if of == SPAN]) == 3
 
 
 @pytest.mark.parametrize(

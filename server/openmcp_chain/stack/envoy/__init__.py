@@ -20,7 +20,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.plans import Plan, smallest
 from openmcp_chain.engine import answers, tokens
 from openmcp_chain.stack.envoy import cors, replies, routes, tls, view
-from openmcp_chain.stack.envoy.collector import Collector
+from openmcp_chain.stack.envoy.collector import PATH, Collector
 from openmcp_chain.stack.envoy.tls import Identity, Servers
 from openmcp_chain.stack.state import write_private
 from openmcp_chain.transport import status
@@ -217,10 +217,10 @@ def render(settings: Settings, folder: Path | None = None) -> str:
 
 
 def lua(settings: Settings) -> str:
-    """The first Lua filter: its table of replies, what it knows of text, then its source."""
+    """The first Lua filter: its table of replies, what it knows of text, then its sources."""
     sizes = {routes.too_large(method, settings.limits) for method in (*view.methods(), *routes.FOREIGN)}
     table = replies.lua_table(replies.replies(sizes, HEADER_BYTES))
-    return f'local HSTS = "{tls.HSTS}"\n' + table + _source("text.lua") + _source("rest.lua")
+    return f'local HSTS = "{tls.HSTS}"\n' + table + "".join(map(_source, ("text.lua", "path.lua", "rest.lua")))
 
 
 def request_lua() -> str:
@@ -270,14 +270,18 @@ def _bucket(entries: list[dict[str, str]], rate: Rate) -> dict[str, Any]:
 
 
 def _access_log() -> list[dict[str, Any]]:
-    """What a request was, by whom, and what became of it: no query, no header that may hold a secret, no body."""
+    """What a request was, by whom, and what became of it: nothing of it that may hold a secret.
+
+    That is no query, no such header, no body, and of the path what `path.lua` shows; which is nothing, if the request
+    could not even be read.
+    """
     fields = {
         "time": "%START_TIME%",
         "request_id": "%REQ(X-REQUEST-ID)%",
         "traceparent": "%REQ(TRACEPARENT)%",
         "workspace_id": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:payload:workspace_id)%",
         "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
-        "path": "%PATH(NQ:ORIG_OR_PATH)%",
+        "path": PATH,
         "route": "%ROUTE_NAME%",
         "protocol": "%PROTOCOL%",
         "status": "%RESPONSE_CODE%",

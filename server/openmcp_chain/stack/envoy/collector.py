@@ -14,6 +14,8 @@ import grpc
 
 from openmcp_chain.stack.envoy.tls import subject_kind
 
+PATH = "%DYNAMIC_METADATA(openmcp:path)%"
+"""A request's path, as logs and traces may show it: in Envoy's terms, what `envoy/path.lua` has made of it."""
 _PORT = 4317
 _ROOTS = Path(grpc.__file__).parent / "_cython" / "_credentials" / "roots.pem"
 """The certificates that gRPC, and so the server's own exporter, trusts if it is told of no others."""
@@ -80,9 +82,9 @@ class Collector:
         return {
             "provider": {"name": "envoy.tracers.opentelemetry", "typed_config": config},
             "spawn_upstream_span": True,
-            # The tag that Envoy makes of the URL would have the query in it.
+            # The tag that Envoy makes of the URL would have all of it.
             "max_path_tag_length": 1,
-            "custom_tags": [{"tag": "url.path", "value": "%PATH(NQ:ORIG_OR_PATH)%"}],
+            "custom_tags": [{"tag": "url.path", "value": PATH}],
         }
 
 

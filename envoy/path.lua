@@ -1,0 +1,15 @@
+-- Says what logs and traces may show of a request's path: all of it but the query, and but what may be a secret or a
+-- token, put by mistake where an id belongs. Part of the first filter, so that every path that is told of comes by here.
+
+-- Longer than any id of ours (a UUID has 36 characters), shorter than a secret (57).
+local PIECE = 48
+local BEGINNING = 8 -- of a longer piece; a secret's says only that it is one
+
+local function shown_piece(piece)
+  return #piece > PIECE and piece:sub(1, BEGINNING) .. "..." or nil
+end
+
+function envoy_on_request(handle)
+  local path = (handle:headers():get(":path") or ""):match("^[^?#]*"):gsub("[^/:]+", shown_piece)
+  handle:streamInfo():dynamicMetadata():set("openmcp", "path", (path:gsub("[^\33-\126]", "?")))
+end
