@@ -309,6 +309,17 @@ async def test_remembered_workspaces_are_bounded(monkeypatch: pytest.MonkeyPatch
     assert list(engine.app.identity._recalled) == made[-3:]
 
 
+async def test_names_that_strangers_guess_are_not_remembered() -> None:
+    """Or they would push out those who are there, and each call of these would be a read."""
+    engine = Engine()
+    workspace_id, _, token = await signed_in(engine)
+    await engine.app.identity.check(token, None)
+    for name in ("nobody", "anybody", workspace_id):
+        with pytest.raises(errors.CredentialsInvalid):
+            await engine.app.identity.authenticate(name, "wrong")
+    assert list(engine.app.identity._recalled) == [workspace_id]
+
+
 async def test_weight_is_that_of_the_plan_while_it_is_remembered() -> None:
     """A workspace that has called weighs what its plan says; one that is unknown, or has a plan that is gone, 1."""
     engine = Engine()

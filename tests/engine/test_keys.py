@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
 import jwt
 import pytest
@@ -15,6 +16,7 @@ from openmcp_chain.domain.keys import CLOCK_SKEW, LEAD, LIFETIME, VERIFIES, Phas
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import keys
 from openmcp_chain.engine.tokens import Tokens
+from openmcp_chain.stack import envoy
 from openmcp_chain.store.memory import MemoryStore
 
 ACTOR = Actor("local:somebody")
@@ -121,6 +123,32 @@ async def test_the_key_before_a_revoked_one_signs_until_a_new_one_is_known() -> 
     token, kid = await fleet.sign_in()
     assert kid == third.kid
     await fleet.check(token)
+
+
+@pytest.mark.parametrize("cut", ["add_key", "delete_key"])
+async def test_a_revocation_that_fails_leaves_a_key_that_signs(cut: str) -> None:
+    """Wherever it is cut short: there is never a moment without one, and to do it again ends what was to end."""
+    fleet = await Fleet().start()
+    token, first = await fleet.sign_in()
+    fleet.wire.cut = cut
+    with pytest.raises(errors.Unavailable):
+        await fleet.two.keys.revoke(first, ACTOR)
+    assert first in [key.kid for key in await fleet.store.list_keys()]
+    await asyncio.sleep(keys.KEYS_EVERY_SECONDS + 0.1)
+    await fleet.check((await fleet.sign_in())[0])
+    fleet.wire.cut = ""
+    await fleet.two.keys.revoke(first, ACTOR)
+    await asyncio.sleep(keys.KEYS_EVERY_SECONDS + 0.1)
+    with pytest.raises(errors.TokenInvalid):
+        await fleet.check(token)
+    await fleet.check((await fleet.sign_in())[0])
+
+
+def test_a_new_key_is_known_everywhere_before_it_signs() -> None:
+    """LEAD covers a clock that is ahead, a server that reads late, and an Envoy that asks in vain twice."""
+    edge = envoy.Settings(listen=envoy.Address("a", 1), server=envoy.Address("b", 2), plans=SETTINGS.plans)
+    asked = 3 * timedelta(seconds=edge.jwks_seconds + 2)
+    assert timedelta(seconds=30) + timedelta(seconds=keys.KEYS_EVERY_SECONDS) + asked <= LEAD
 
 
 async def test_what_is_not_known_for_sure_is_not_believed() -> None:

@@ -1,6 +1,7 @@
 """Administration: what is written before it is done, what a shut-out workspace still gets, what secrets outlive."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
@@ -156,6 +157,49 @@ async def test_a_disabled_workspaces_tasks_wait_and_go_on_when_it_is_enabled() -
         (False, ""),
         (False, "upkeep"),
     ]
+
+
+async def _shut(opened: Administration) -> None:
+    """When it is answered, it is so."""
+    await opened.workspaces.disable(ADMIN, "ws-1")
+
+
+async def _erase(opened: Administration) -> None:
+    await opened.workspaces.delete(ADMIN, "ws-1")
+
+
+async def _take_back(opened: Administration) -> None:
+    """Is answered at once, and is so within five seconds."""
+    await _revoke_first(opened)
+    await asyncio.sleep(5)
+
+
+@pytest.mark.parametrize("end", [_shut, _erase, _take_back])
+@pytest.mark.parametrize("phase", range(4))
+async def test_no_process_takes_its_tokens_any_more(
+    end: Callable[[Administration], Awaitable[None]], phase: int
+) -> None:
+    """Nor one that has just looked, whenever that was: what it remembers is not believed for longer."""
+    store = MemoryStore()
+    here, there = Engine(store), Engine(store)
+    opened = here.app.administration
+    _, secret = await opened.workspaces.create(LOCAL, "free", "ws-1")
+    await here.app.keys.load()
+    token = (await there.app.identity.authenticate("ws-1", secret)).token
+
+    async def call_on() -> None:
+        while True:
+            with contextlib.suppress(errors.TokenInvalid):
+                await there.app.identity.check(token, None)
+            await asyncio.sleep(0.05)
+
+    calling = asyncio.create_task(call_on())
+    await asyncio.sleep(10 + phase)
+    await there.app.identity.check(token, None)
+    await end(opened)
+    with pytest.raises(errors.TokenInvalid):
+        await there.app.identity.check(token, None)
+    calling.cancel()
 
 
 @pytest.mark.parametrize("seed", range(20))
