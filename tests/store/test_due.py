@@ -122,6 +122,18 @@ async def test_a_waiting_task_is_overdue_at_its_deadline(store: Store) -> None:
     assert await store.overdue_tasks(end + SECOND, 10) == []
 
 
+async def test_what_is_overdue_is_gone_through_part_by_part(store: Store) -> None:
+    """Of each kind so many, behind those that were had before."""
+    waiting = [make_task(terms=SOON) for _ in range(7)]
+    running = [make_task() for _ in range(5)]
+    await store.insert_tasks([*waiting, *running])
+    claims = [transitions.claim(task, make_lease(), NOW) for task in running]
+    assert all(await store.update_tasks(list(map(Change, running, claims))))
+    parts = [await store.overdue_tasks(NOW + 1000 * SECOND, 3, skip) for skip in (0, 3, 6, 9)]
+    assert [len(part) for part in parts] == [6, 5, 1, 0]
+    assert {key for part in parts for key in part} == {task.key for task in (*waiting, *running)}
+
+
 async def test_a_task_that_began_in_time_is_not_overdue(store: Store) -> None:
     """Nor one that has ended, however often it is looked at. One that waits again has a new deadline."""
     tasks = [make_task(terms=SOON) for _ in range(3)]

@@ -14,7 +14,7 @@ learns that its worker was heard of elsewhere leaves it to others to notice a si
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -209,19 +209,23 @@ class Leases:
             raise errors.LeaseLost
         await self._ledger.change(task, self._out_of_time)
 
-    async def reap(self) -> int:
-        """Ends the attempts of workers that have been silent for too long; returns how many."""
-        silent = list(filter(self._silent, self._held))
-        self._let_go()
-        results = await asyncio.gather(*map(self._lose, silent), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, errors.Error):
-                log.error("unforeseen", exc_info=result)
-        return len(silent)
+    def silent(self) -> Sequence[Held]:
+        """The leases whose workers have been silent for too long."""
+        return list(filter(self._silent, self._held))
 
-    # --- inside
+    async def lose(self, held: Held) -> None:
+        """Ends the attempt of a worker that has been silent for too long, if it still is."""
+        # Only as it was known here: if its worker was heard of elsewhere, that was written, and this write loses.
+        known, task = held.task, held.task if held.bytes else await self._ledger.get(held.key, View.RESULT)
+        if not self._silent(held):
+            return
+        if task is not None and known is not None and task.version == known.version:
+            after = transitions.fail(task, held.token, LEASE_EXPIRED, self.moment(), retryable=True)
+            if await self._ledger.try_change(task, after):
+                return
+        self._forget(LeaseRef(held.key, held.token))
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Forgets leases whose stored end is long past, and that no session holds.
 
         Whoever ended them has told of it; but it may not have been heard, or the task be gone with its workspace.
@@ -235,23 +239,14 @@ class Leases:
         for key in {held.key for held in self._held if over(held)}:
             self._held.keep(key, lambda held: not over(held))
 
+    # --- inside
+
     def _silent(self, held: Held) -> bool:
         """Whether its worker has been silent for too long, and it is for this process to say so."""
         if held.task is None or not held.alone:
             return False
         silence = asyncio.get_running_loop().time() - held.heard_at
         return silence > self._dispatcher.lease_duration(held.task).total_seconds()
-
-    async def _lose(self, held: Held) -> None:
-        # Only as it was known here: if its worker was heard of elsewhere, that was written, and this write loses.
-        known, task = held.task, held.task if held.bytes else await self._ledger.get(held.key, View.RESULT)
-        if not self._silent(held):
-            return  # it was heard of while its task was read
-        if task is not None and known is not None and task.version == known.version:
-            after = transitions.fail(task, held.token, LEASE_EXPIRED, self.moment(), retryable=True)
-            if await self._ledger.try_change(task, after):
-                return
-        self._forget(LeaseRef(held.key, held.token))
 
     def _out_of_time(self, task: Task) -> Task:
         if task.status is Status.PENDING:

@@ -7,16 +7,19 @@ no backlog here, and deletes what has been kept for long enough.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import Key, Queue
+from openmcp_chain.domain.task import Queue
 from openmcp_chain.engine.backlog import Backlog, Cursor
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher
+from openmcp_chain.engine.ends import Ends
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.looks import RARELY_SECONDS, Looks
 from openmcp_chain.engine.queues import SKEW, Queues
@@ -26,7 +29,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.5
 OVERDUE = 1000
-"""How many tasks that have run out of time are seen to at once."""
+"""How many tasks that have run out of time are found at once, of each kind."""
 HINTS = 1000
 """How many ready tasks are read at once, at most: twice as many as are needed."""
 STEPS = 40
@@ -57,7 +60,7 @@ class Swept:
 
 
 class Sweep:
-    """Runs `run_once` twice a second, and looks at once where it is wanted."""
+    """Does twice a second what `run_once` does, and looks at once where it is wanted."""
 
     def __init__(self, store: Store, queues: Queues, dispatcher: Dispatcher, leases: Leases, clock: Clock) -> None:
         self._store = store
@@ -67,6 +70,9 @@ class Sweep:
         self._clock = clock
         self._wanted = asyncio.Event()
         self._looks = Looks()
+        self._ends = Ends()
+        self._passed = 0
+        """How many overdue tasks were gone through since the first: there were more."""
         self._delete_at = 0.0
 
     def want(self, queue: Queue, wait: float = 0.0) -> None:
@@ -80,46 +86,61 @@ class Sweep:
         self._looks.all_anew(asyncio.get_running_loop().time())
 
     async def run_once(self) -> Swept:
-        """One sweep. Raises Unavailable if the database does not answer."""
-        overdue = await self._store.overdue_tasks(self._clock(), OVERDUE)
-        await self._end(overdue)
-        reaped = await self._leases.reap()
+        """One sweep, to the end of what it has found. Raises Unavailable if the database does not answer."""
+        ended = await self._end()
+        await self._ends.settle()
         ready = await self._look()
         await self._delete()
-        return Swept(len(overdue) + reaped, ready)
+        return Swept(ended, ready)
 
     async def run(self) -> None:
-        """Sweeps until cancelled."""
+        """Sweeps until cancelled. What has run out of time waits for no look, and no look for that."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_ends())
+            group.create_task(self._run_looks())
+
+    async def _run_ends(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                again_at = loop.time() + INTERVAL_SECONDS
+                with _survived():
+                    ended = await self._end()
+                    if ended:
+                        log.info("time ran out", extra={"tasks": ended})
+                await asyncio.sleep(again_at - loop.time())
+        finally:
+            self._ends.cancel()
+
+    async def _run_looks(self) -> None:
         loop = asyncio.get_running_loop()
         sweep_at = loop.time()
         while True:
             self._wanted.clear()
-            try:
-                if loop.time() < sweep_at:
-                    await self._look()  # there is no more to what it was woken for
-                else:
+            with _survived():
+                due = loop.time() >= sweep_at
+                if due:
                     sweep_at = loop.time() + INTERVAL_SECONDS
-                    swept = await self.run_once()
-                    if swept.overdue:
-                        log.info("time ran out", extra={"tasks": swept.overdue})
-            except errors.Error as error:
-                log.warning("sweep failed", extra={"code": error.code})
-            except Exception:
-                # Whatever it was, leases still run out: the next sweep is due.
-                log.exception("unforeseen")
+                await self._look()
+                if due:  # else there is no more to what it was woken for
+                    await self._delete()
             try:
                 async with asyncio.timeout_at(sweep_at):
                     await self._wanted.wait()
             except TimeoutError:
                 continue
 
-    async def _end(self, overdue: Sequence[Key]) -> None:
-        results = await asyncio.gather(*map(self._leases.expire, overdue), return_exceptions=True)
-        for result in results:
-            # Another process, or the worker itself, may have been first; anything else is found again next time, and
-            # must not keep the others from being swept.
-            if isinstance(result, BaseException) and not isinstance(result, errors.Error):
-                log.error("unforeseen", exc_info=result)
+    async def _end(self) -> int:
+        """Has ended what has run out of time; returns how many tasks were not being ended already.
+
+        Goes through all that there are, a part in each sweep: behind one workspace's thousands are another's.
+        """
+        overdue = await self._store.overdue_tasks(self._clock(), OVERDUE, self._passed)
+        self._passed = self._passed + OVERDUE if len(overdue) >= OVERDUE else 0
+        ended = sum(self._ends.want(key, partial(self._leases.expire, key)) for key in overdue)
+        ended += sum(self._ends.want(held.key, partial(self._leases.lose, held)) for held in self._leases.silent())
+        self._leases.let_go()
+        return ended
 
     async def _look(self) -> int:
         """Looks at the queues whose time has come, from which workers here take; returns how many tasks were new."""
@@ -217,6 +238,17 @@ class Sweep:
         if now >= self._delete_at:
             deleted = await self._store.delete_ended(self._clock(), DELETED)
             self._delete_at = now if deleted == DELETED else now + DELETE_SECONDS
+
+
+@contextmanager
+def _survived() -> Iterator[None]:
+    """Whatever it was, leases still run out: the next turn is due."""
+    try:
+        yield
+    except errors.Error as error:
+        log.warning("sweep failed", extra={"code": error.code})
+    except Exception:
+        log.exception("unforeseen")
 
 
 def _advance(cursor: Cursor, since: datetime, width: timedelta | None, missing: datetime | None) -> None:

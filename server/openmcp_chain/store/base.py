@@ -137,10 +137,11 @@ class Store(Protocol):
         """
         ...
 
-    async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:
+    async def overdue_tasks(self, now: datetime, limit: int, skip: int = 0) -> Sequence[Key]:
         """Tasks that are RUNNING with `due_at` at or before `now`, and those PENDING with such a `deadline`.
 
-        Up to `limit` of each, in no set order.
+        Up to `limit` of each, in no set order, behind the first `skip`: who goes on so, and begins again at the end,
+        finds all that stay overdue.
         """
         ...
 

@@ -101,10 +101,10 @@ class MemoryStore:
         waiting = self._all(lambda task: task.status is Status.PENDING and task.queue in queues)
         return sum(1 for _ in islice(waiting, limit))
 
-    async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:
+    async def overdue_tasks(self, now: datetime, limit: int, skip: int = 0) -> Sequence[Key]:
         silent = self._all(lambda task: task.status is Status.RUNNING and task.due_at <= now)
         late = self._all(lambda task: task.deadline is not None and task.deadline <= now)
-        return [task.key for tasks in (silent, late) for task in islice(tasks, limit)]
+        return [task.key for tasks in (silent, late) for task in islice(tasks, skip, skip + limit)]
 
     async def delete_ended(self, now: datetime, limit: int) -> int:
         over = list(islice(self._all(lambda task: _over(task, now) and not task.dedupe_key), limit))

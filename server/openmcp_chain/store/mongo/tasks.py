@@ -156,15 +156,15 @@ class Tasks(Part):
 
         return await self._persist(count)
 
-    async def overdue_tasks(self, now: datetime, limit: int) -> Sequence[Key]:
+    async def overdue_tasks(self, now: datetime, limit: int, skip: int = 0) -> Sequence[Key]:
         if limit <= 0:
             return []
         query = {"queue": documents.RUNNING, "due_at": {"$lte": now}}
-        silent = await self._persist(lambda: self._tasks.find(query, {"_id": 1}, limit=limit).to_list(None))
+        silent = await self._persist(lambda: self._tasks.find(query, {"_id": 1}, skip=skip, limit=limit).to_list(None))
         late: list[Key] = []
         more = True
         while more and len(late) < limit:
-            found, more = await self._persist(lambda: self._timers.due(now, limit))
+            found, more = await self._persist(lambda: self._timers.due(now, limit, skip))
             late = list(dict.fromkeys([*late, *found]))
         return [*map(documents.to_key, silent), *late[:limit]]
 

@@ -44,12 +44,12 @@ class Timers:
         if writes:
             await self._timers.bulk_write(writes, ordered=False)
 
-    async def due(self, now: datetime, limit: int) -> tuple[list[Key], bool]:
+    async def due(self, now: datetime, limit: int, skip: int = 0) -> tuple[list[Key], bool]:
         """Of up to `limit` timers that are due: those tasks whose deadline has passed, and whether to look again.
 
-        Timers that are due for nothing are mended, so another look finds others.
+        The first `skip` are passed over. Timers that are due for nothing are mended, so another look finds others.
         """
-        timers = await self._timers.find({"at": {"$lte": now}}, limit=limit).to_list(None)
+        timers = await self._timers.find({"at": {"$lte": now}}, skip=skip, limit=limit).to_list(None)
         if not timers:
             return [], False
         found = await self._tasks.find({"_id": {"$in": [timer["_id"] for timer in timers]}}, _HIDDEN).to_list(None)
