@@ -101,6 +101,29 @@ async def test_nobody_reports_on_what_is_not_theirs() -> None:
     await worker.complete(task)
 
 
+async def test_a_stream_that_says_nothing_is_given_nothing_for_what_it_lost() -> None:
+    """Its worker may be stuck, with what it lost in its hands; once it says something it gets as many as it lost."""
+    engine = at_once(Engine()).start("sweep")
+    worker = engine.worker(room=2)
+    engine.app.dispatcher.heard(worker.session)
+    for _ in range(4):
+        await engine.submit()
+    lost = [await worker.next(), await worker.next()]
+    await asyncio.sleep(5 * LEASE)
+    assert worker.inbox.empty()
+    assert {engine.task(task.key).attempt for task in lost} == {1}
+    engine.app.dispatcher.heard(worker.session)
+    kept, other = await worker.next(), await worker.next()
+    await engine.app.dispatcher.settle()
+    assert worker.inbox.empty()
+    for _ in range(4):
+        await asyncio.sleep(LEASE / 2)
+        await worker.heartbeat(kept)
+        engine.app.dispatcher.heard(worker.session)
+    assert engine.task(other.key).status is Status.PENDING
+    assert (await worker.next()).key != kept.key
+
+
 async def test_task_that_did_not_reach_its_worker_returns_at_once_and_has_lost_no_attempt() -> None:
     """What a stream did not deliver goes to the next worker without waiting for the lease to end."""
     engine = Engine()

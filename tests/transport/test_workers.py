@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from support.service import NOBODYS, PATIENCE, Caller, ManualClock, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
@@ -309,6 +310,29 @@ async def test_a_worker_that_does_not_read_is_given_no_more_than_it_takes(swept:
         assert stream._outbox.empty()
         await responses.aclose()
         await stream.close()
+
+
+async def test_a_worker_that_was_stuck_hears_what_it_lost_before_it_is_given_more() -> None:
+    """While it says nothing it gets no task in place of one whose lease has ended."""
+    store = MemoryStore()
+    async with serving(store) as service:
+        service.app.leases._chance = lambda: 0.0
+        tenant = await service.workspace()
+        worker = service.work(tenant)
+        await worker.hello()
+        for _ in range(2):
+            await service.submit(tenant, heartbeat_timeout=Duration(seconds=1))
+        lost = (await worker.task()).lease
+        await until(lambda: len(service.app.leases._held) == 0)
+        await service.app.sweep.run_once()
+        await service.app.dispatcher.settle()
+        assert {task.status for task in store._tasks.values()} == {Status.PENDING}
+        await worker.say(heartbeat=workers_pb2.Heartbeat(lease=lost))
+        answers: list[Any] = [await worker.call.read(), await worker.call.read()]
+        kinds = {answer.WhichOneof("message"): answer for answer in answers}
+        assert kinds["ack"].ack.error_code == "LEASE_LOST"
+        assert not (await worker.complete(kinds["task"].task.lease)).error_code
+        await worker.end()
 
 
 async def test_of_large_tasks_only_so_much_waits_for_a_worker_that_does_not_read() -> None:

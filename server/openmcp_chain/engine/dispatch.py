@@ -111,6 +111,15 @@ class Dispatcher:
         if session.open:
             self._feed(session)
 
+    def heard(self, session: Session) -> None:
+        """The session's worker has said something over its stream."""
+        session.heard_at = asyncio.get_running_loop().time()
+        if session.owed:
+            session.credits += session.owed
+            session.owed = 0
+            if session.open:
+                self._feed(session)
+
     def demands(self) -> Collection[Demand]:
         """What the workers here take, each once."""
         return self._demands.present

@@ -49,8 +49,8 @@ class Held:
 class HeldLeases:
     """The leases, by the tasks' keys and by the sessions that hold them."""
 
-    def __init__(self, room: Callable[[Session], None]) -> None:
-        """`room` is called with a session when a lease of its own is let go, unless its task is unsent."""
+    def __init__(self, room: Callable[[Session, Held], None]) -> None:
+        """`room` is called when a session's lease is let go, unless its task is unsent."""
         self._room = room
         self._all: defaultdict[Key, list[Held]] = defaultdict(list)
         self._of_session: defaultdict[Session, dict[Held, None]] = defaultdict(dict)
@@ -123,7 +123,7 @@ class HeldLeases:
             self._drop(held)
             self._detach(held)
             if held.session is not None and not held.unsent:
-                self._room(held.session)
+                self._room(held.session, held)
 
     def _drop(self, held: Held) -> None:
         """Counts what is kept of its task no more."""

@@ -62,7 +62,7 @@ class Leases:
         self._clock = clock
         self._retention = retention
         self._chance = chance
-        self._held = HeldLeases(dispatcher.credit)
+        self._held = HeldLeases(self._make_room)
         dispatcher.holder = self
         ledger.follow(self._announced)
 
@@ -277,6 +277,18 @@ class Leases:
             else:
                 self._forget(ref)  # what it reports was reported before, and is answered alike
         return held, task
+
+    def _make_room(self, session: Session, held: Held) -> None:
+        """A lease of the session's has ended. If nothing was heard of it for so long, it may be stuck, and not know.
+
+        Then it is given nothing in its place, which it would run beside what it has, until it says something.
+        """
+        now = asyncio.get_running_loop().time()
+        duration = self._dispatcher.lease_duration(held.task) if held.task else self._dispatcher.standard_lease
+        if session.heard_at is not None and now - session.heard_at > duration.total_seconds():
+            session.owed += 1
+        else:
+            self._dispatcher.credit(session)
 
     def _tell(self, held: Held) -> None:
         """A worker that came back may not know yet that its task is to stop."""

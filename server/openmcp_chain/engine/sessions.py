@@ -40,6 +40,10 @@ class Session:
         self.version = version
         self.demand = demand
         self.credits = room
+        self.owed = 0
+        """Credits that it gets when it is heard of."""
+        self.heard_at: float | None = None
+        """When its stream said something last, by the loop's time; None if it has no stream that could."""
         self._coming = 0
         self._none_coming = asyncio.Event()
         self._none_coming.set()

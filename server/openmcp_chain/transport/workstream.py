@@ -144,6 +144,8 @@ class WorkerStream:
         try:
             async for request in requests:
                 await self._take(request)
+                if self._session is not None:
+                    self._dispatcher.heard(self._session)
             await self._finish()
         except asyncio.CancelledError:
             raise

@@ -43,6 +43,7 @@ class WorkerServiceStub:
     The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
     than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
     server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+    A worker that is silent until its leases end gets no tasks in their place before it says something.
     """
     LeaseTasks: _grpc.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -72,6 +73,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
     than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
     server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+    A worker that is silent until its leases end gets no tasks in their place before it says something.
     """
     LeaseTasks: _aio.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]  # type: ignore[assignment]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -104,6 +106,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
         than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
         server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
+        A worker that is silent until its leases end gets no tasks in their place before it says something.
         """
 
     @_abc_1.abstractmethod
