@@ -82,7 +82,7 @@ class App:
             lease_duration=settings.lease_duration,
             weight=self.identity.weight,
         )
-        self.leases = Leases(self.ledger, self.dispatcher, clock=now, retention=settings.retention)
+        self.leases = Leases(store, self.ledger, self.dispatcher, clock=now, retention=settings.retention)
         self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, self.streams, now)
         self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
         self.dispatcher.look = self.sweep.want

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 import pytest
+from support import virtual
 from support.engine import LEASE, DistantStore, Engine, ref, tenant
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Key, Queue, Status, Task
+from openmcp_chain.engine.leases import ANSWER_KEPT
 from openmcp_chain.engine.leasing import LOOK_SECONDS, Ask
 from openmcp_chain.engine.sessions import Demand
 from openmcp_chain.store.memory import MemoryStore
@@ -356,6 +358,26 @@ async def test_a_repeated_call_gets_what_it_still_holds() -> None:
     assert keys(await lease(engine, 3, request_id=request_id)) == {kept.key}
     await engine.app.leases.complete(tenant(), ref(kept), b"")
     assert not await lease(engine, 3, request_id=request_id)
+
+
+async def test_a_repeated_call_is_answered_alike_for_as_long_as_the_leases_are_extended() -> None:
+    """By whichever process it is extended; the answer is kept on now and then, and not with each heartbeat."""
+    store = DistantStore()
+    here, there = Engine(store).start(), Engine(store).start()
+    begin = virtual.clock()
+    for _ in range(2):
+        await here.submit()
+    request_id = str(uuid4())
+    (first,) = await lease(here, request_id=request_id)
+    while virtual.clock() - begin < 6 * ANSWER_KEPT:
+        await asyncio.sleep(LEASE / 2)
+        for engine in (here, there):
+            await engine.app.leases.heartbeat(tenant(), ref(first))
+            assert keys(await lease(engine, request_id=request_id)) == {first.key}
+    assert 5 <= store.calls["keep_call"] <= 7
+    await there.app.leases.complete(tenant(), ref(first), b"")
+    await asyncio.sleep(2 * ANSWER_KEPT.total_seconds() + LEASE)
+    assert keys(await lease(here, request_id=request_id)) not in (set(), {first.key})
 
 
 async def test_a_call_that_found_nothing_is_no_answer_to_keep() -> None:

@@ -8,6 +8,8 @@ from support.samples import NOW, RETENTION, SECOND, TERMS, make_task
 from openmcp_chain.domain import queue
 from openmcp_chain.domain.task import Key, Queue
 from openmcp_chain.store.base import Answer, Granted, Store
+from openmcp_chain.store.memory import MemoryStore
+from openmcp_chain.store.mongo.store import MongoStore
 
 Connect = Callable[[], Awaitable[Store]]
 
@@ -101,6 +103,21 @@ async def test_what_a_call_was_answered_is_kept(store: Store) -> None:
     nothing = Answer(b"", ())
     assert await store.record_call("ws-1", "nothing", nothing, LATER) == nothing
     assert await store.recorded_call("ws-1", "nothing") == nothing
+
+
+async def test_what_is_kept_of_a_call_is_kept_on(store: Store) -> None:
+    """It stays what it is; of a call of which nothing is kept, nothing is."""
+    answer = Answer(b"\0\xff", (Granted(Key("ws-1", ODD), "token"),))
+    assert await store.record_call("ws-1", "request", answer, LATER) == answer
+    for call, expire_at in (("request", LATER + 60 * SECOND), ("request", NOW), ("another", LATER)):
+        await store.keep_call("ws-1", call, expire_at)
+    assert await store.recorded_call("ws-1", "request") == answer
+    assert await store.recorded_call("ws-1", "another") is None
+    if isinstance(store, MongoStore):
+        (kept,) = await store._database.calls.find({}).to_list(None)
+        assert kept["expire_at"] == LATER + 60 * SECOND
+    elif isinstance(store, MemoryStore):
+        assert store._calls["ws-1", "request"][0] == LATER + 60 * SECOND
 
 
 async def test_racing_calls_are_told_of_the_same_answer(connected: Connect) -> None:

@@ -13,7 +13,7 @@ from support.samples import NOW, SECOND, make_task
 
 from openmcp_chain.domain import retry
 from openmcp_chain.domain.retry import RetryPolicy
-from openmcp_chain.domain.task import Event, Failure, Key, Lease, Progress, Status, Task, Terms
+from openmcp_chain.domain.task import Call, Event, Failure, Key, Lease, Progress, Status, Task, Terms
 from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.client import Driver
 from openmcp_chain.store.mongo.store import MongoStore, connect
@@ -53,7 +53,8 @@ TASKS = st.builds(
     due_at=TIMES,
     start_by=st.none() | TIMES,
     close_by=st.none() | TIMES,
-    lease=st.none() | st.builds(Lease, TEXTS, TEXTS, TIMES, st.none() | TIMES),
+    lease=st.none()
+    | st.builds(Lease, TEXTS, TEXTS, TIMES, st.none() | TIMES, call=st.none() | st.builds(Call, TEXTS, TEXTS)),
     cancel=st.none() | TEXTS,
     progress=st.none() | st.builds(Progress, st.floats(0, 1), TEXTS),
     notes=st.integers(0, 200),

@@ -73,6 +73,13 @@ class View(enum.Enum):
     FULL = enum.auto()
 
 
+class Call(NamedTuple):
+    """A call that may be repeated, whose answer is kept: by whom, and its name among that one's."""
+
+    workspace: str
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right of one worker to report on a task for a while."""
@@ -86,6 +93,8 @@ class Lease:
     """When the attempt must have ended: the lease is never extended beyond."""
     heard: int = 0
     """How often its holder was heard of that `expires_at` does not tell."""
+    call: Call | None = None
+    """The call that it was the answer to, if that may be repeated."""
 
 
 @dataclass(frozen=True, slots=True)

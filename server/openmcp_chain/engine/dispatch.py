@@ -236,7 +236,8 @@ class Dispatcher:
 
     def _leased(self, task: Task, session: Session) -> Task:
         now = self._clock()
-        lease = Lease(secrets.token_urlsafe(16), session.worker, now + STORED * self.lease_duration(task))
+        expires_at = now + STORED * self.lease_duration(task)
+        lease = Lease(secrets.token_urlsafe(16), session.worker, expires_at, call=session.call)
         return transitions.claim(task, lease, now, session.version)
 
     def _spend(self, session: Session) -> None:

@@ -16,10 +16,10 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from openmcp_chain.domain import errors, transitions
-from openmcp_chain.domain.task import Failure, Key, Progress, Status, Task, View
+from openmcp_chain.domain.task import Failure, Key, Lease, Progress, Status, Task, View
 from openmcp_chain.domain.transitions import LEASE_EXPIRED, Moment
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import tracing
@@ -28,11 +28,15 @@ from openmcp_chain.engine.dispatch import STORED, Dispatcher
 from openmcp_chain.engine.held import Held, HeldLeases
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.sessions import Session
+from openmcp_chain.store.base import Store
 
 log = logging.getLogger(__name__)
 
 PAST = timedelta(minutes=5)
 """After its stored end, with the difference between clocks, nothing of a lease is of use."""
+ANSWER_KEPT = timedelta(minutes=10)
+"""The answer to a call that may be repeated outlives its leases by so much at most, and is kept on so often at most."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WORKER_GONE = Failure("WORKER_GONE", "the worker's connection ended before it got the task")
 
 
@@ -49,6 +53,7 @@ class Leases:
 
     def __init__(
         self,
+        store: Store,
         ledger: Ledger,
         dispatcher: Dispatcher,
         *,
@@ -57,6 +62,7 @@ class Leases:
         chance: Callable[[], float] = random.random,
     ) -> None:
         """`retention`: how long an ended task is kept. `chance` gives numbers in [0, 1), for the jitter of retries."""
+        self._store = store
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._clock = clock
@@ -88,6 +94,8 @@ class Leases:
             if known and _at_its_end(task):
                 # No write would tell what others have done to the task.
                 task = await self.look(ref.key) or task
+            if lease is not None:
+                await self._keep_answer(lease, now + STORED * duration)
             trace = held.session is None or not held.alone
             task = await self._report(
                 ref, task, lambda task: transitions.extend(task, ref.token, now + STORED * duration, trace=trace)
@@ -252,6 +260,15 @@ class Leases:
         if task.status is Status.PENDING:
             return transitions.time_out(task, self.moment())
         return transitions.expire(task, self.moment())
+
+    async def _keep_answer(self, lease: Lease, expires_at: datetime) -> None:
+        """The lease is about to be extended: what its call was answered is to outlive it.
+
+        What was kept lasts until ANSWER_KEPT after the end that the lease has, or had when it last came into another
+        ANSWER_KEPT of the calendar. So it is kept on when it comes into the next.
+        """
+        if lease.call is not None and (expires_at - _EPOCH) // ANSWER_KEPT > (lease.expires_at - _EPOCH) // ANSWER_KEPT:
+            await self._store.keep_call(*lease.call, expires_at + ANSWER_KEPT)
 
     async def _look_up(self, principal: Principal, ref: LeaseRef) -> tuple[Held, Task]:
         held = self._held.find(ref.key, ref.token)

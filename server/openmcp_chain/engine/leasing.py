@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Failure, Status, Task
+from openmcp_chain.domain.task import Call, Failure, Status, Task
 from openmcp_chain.engine import shared
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
-from openmcp_chain.engine.leases import WORKER_GONE, Leases
+from openmcp_chain.engine.leases import ANSWER_KEPT, WORKER_GONE, Leases
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.engine.sessions import Demand, Session
@@ -129,18 +129,19 @@ class Leasing:
         return asked
 
     async def _lease_once(self, workspace: str, ask: Ask, enough: asyncio.Event) -> Sequence[Task]:
-        call = f"lease/{ask.request_id}"
-        recorded = await self._store.recorded_call(workspace, call)
+        call = Call(workspace, f"lease/{ask.request_id}")
+        recorded = await self._store.recorded_call(*call)
         if recorded is None:
             if enough.is_set():
                 return ()
-            tasks = await self._lease(ask, enough)
+            tasks = await self._lease(ask, enough, call)
             if not tasks:
                 return tasks
             granted = tuple(Granted(task.key, task.lease.token if task.lease else "") for task in tasks)
             answer = Answer(ask.fingerprint(), granted)
+            expire_at = max(task.due_at for task in tasks) + ANSWER_KEPT
             try:
-                recorded = await self._store.record_call(workspace, call, answer, max(task.due_at for task in tasks))
+                recorded = await self._store.record_call(*call, answer, expire_at)
             except BaseException:
                 for task in tasks:
                     self._spawn(task, CALL_FAILED)
@@ -162,7 +163,7 @@ class Leasing:
             and task.due_at > self._clock()
         ]
 
-    async def _lease(self, ask: Ask, enough: asyncio.Event) -> Sequence[Task]:
+    async def _lease(self, ask: Ask, enough: asyncio.Event, call: Call | None = None) -> Sequence[Task]:
         """Joins as a worker that takes so many tasks, until the first have come, or there is no more time: `enough`."""
         tasks: list[Task] = []
         closed = False
@@ -181,6 +182,7 @@ class Leasing:
             room=ask.most,
             deliver=deliver,
             most_bytes=ask.most_bytes,
+            call=call,
         )
         self._dispatcher.join(session)
         try:

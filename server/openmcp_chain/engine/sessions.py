@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from openmcp_chain.domain.task import Queue, Task
+from openmcp_chain.domain.task import Call, Queue, Task
 from openmcp_chain.engine import answers
 
 
@@ -31,13 +31,16 @@ class Session:
         deliver: Callable[[Task], None],
         cancel: Callable[[Task], None] = lambda _: None,
         most_bytes: int | None = None,
+        call: Call | None = None,
     ) -> None:
         """`room`: how many tasks it takes now. `deliver` gets each new one; `cancel` each one that is to stop.
 
-        `most_bytes`: what may be on the way to it, but for the first; None: whatever comes.
+        `most_bytes`: what may be on the way to it, but for the first; None: whatever comes. `call`: which one it is, if
+        it is a call that may be repeated.
         """
         self.worker = worker
         self.version = version
+        self.call = call
         self.demand = demand
         self.credits = room
         self.owed = 0

@@ -218,6 +218,10 @@ class Store(Protocol):
         """
         ...
 
+    async def keep_call(self, workspace: str, call: str, expire_at: datetime) -> None:
+        """Keeps what is kept of a call until about `expire_at` at least."""
+        ...
+
     async def recorded_call(self, workspace: str, call: str) -> Answer | None:
         """What the call was answered; None if nothing is kept of it."""
         ...

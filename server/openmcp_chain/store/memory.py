@@ -178,6 +178,11 @@ class MemoryStore:
     async def record_call(self, workspace: str, call: str, answer: Answer, expire_at: datetime) -> Answer:
         return self._calls.setdefault((workspace, call), (expire_at, answer))[1]
 
+    async def keep_call(self, workspace: str, call: str, expire_at: datetime) -> None:
+        record = self._calls.get((workspace, call))
+        if record is not None:
+            self._calls[workspace, call] = (max(record[0], expire_at), record[1])
+
     async def recorded_call(self, workspace: str, call: str) -> Answer | None:
         record = self._calls.get((workspace, call))
         return record[1] if record else None

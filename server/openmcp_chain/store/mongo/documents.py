@@ -12,7 +12,7 @@ from typing import Any
 
 from openmcp_chain.domain import retry
 from openmcp_chain.domain.retry import RetryPolicy
-from openmcp_chain.domain.task import Event, Failure, Key, Lease, Progress, Queue, Status, Task, Terms, View
+from openmcp_chain.domain.task import Call, Event, Failure, Key, Lease, Progress, Queue, Status, Task, Terms, View
 from openmcp_chain.store.base import LARGE_BYTES
 
 Document = Mapping[str, Any]
@@ -114,7 +114,7 @@ def to_task(document: Document) -> Task:
         due_at=document["due_at"],
         start_by=get("start_by"),
         close_by=get("close_by"),
-        lease=Lease(**lease) if lease else None,
+        lease=_to_lease(lease) if lease else None,
         cancel=get("cancel"),
         progress=Progress(**progress) if progress else None,
         notes=get("notes", 0),
@@ -147,6 +147,7 @@ def state(task: Task) -> dict[str, Any]:
                     "expires_at": lease.expires_at,
                     "deadline": lease.deadline,
                     "heard": lease.heard or None,
+                    "call": list(lease.call) if lease.call else None,
                 }
             ),
             "cancel": task.cancel,
@@ -176,6 +177,11 @@ def update(before: Task, after: Task) -> dict[str, Any]:
     added = events(after.events[len(before.events) :])
     parts: dict[str, Any] = {"$set": changed, "$unset": gone, "$push": {"events": {"$each": added}} if added else {}}
     return {operator: part for operator, part in parts.items() if part}
+
+
+def _to_lease(document: Document) -> Lease:
+    call = document.get("call")
+    return Lease(**{**document, "call": Call(*call)}) if call else Lease(**document)
 
 
 def _queue(task: Task) -> str:

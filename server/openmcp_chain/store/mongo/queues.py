@@ -61,6 +61,10 @@ class Queues(Part):
 
         return await self._persist(record)
 
+    async def keep_call(self, workspace: str, call: str, expire_at: datetime) -> None:
+        query, later = {"_id": within(workspace, call)}, {"$max": {"expire_at": expire_at}}
+        await self._persist(lambda: self._database.calls.update_one(query, later))
+
     async def recorded_call(self, workspace: str, call: str) -> Answer | None:
         id_ = within(workspace, call)
         found = await self._persist(lambda: self._database.calls.find_one({"_id": id_}))
