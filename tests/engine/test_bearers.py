@@ -12,7 +12,7 @@ from support.service import LOCAL
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.keys import CLOCK_SKEW
 from openmcp_chain.domain.workspace import Principal, State
-from openmcp_chain.engine.bearers import LOOK_SECONDS
+from openmcp_chain.engine.bearers import LOOK_SECONDS, YOUNG_SECONDS
 
 BOUND_SECONDS = 5.0
 """What docs/workspaces.md says."""
@@ -40,6 +40,14 @@ class Scene:
         identity = self.here.app.identity
         issued = await identity.authenticate(self.workspace_id, secret or self.secret)
         return await identity.check(issued.token, None)
+
+    async def lets_in(self, principal: Principal) -> bool:
+        """Whether another call is let in."""
+        try:
+            await self.here.app.identity.recheck(principal)
+        except errors.TokenInvalid:
+            return False
+        return True
 
     async def call(self, principal: Principal) -> float:
         """Makes a call that would last for ever; returns when it was ended by its bearer."""
@@ -91,6 +99,26 @@ async def test_a_call_ends_within_five_seconds_of_its_token(
     ended = asyncio.get_running_loop().time()
     assert not call.done()
     assert await call - ended <= BOUND_SECONDS
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("end", [revoke_secret, disable, delete])
+async def test_whoever_was_let_in_after_that_ends_in_the_same_time(
+    end: Callable[[Scene, Principal], Awaitable[None]], phase: float
+) -> None:
+    """Calls that come then are let in for a while, by what was read just before; none of them is left, either."""
+    scene = await Scene().start()
+    scene.store.delay = 0.1
+    await asyncio.sleep(phase)
+    principal = await scene.sign_in()
+    await end(scene, principal)
+    ended = asyncio.get_running_loop().time()
+    calls = [asyncio.create_task(scene.call(principal))]
+    while await scene.lets_in(principal):
+        calls.append(asyncio.create_task(scene.call(principal)))
+        await asyncio.sleep(0.05)
+    assert len(calls) > 10
+    assert max(await asyncio.gather(*calls)) - ended <= BOUND_SECONDS
 
 
 async def test_other_calls_go_on() -> None:
@@ -156,6 +184,26 @@ async def test_a_caller_that_gives_up_just_then_has_given_up() -> None:
         await call
     assert not scene.here.app.bearers._present
     bearer.end(errors.TokenInvalid())  # it has ended
+
+
+@pytest.mark.parametrize("end", [revoke_secret, expire])
+async def test_what_takes_no_longer_than_any_call_may_is_left_alone(
+    end: Callable[[Scene, Principal], Awaitable[None]],
+) -> None:
+    """Whoever is told that the token has ended makes the call again, though it may have been done: so few are."""
+    scene = await Scene().start()
+    principal = await scene.sign_in()
+
+    async def make_calls() -> None:
+        while True:
+            with scene.here.app.bearers.present(principal):
+                await asyncio.sleep(0.9 * YOUNG_SECONDS)
+
+    calls = [asyncio.create_task(make_calls()) for _ in range(10)]
+    await asyncio.sleep(1)
+    await end(scene, principal)
+    await asyncio.sleep(60)
+    assert not any(call.done() for call in calls)
 
 
 async def test_many_calls_of_a_workspace_cost_one_read_in_seconds() -> None:

@@ -24,6 +24,7 @@ EVENTS = "/openmcp.chain.v1.TaskService/StreamTaskEvents"
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bearers, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(bearers, "YOUNG_SECONDS", 0.0)
     monkeypatch.setattr(identity, "RECALL_SECONDS", 0.0)
 
 

@@ -2,12 +2,12 @@
 
 A token is checked when its call comes. How long the call goes on then is for its caller to say: by holding back its
 message, by waiting for tasks, by following events. So a loop looks at all that is under way, every `LOOK_SECONDS`. No
-way through the house needs a check of its own; a call that is over before the next look costs an entry in a set, and no
-call a task or a timer.
+way through the house needs a check of its own; a call that is soon over costs an entry in a dict, and no call a task or
+a timer.
 
-What a process has read of a workspace is believed for `identity.RECALL_SECONDS`; with the time between two looks, and
-that of the read itself, a call ends within five seconds of what ended its token. If the database does not answer, what
-is under way goes on: nothing comes of it that was not known before.
+What a process has read of a workspace is believed for `identity.RECALL_SECONDS`. To that come `YOUNG_SECONDS`, the time
+between two looks, and that of a read: a call ends within five seconds of what ended its token. If the database does not
+answer, what is under way goes on: nothing comes of it that was not known before.
 """
 
 import asyncio
@@ -23,6 +23,9 @@ from openmcp_chain.engine.identity import Identity
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+YOUNG_SECONDS = 0.5
+"""A call that takes no longer is left alone: who hears that the token has ended makes the call again with another one,
+and should seldom hear it of what was done."""
 
 
 class Bearer:
@@ -34,7 +37,7 @@ class Bearer:
 
     __slots__ = ("_cancelling", "_fault", "_present", "_task", "principal")
 
-    def __init__(self, present: "set[Bearer]", principal: Principal) -> None:
+    def __init__(self, present: "dict[Bearer, float]", principal: Principal) -> None:
         self.principal = principal
         """Of the newest token: a call that takes another one on the way sets it."""
         self._present = present
@@ -46,13 +49,13 @@ class Bearer:
             raise RuntimeError("a call has a task")
         self._task = task
         self._cancelling = task.cancelling()
-        self._present.add(self)
+        self._present[self] = asyncio.get_running_loop().time()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._present.discard(self)
+        del self._present[self]
         if self._fault is None:
             return
         if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
@@ -70,7 +73,8 @@ class Bearers:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._present: set[Bearer] = set()
+        self._present: dict[Bearer, float] = {}
+        """Since when each is there, by the loop's clock: the first to come first."""
 
     def present(self, principal: Principal) -> Bearer:
         """For as long as the bearer of a token that was just checked makes a call."""
@@ -78,8 +82,11 @@ class Bearers:
 
     async def run_once(self) -> None:
         """Looks at all, and ends the calls of those whose token has ended."""
+        young = asyncio.get_running_loop().time() - YOUNG_SECONDS
         present = defaultdict[Principal, list[Bearer]](list)
-        for bearer in self._present:
+        for bearer, since in self._present.items():
+            if since > young:
+                break
             present[bearer.principal].append(bearer)
         doubtful = [principal for principal in present if not self._identity.holds(principal)]
         await asyncio.gather(*(self._look(principal, present[principal]) for principal in doubtful))
