@@ -1,7 +1,7 @@
 -- Says what logs and traces may show of a request's path: all of it but the query, and but what may be a secret or a
 -- token, put by mistake where an id belongs. Part of the first filter, so that every path that is told of comes by here.
 
--- Longer than any id of ours (a UUID has 36 characters), shorter than a secret (57).
+-- Longer than a UUID (36 characters), shorter than a secret (57); the longest names of workspaces and types are cut too.
 local PIECE = 48
 local BEGINNING = 8 -- of a longer piece; a secret's says only that it is one
 

@@ -14,6 +14,10 @@ from openmcp_chain.domain.errors import Violation
 
 BYTES = 1024 * 1024
 LEVELS = 32
+TINY = 1e-100
+TINY_NUMBERS = 10_000
+"""How many numbers closer to 0 than `TINY` a Struct may have. 95,000 would fit in; but Envoy takes up to 32 us to write
+one as JSON, some 20 times as long as others, and all its callers wait meanwhile (docs/decisions/0002-envoy.md)."""
 
 # A linked path, the innermost step first: it is written out only for the one fault that is reported. Written out for
 # each value, a long key above many values would take gigabytes.
@@ -22,7 +26,7 @@ _Path: TypeAlias = tuple["_Path | None", str]
 
 def fault(field: str, struct: Struct) -> Violation | None:
     """The first thing that is wrong with the Struct, or None. An own stack: depth comes from the caller."""
-    size = struct.ByteSize()
+    size, tiny = struct.ByteSize(), 0
     if size > BYTES:
         return Violation(field, f"has {size} bytes; at most {BYTES} are allowed. Send larger data by URI.")
     stack: list[tuple[_Path, int, Struct | ListValue]] = [((None, field), 1, struct)]
@@ -35,8 +39,14 @@ def fault(field: str, struct: Struct) -> Violation | None:
         for key, value in values:
             kind = value.WhichOneof("kind")
             if kind == "number_value":
-                if not math.isfinite(value.number_value):
+                number = value.number_value
+                if not number or TINY <= abs(number) < math.inf:
+                    continue
+                if not math.isfinite(number):
                     return Violation(_written((path, _step(key))), "is not a finite number, which JSON can't hold")
+                tiny += 1
+                if tiny > TINY_NUMBERS:
+                    return Violation(field, f"has more than {TINY_NUMBERS} numbers closer to 0 than {TINY}")
             elif kind == "struct_value":
                 stack.append(((path, _step(key)), level + 1, value.struct_value))
             elif kind == "list_value":

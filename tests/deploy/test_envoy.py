@@ -76,9 +76,9 @@ def test_the_shared_limiter_of_the_docs_is_one_that_envoy_takes(tmp_path: Path) 
 def test_envoy_is_run_as_everywhere() -> None:
     """Compose and Kubernetes start Envoy with the options that the local stack starts it with."""
     (container,) = manifests.pod("envoy")["containers"]
-    assert container["args"] == envoy.command(Path("/etc/envoy/envoy.yaml"), concurrency=2)[1:]
+    assert container["args"] == envoy.command(Path("/etc/envoy/envoy.yaml"))[1:]
     service = manifests.compose()["services"]["envoy"]
-    assert service["command"] == envoy.command(Path("/run/openmcp/envoy.yaml"), concurrency=2)[1:]
+    assert service["command"] == envoy.command(Path("/run/openmcp/envoy.yaml"))[1:]
 
 
 def test_envoy_sends_spans_where_the_servers_send_theirs(tmp_path: Path) -> None:

@@ -46,6 +46,12 @@ def _field(number: int, data: bytes) -> bytes:
             return bytes([number << 3 | 2]) + length + data
 
 
+def _tiny(count: int, number: float = -0.99e-100) -> bytes:
+    """A serialized Struct with so many numbers that take long to write as JSON, and as many that do not."""
+    numbers = [_number(number), _number(0), _number(1e-100)] * count
+    return _struct(a=Value(list_value=ListValue(values=numbers))).SerializeToString()
+
+
 def _sized(size: int) -> Struct:
     """A Struct of exactly so many bytes."""
     value = _struct(a=Value(string_value="x" * (size - 20)))
@@ -88,6 +94,7 @@ async def round_trip(service: Service, payload: bytes) -> None:
         pytest.param(_struct(**{"__proto__": _number(1), "\u2028": _number(2)}).SerializeToString(), id="odd keys"),
         pytest.param(_struct(a=_number(float(2**53 + 1))).SerializeToString(), id="2^53+1, which a double is not"),
         pytest.param(_struct(a=_number(-0.0), b=_number(5e-324), c=_number(1.7e308)).SerializeToString(), id="doubles"),
+        pytest.param(_tiny(structs.TINY_NUMBERS), id="10,000 tiny numbers"),
         pytest.param(
             _struct(a=Value(list_value=ListValue()), b=Value(struct_value=Struct())).SerializeToString(), id="empties"
         ),
@@ -113,6 +120,7 @@ REFUSED = [
         "payload.a[1]",
         id="infinity in a list",
     ),
+    pytest.param(_tiny(structs.TINY_NUMBERS + 1), "payload", id="10,001 tiny numbers"),
     pytest.param(_struct(a=Value()).SerializeToString(), "payload.a", id="value of no kind"),
     pytest.param(b"\x0a\x03\x0a\x01a", "payload.a", id="key without a value"),
     pytest.param(nested(33), "payload", id="33 levels"),

@@ -115,7 +115,6 @@ def _envoy(site: Site, settings: Config) -> Program:
             listen=envoy.Address(ports.HOST, site.rest_port),
             server=envoy.Address(ports.HOST, site.grpc_port),
             plans=settings.plans,
-            reuse_port=False,
             identity=Identity(ours.envoy.certificate, ours.envoy.key) if ours else None,
             server_tls=Servers(ours.authority.file, "localhost", client) if client and ours else None,
             otlp=Collector.from_environment(os.environ),

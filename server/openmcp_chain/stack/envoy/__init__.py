@@ -93,8 +93,6 @@ class Settings:
     """Where spans go; None: Envoy makes none, and passes the client's trace context on."""
     admin: Address | None = None
     """Envoy's own admin interface; None: off. It can stop Envoy: give it a loopback address."""
-    reuse_port: bool = True
-    """Whether the kernel spreads connections over Envoy's threads. If not, a port that is taken is an error."""
     access_log: bool = True
     """A line of JSON on stdout for each request."""
     body_limit: int = 4 * 1024 * 1024
@@ -141,14 +139,17 @@ def write(settings: Settings, folder: Path, name: str = "envoy.yaml") -> Path:
     return path
 
 
-def command(config: Path, *, concurrency: int = 1) -> list[str]:
+def command(config: Path, *, threads: int = 2) -> list[str]:
     """The command line that runs Envoy with the configuration.
+
+    Of its threads more than one, whatever the machine: one call can hold its thread for a second
+    (docs/decisions/0002-envoy.md).
 
     Hot restart is off: it needs shared memory by a number that two stacks on one machine would both use. jwt_authn's
     warnings are off: while no server is up there is one for each try to fetch the keys, and the access log has these.
     """
     logs = ["--log-level", "warn", "--component-log-level", "jwt:error", "--file-flush-interval-msec", "1000"]
-    return ["envoy", "-c", str(config), "--disable-hot-restart", "--concurrency", str(concurrency), *logs]
+    return ["envoy", "-c", str(config), "--disable-hot-restart", "--concurrency", str(threads), *logs]
 
 
 def render(settings: Settings, folder: Path | None = None) -> str:
@@ -199,7 +200,6 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "REQUEST": request_lua(),
         "REQUEST_TIMEOUT": f"{settings.unary_seconds}s",
         "RESPONSE_LIMIT": settings.response_limit,
-        "REUSE_PORT": settings.reuse_port,
         "ROUTES": [*cors.preflights(settings.origins), *routes.table(methods, settings.limits)],
         "SELF": _endpoints("self", _reachable(settings.listen)),
         "SELF_TLS": tls.loopback(settings.identity),

@@ -193,7 +193,7 @@ class SubmitTaskRequest(_message.Message):
     def payload(self) -> _struct_pb2.Struct:
         """The task's input. At most 1 MiB in protobuf encoding and 32 levels deep. Numbers are finite doubles: send an
         integer beyond 2^53 as a string. REST refuses one that a double can't hold; a gRPC client rounds it before it is
-        sent. Larger data goes by URI.
+        sent. At most 10,000 may be closer to 0 than 1e-100. Larger data goes by URI.
         """
 
     @_builtins.property
