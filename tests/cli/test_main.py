@@ -151,3 +151,57 @@ def test_letters_that_the_output_lacks() -> None:
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "Ending \\u2026\n", "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("workspaces", "create", "--plan", "free", "--pending-tasks", "2147483648"),
+        ("workspaces", "create", "--plan", "free", "--streams", "99999999999999999999"),
+        ("workspaces", "update", "ws-demo", "--pending-tasks", "99999999999999999999"),
+        ("secrets", "rotate", "ws-demo", "--overlap", "nan"),
+        ("envoy-config", "--server", "127.0.0.1:1", "--trusted-hops", "4294967296"),
+        ("envoy-config", "--server", "127.0.0.1:1", "--sign-ins-per-second", "4294967296"),
+        ("envoy-config", "--server", "127.0.0.1:1", "--sign-in-burst", "4294967296"),
+    ],
+)
+def test_a_number_that_does_not_fit(runner: CliRunner, command: tuple[str, ...]) -> None:
+    """It is refused by its option's name, before anything is done."""
+    result = runner.invoke(app, command)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{command[-2]}'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("tasks", "submit", "echo", "--label", "k=\udcff"), "--label: b'k=\\xff'"),
+        (("tasks", "submit", "x\udcff"), "b'x\\xff'"),
+        (("tasks", "retry", "--filter=\udcff"), "b'--filter=\\xff'"),
+        (("workspaces", "disable", "ws", "--reason", "\udcff"), "--reason: b'\\xff'"),
+    ],
+)
+def test_an_argument_that_is_not_utf8(command: tuple[str, ...], told: str) -> None:
+    """One line names it and its option, status 1."""
+    done = subprocess.run([OPENMCP, *command], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"openmcp: {told} is not UTF-8\n")
+
+
+def test_a_setting_that_is_not_utf8() -> None:
+    """One line names the variable, and does not repeat it: it may be secret."""
+    environment = {**os.environ, "OPENMCP_WORKSPACE_SECRET": "omcp_\udcff"}
+    done = subprocess.run(
+        [OPENMCP, "tasks", "list"], capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+    assert (done.returncode, done.stderr) == (1, "openmcp: OPENMCP_WORKSPACE_SECRET is not UTF-8\n")
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[1]"])
+@pytest.mark.parametrize("command", [("tasks", "list"), ("workspaces", "list")])
+def test_a_dev_json_that_is_none(runner: CliRunner, tmp_path: Path, content: str, command: tuple[str, ...]) -> None:
+    """What is no stack's `dev.json` tells of no stack."""
+    (tmp_path / "dev.json").write_text(content)
+    unset = dict.fromkeys(name for name in os.environ if name.startswith("OPENMCP_"))
+    result = runner.invoke(app, [*command, "--data-dir", str(tmp_path)], env=unset)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"openmcp: no stack is up on {tmp_path}")

@@ -288,6 +288,13 @@ def test_every_command_can_connect(command: str) -> None:
         (["bogus"], "No such command 'bogus'"),
         (["wait", "x", "--timeout", "soon"], "'soon' is not a length of time"),
         (["submit", "echo", "--schedule-time", "soon"], "'soon' is neither a time"),
+        (["submit", "echo", "--schedule-time", "0001-01-01T00:00:00+14:00"], "is not in the years 1 to 9999"),
+        (["submit", "echo", "--schedule-time", "+99999999999d"], "'99999999999d' is longer than 3650d"),
+        (["submit", "echo", "--retention", "9" * 400], "is longer than 3650d"),
+        (["wait", "x", "--timeout", "3651d"], "'3651d' is longer than 3650d"),
+        (["submit", "echo", "--priority", "3000000000"], "Invalid value for '--priority'"),
+        (["submit", "echo", "--maximum-attempts", "3000000000"], "Invalid value for '--maximum-attempts'"),
+        (["watch", "x", "--after", "3000000000"], "Invalid value for '--after'"),
         (["list", "--limit", "0"], "--limit"),
     ],
 )

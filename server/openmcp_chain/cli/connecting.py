@@ -120,16 +120,16 @@ def _of_stack(data_dir: Path) -> Mapping[str, Any]:
     """The server and the demo workspace of the stack that is up on this data folder."""
     try:
         told = json.loads((data_dir / "dev.json").read_text())
-    except OSError:
+        return {
+            "target": told["grpc_target"],
+            "workspace_id": told["workspace_id"],
+            "workspace_secret": told["workspace_secret"],
+            "ca": told.get("ca_file"),
+            "certificate": told.get("cert_file"),
+            "key": told.get("key_file"),
+        }
+    except (OSError, ValueError, LookupError, TypeError):
         raise fail(
             f"no stack is up on {data_dir}: start `openmcp dev`, or set OPENMCP_SERVER, OPENMCP_WORKSPACE_ID and "
             "OPENMCP_WORKSPACE_SECRET_FILE"
         ) from None
-    return {
-        "target": told["grpc_target"],
-        "workspace_id": told["workspace_id"],
-        "workspace_secret": told["workspace_secret"],
-        "ca": told.get("ca_file"),
-        "certificate": told.get("cert_file"),
-        "key": told.get("key_file"),
-    }

@@ -116,7 +116,7 @@ def _of_stack(data_dir: Path) -> dict[str, str]:
     """The settings of the stack that is up on this data folder."""
     try:
         uri = json.loads((data_dir / "dev.json").read_text())["mongodb_uri"]
-    except OSError:
+    except (OSError, ValueError, LookupError, TypeError):
         raise _fail(
             f"no stack is up on {data_dir}: start `openmcp dev`, or give --mongodb-uri and --master-key-file"
         ) from None

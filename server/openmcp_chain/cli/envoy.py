@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openmcp_chain.cli import LARGEST
+
 if TYPE_CHECKING:
     from openmcp_chain.stack.envoy.tls import Identity, Servers
 
@@ -35,13 +37,14 @@ def envoy_config(
     ] = None,
     trusted_hops: Annotated[
         int,
-        typer.Option(min=0, help="How many proxies in front tell in x-forwarded-for who calls them."),
+        typer.Option(min=0, max=LARGEST, help="How many proxies in front tell in x-forwarded-for who calls them."),
     ] = 0,
     sign_ins_per_second: Annotated[
-        int | None, typer.Option(min=1, help="How often one address may sign in, on average.", show_default="5")
+        int | None,
+        typer.Option(min=1, max=LARGEST, help="How often one address may sign in, on average.", show_default="5"),
     ] = None,
     sign_in_burst: Annotated[
-        int | None, typer.Option(min=1, help="How often it may do so at once.", show_default="100")
+        int | None, typer.Option(min=1, max=LARGEST, help="How often it may do so at once.", show_default="100")
     ] = None,
     cert_file: Annotated[
         Path | None,

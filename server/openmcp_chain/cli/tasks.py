@@ -6,6 +6,7 @@ Exit status: 0; or 1, with one line that says why; or 2, if the task that was wa
 import json
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from openmcp_chain.cli import LARGEST
 from openmcp_chain.cli.connecting import connected, fail
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ FAILED = 2
 """The exit status that says: the task ended FAILED or CANCELLED."""
 MANY_SECONDS = 30.0
 """What one call may take that changes many tasks; a server takes no longer."""
+LONGEST = timedelta(days=3650)
+"""The longest time that an option takes; the service takes no task for as long."""
 _UNITS = {"ms": "milliseconds", "s": "seconds", "": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -49,17 +53,22 @@ def _length(text: str) -> timedelta:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text)
     if match is None:
         raise typer.BadParameter(f"{text!r} is not a length of time, such as 30s, 1.5h or 7d")
-    return timedelta(**{_UNITS[match[2] or ""]: float(match[1])})
+    with suppress(OverflowError):
+        length = timedelta(**{_UNITS[match[2] or ""]: float(match[1])})
+        if length <= LONGEST:
+            return length
+    raise typer.BadParameter(f"{text!r} is longer than {LONGEST.days}d")
 
 
 def _moment(text: str) -> datetime:
-    if text.startswith("+"):
-        return datetime.now(UTC) + _length(text[1:])
     try:
-        at = datetime.fromisoformat(text)
+        if text.startswith("+"):
+            return datetime.now(UTC) + _length(text[1:])
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} is not in the years 1 to 9999") from None
     except ValueError:
         raise typer.BadParameter(f"{text!r} is neither a time, such as 2030-01-31T08:00Z, nor +10m") from None
-    return at if at.tzinfo else at.astimezone()
 
 
 def _payload(text: str) -> dict[str, Any]:
@@ -68,7 +77,7 @@ def _payload(text: str) -> dict[str, Any]:
         if text == "-":
             text = sys.stdin.read()
         elif text.startswith("@"):
-            text = Path(text[1:]).read_text()
+            text = Path(text[1:]).read_text(encoding="utf-8")
         value = json.loads(text)
     except OSError as error:
         raise fail(f"--payload: cannot read {text[1:]}: {error.strerror}") from None
@@ -106,7 +115,7 @@ def submit(
     payload: Annotated[str, typer.Option(help="The payload: JSON, @FILE, or - for standard input.")] = "{}",
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; may be repeated.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
-    priority: Annotated[int, typer.Option(help="1 (first) to 5 (last).", show_default="3")] = 0,
+    priority: Annotated[int, typer.Option(min=0, max=LARGEST, help="1 (first) to 5 (last).", show_default="3")] = 0,
     schedule_time: Annotated[
         datetime | None, typer.Option(parser=_moment, metavar="TIME", help="Not before this time, or +10m.")
     ] = None,
@@ -116,7 +125,9 @@ def submit(
     use_existing: Annotated[
         bool, typer.Option("--use-existing", help="If the key is taken, name the task that has it.")
     ] = False,
-    maximum_attempts: Annotated[int, typer.Option(help="How often it is tried.", show_default="5")] = 0,
+    maximum_attempts: Annotated[
+        int, typer.Option(min=0, max=LARGEST, help="How often it is tried.", show_default="5")
+    ] = 0,
     start_to_close_timeout: Annotated[timedelta | None, typer.Option(help="For one attempt.", **_LENGTH)] = None,
     schedule_to_close_timeout: Annotated[timedelta | None, typer.Option(help="For all of it.", **_LENGTH)] = None,
     retention: Annotated[timedelta | None, typer.Option(help="How long to keep it afterwards.", **_LENGTH)] = None,
@@ -208,7 +219,7 @@ def watch(
     client: "Client",
     *,
     task_id: TaskId,
-    after: Annotated[int, typer.Option(min=0, help="Show only events after this sequence.")] = 0,
+    after: Annotated[int, typer.Option(min=0, max=LARGEST, help="Show only events after this sequence.")] = 0,
     timeout: Wait = None,
     as_json: Json = False,
 ) -> None:

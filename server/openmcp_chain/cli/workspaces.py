@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openmcp_chain.cli import LARGEST
 from openmcp_chain.cli.deployment import Deployment, on_database, show_secret, time
 
 if TYPE_CHECKING:
@@ -21,11 +22,14 @@ admins = typer.Typer(help="Make administrators, who manage workspaces through th
 WorkspaceId = Annotated[str, typer.Argument(metavar="WORKSPACE_ID", show_default=False)]
 NewId = Annotated[str, typer.Option("--id", help="Its id; by default a new UUID.", show_default=False)]
 PendingTasks = Annotated[
-    int | None, typer.Option(min=0, help="How many tasks may wait; 0: as many as its plan says.", show_default=False)
+    int | None,
+    typer.Option(min=0, max=LARGEST, help="How many tasks may wait; 0: as many as its plan says.", show_default=False),
 ]
 Streams = Annotated[
     int | None,
-    typer.Option(min=0, help="How many streams a server keeps open for it; 0: as its plan says.", show_default=False),
+    typer.Option(
+        min=0, max=LARGEST, help="How many streams a server keeps open for it; 0: as its plan says.", show_default=False
+    ),
 ]
 
 

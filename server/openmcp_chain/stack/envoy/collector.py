@@ -44,12 +44,16 @@ class Collector:
         endpoint = value("ENDPOINT")
         if not endpoint:
             return None
-        url = urlsplit(endpoint)
+        try:
+            url = urlsplit(endpoint)
+            port = url.port or _PORT
+        except ValueError:
+            url, port = urlsplit(""), _PORT
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(f"the OTLP endpoint must be http://host:port or https://host:port, not {endpoint!r}")
         return cls(
             url.hostname,
-            url.port or _PORT,
+            port,
             _certificates(value("CERTIFICATE")) if url.scheme == "https" else None,
             _headers(value("HEADERS")),
         )

@@ -29,7 +29,10 @@ def from_environment(environment: Mapping[str, str]) -> Sequence[str]:
     """The origins that the variable names, separated by commas. Raises ValueError for what is none."""
     origins = [text.strip() for text in environment.get(VARIABLE, "").split(",") if text.strip()]
     for origin in origins:
-        url = urlsplit(origin)
+        try:
+            url = urlsplit(origin)
+        except ValueError:
+            url = urlsplit("")
         if url.scheme not in ("http", "https") or not url.netloc or origin != f"{url.scheme}://{url.netloc}".lower():
             raise ValueError(
                 f"{VARIABLE}: {origin!r} is no origin, such as https://app.example or http://localhost:3000"
