@@ -15,7 +15,7 @@ from support.stack import StackInfo
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc, workers_pb2
 from openmcp_chain.stack.envoy import view
-from openmcp_chain.transport import rpc
+from openmcp_chain.transport import messages
 
 pytestmark = pytest.mark.usefixtures("healthy")
 
@@ -138,7 +138,7 @@ def test_bad_field_is_named(channel: grpc.Channel, bearer: Metadata) -> None:
         assert grpc_fields_named(raised.value) == [field]
 
 
-@pytest.mark.parametrize("size", [rpc.REQUEST_BYTES + 1, 5 * 2**20, 20 * 2**20, rpc.RECEIVE_BYTES])
+@pytest.mark.parametrize("size", [messages.REQUEST_BYTES + 1, 5 * 2**20, 20 * 2**20, messages.RECEIVE_BYTES])
 def test_huge_message(channel: grpc.Channel, bearer: Metadata, size: int) -> None:
     """A message over the limit is refused, and told which field it may be."""
     plain: Callable[[bytes], bytes] = bytes

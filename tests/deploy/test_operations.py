@@ -15,7 +15,7 @@ from openmcp_chain.domain.keys import CLOCK_SKEW, LEAD, VERIFIES
 from openmcp_chain.engine import events, keys, looks, queues, signals, signins
 from openmcp_chain.stack import envoy
 from openmcp_chain.store.mongo import client
-from openmcp_chain.transport import rest, rpc
+from openmcp_chain.transport import messages, rest
 from openmcp_chain.worker import conversation, worker
 
 PACKAGE = manifests.ROOT / "server/openmcp_chain"
@@ -125,8 +125,8 @@ def test_the_commands_for_operators_are_all_told() -> None:
 def test_waits_are_those_of_the_code() -> None:
     """Times and numbers in the prose are the constants of the code."""
     prose = " ".join(text().split())
-    assert f"port reads messages of {rpc.REQUEST_BYTES >> 20} MiB" in prose
-    assert f"Past {rpc.RECEIVE_BYTES >> 20} MiB it is gRPC itself" in prose
+    assert f"port reads messages of {messages.REQUEST_BYTES >> 20} MiB" in prose
+    assert f"Past {messages.RECEIVE_BYTES >> 20} MiB it is gRPC itself" in prose
     assert f"after {conversation.REFUSED_SECONDS:g} s if its secret is refused" in prose
     assert f"gives running tasks {worker.DRAIN_SECONDS:g} s" in prose
     assert f"event streams read every {events.POLL_SECONDS:g} s" in prose

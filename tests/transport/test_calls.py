@@ -21,7 +21,7 @@ from openmcp.chain.v1 import rest_pb2, tasks_pb2
 from openmcp_chain.app import App, StartError
 from openmcp_chain.domain import errors
 from openmcp_chain.store.memory import MemoryStore
-from openmcp_chain.transport import rpc, server
+from openmcp_chain.transport import messages, rpc, server
 from openmcp_chain.transport.health import LIVENESS
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -136,7 +136,7 @@ async def test_refused_calls_wait_for_no_garbage_collector(monkeypatch: pytest.M
             for path in (*METHODS, "/nobody.Home/Ring"):
                 await call(service, path, b"")
                 await call(service, path, b"\xff" * 100, caller.metadata)
-                await call(service, path, b"\x0a\x80\x80\x80\x02" + b"x" * rpc.REQUEST_BYTES, caller.metadata)
+                await call(service, path, b"\x0a\x80\x80\x80\x02" + b"x" * messages.REQUEST_BYTES, caller.metadata)
             missing = tasks_pb2.GetTaskRequest(task_id="019a0000-0000-7000-8000-000000000000")
             for fault in (None, away):
                 if fault:

@@ -12,7 +12,7 @@ from support.service import PATIENCE, Caller, Service, as_struct, refused, servi
 
 from openmcp.chain.v1 import auth_pb2, tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
-from openmcp_chain.transport import rpc, status
+from openmcp_chain.transport import messages, status
 from openmcp_chain.transport.server import ACCESS
 
 VALID: dict[str, bytes] = {
@@ -119,7 +119,7 @@ async def test_unknown_method_is_unimplemented_with_details(path: str) -> None:
     assert (told.status, told.code) == (grpc.StatusCode.UNIMPLEMENTED, "METHOD_NOT_FOUND")
 
 
-@pytest.mark.parametrize("size", [rpc.REQUEST_BYTES + 1, 20 * 1024 * 1024, rpc.RECEIVE_BYTES - 100])
+@pytest.mark.parametrize("size", [messages.REQUEST_BYTES + 1, 20 * 1024 * 1024, messages.RECEIVE_BYTES - 100])
 async def test_large_message_is_refused_by_the_field_that_is_large(size: int) -> None:
     """Past 4 MiB: INVALID_ARGUMENT that names `payload`, REQUEST_TOO_LARGE."""
     request = tasks_pb2.SubmitTaskRequest(type="echo", payload=as_struct({"text": "x" * size}))
@@ -136,7 +136,7 @@ async def test_large_message_is_refused_by_the_field_that_is_large(size: int) ->
 
 async def test_message_past_what_grpc_takes_is_refused_by_it() -> None:
     """Past 32 MiB gRPC itself refuses, RESOURCE_EXHAUSTED, unread; the connection and the server go on."""
-    request = tasks_pb2.SubmitTaskRequest(type="echo", payload=as_struct({"text": "x" * rpc.RECEIVE_BYTES}))
+    request = tasks_pb2.SubmitTaskRequest(type="echo", payload=as_struct({"text": "x" * messages.RECEIVE_BYTES}))
     async with serving() as service:
         caller = await service.workspace()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -168,7 +168,7 @@ async def test_too_much_metadata_is_refused(count: int, size: int) -> None:
                 tasks_pb2.StreamTaskEventsRequest(task_id=task_id), metadata=metadata, timeout=PATIENCE
             ),
         ):
-            if size < rpc.RECEIVE_METADATA_BYTES:
+            if size < messages.RECEIVE_METADATA_BYTES:
                 told = await refused(call)
                 assert (told.code, told.fields) == ("REQUEST_TOO_LARGE", ["metadata"])
             else:

@@ -10,7 +10,7 @@ from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
 from openmcp_chain import structs
 from openmcp_chain.engine import answers
 from openmcp_chain.stack.envoy import Address, Settings
-from openmcp_chain.transport import rpc
+from openmcp_chain.transport import messages
 
 COUNT = 12
 TEXT = "x" * 900_000
@@ -60,7 +60,7 @@ async def test_what_grpc_would_refuse_is_a_fault_of_ours(monkeypatch: pytest.Mon
     async with serving() as service:
         caller = await service.workspace()
         task_id = await service.submit(caller)
-        monkeypatch.setattr(rpc, "SEND_BYTES", 10)
+        monkeypatch.setattr(messages, "SEND_BYTES", 10)
         call = service.tasks.GetTask(tasks_pb2.GetTaskRequest(task_id=task_id), metadata=caller.metadata)
         assert (await refused(call)).code == "INTERNAL"
         events = tasks_pb2.StreamTaskEventsRequest(task_id=task_id)

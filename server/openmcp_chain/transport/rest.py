@@ -11,7 +11,8 @@ from openmcp_chain.engine.events import EventHub
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.keys import Keys
 from openmcp_chain.transport import codec, status
-from openmcp_chain.transport.rpc import Call, send_headers
+from openmcp_chain.transport.messages import send_headers
+from openmcp_chain.transport.rpc import Call
 from openmcp_chain.transport.tasks import follow
 
 PING_SECONDS = 15.0

@@ -21,7 +21,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -40,21 +40,11 @@ from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine.bearers import Bearer, Bearers
 from openmcp_chain.engine.identity import Identity
-from openmcp_chain.transport import status, wire
+from openmcp_chain.transport import messages, status, wire
+from openmcp_chain.transport.messages import REQUEST_BYTES, Context
 
 log = logging.getLogger(__name__)
 
-REQUEST_BYTES = 4 * 1024 * 1024
-"""What a request may have as a whole. A larger one is refused by us, with details; past RECEIVE_BYTES, by gRPC."""
-RECEIVE_BYTES = 32 * 1024 * 1024
-"""What reaches us at all. More than whoever sends too much by mistake is likely to; and for a call that needs a token,
-gRPC keeps no more than a window of it until the token has been checked."""
-METADATA_BYTES = 16 * 1024
-METADATA_ENTRIES = 500
-"""What a request's metadata may have. Past RECEIVE_METADATA_BYTES, it is gRPC that refuses."""
-RECEIVE_METADATA_BYTES = 64 * 1024
-SEND_BYTES = 20 * 1024 * 1024
-"""What an answer may have. Each method keeps its own well below, so that all clients can read it."""
 UNARY_SECONDS = 30.0
 """No unary call takes longer, whatever deadline the client sets or forgets to set."""
 QUIET_SECONDS = 0.3
@@ -62,8 +52,7 @@ QUIET_SECONDS = 0.3
 CALLS = 4000
 """Unary calls under way at a time."""
 
-# The stubs know these as generic, the runtime does not.
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+# The stubs know it as generic, the runtime does not.
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 _tracer = trace.get_tracer("openmcp_chain.transport")
@@ -142,28 +131,28 @@ class Rpc:
                 ) from None
 
         async def decode_all(context: Context) -> AsyncIterator[Message]:
-            while (data := await _next(context)) is not None:
+            while (data := await messages.next_message(context)) is not None:
                 yield decode(data)
 
         async def unary(_: object, context: Context) -> bytes | None:
             started = time.perf_counter()
             if access.scope is not None:
                 self._latest = started
-            metadata, size = _metadata(context)
+            metadata, size = messages.metadata_of(context)
             limit = asyncio.timeout(UNARY_SECONDS)
             code = "CANCELLED"
             with _in(self._identify(path, metadata)):
                 try:
                     async with limit:
-                        _weigh(size)
+                        messages.weigh(size)
                         with await self._authorised(access, metadata) as bearer:
-                            data = await _only(context)
+                            data = await messages.only_message(context)
                             self._admit()
                             try:
                                 answer: Message = await behaviour(decode(data), Call(metadata, bearer, context))
                             finally:
                                 self._under_way -= 1
-                    encoded = _encode(answer)
+                    encoded = messages.encode(answer)
                     code = "OK"
                     return encoded
                 except BaseException as error:
@@ -179,24 +168,24 @@ class Rpc:
 
         async def streaming(_: object, context: Context) -> None:
             limit = asyncio.timeout(UNARY_SECONDS)
-            metadata, size = _metadata(context)
+            metadata, size = messages.metadata_of(context)
             # Not made the current one: what happens in a stream's hours is not all of one trace.
             span = self._identify(path, metadata)
-            sender, last_words = _Sender(context), b""
+            sender, last_words = messages.Sender(context), b""
             try:
-                _weigh(size)
+                messages.weigh(size)
                 with await self._authorised(access, metadata) as bearer:
                     requests: Message | AsyncIterator[Message]
                     if client_streaming:
                         requests = decode_all(context)
                     else:
                         async with limit:
-                            requests = decode(await _only(context))
+                            requests = decode(await messages.only_message(context))
                     # Closed here and now, not when the garbage collector comes by: it holds subscriptions and leases.
                     # We write, not gRPC: a call whose caller does not read what is written must end as well.
                     async with aclosing(behaviour(requests, Call(metadata, bearer, context))) as answers:
                         async for answer in answers:
-                            await sender.send(_encode(answer))
+                            await sender.send(messages.encode(answer))
                 return
             except BaseException as error:
                 if not _ours(error):
@@ -204,7 +193,7 @@ class Rpc:
                 told = _told(errors.DeadlineExceeded() if limit.expired() else error)
                 refusal = status.refusal(told)
                 if access.last_words is not None and sender.begun:
-                    last_words = _encode(access.last_words(told))
+                    last_words = messages.encode(access.last_words(told))
             finally:
                 span.end()
             if last_words:
@@ -275,91 +264,11 @@ def methods(
     return handlers
 
 
-async def send_headers(context: Context, headers: Sequence[tuple[str, str]] = ()) -> None:
-    """Begins a stream's answer. All of it, even if the call is ended meanwhile: gRPC would begin again to refuse it."""
-    sending = asyncio.ensure_future(context.send_initial_metadata(tuple(headers)))
-    try:
-        await asyncio.shield(sending)
-    except asyncio.CancelledError:
-        await asyncio.gather(sending, return_exceptions=True)
-        raise
-
-
-class _Sender:
-    """What a stream says, message by message."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._headers = False
-        self.begun = False
-        """Whether something was said, and all of it is on its way: gRPC takes one message at a time."""
-
-    async def send(self, data: bytes) -> None:
-        if not self._headers:
-            # By themselves: if they waited with a message that nobody reads, gRPC could not refuse the call any more.
-            await send_headers(self._context)
-            self._headers = True
-        self.begun = False
-        await self._context.write(data)
-        self.begun = True
-
-
 def _in(span: trace.Span) -> AbstractContextManager[object]:
     """Makes the span the current one, and ends it. The text of an exception must not get into the trace either."""
     if not span.get_span_context().is_valid:
         return nullcontext()
     return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
-
-
-def _encode(answer: Message) -> bytes:
-    """Raises Internal for an answer that gRPC would refuse to send, in words of its own."""
-    encoded = answer.SerializeToString()
-    if len(encoded) > SEND_BYTES:
-        log.error("answer too large", extra={"bytes": len(encoded)})
-        raise errors.Internal
-    return encoded
-
-
-async def _next(context: Context) -> bytes | None:
-    """The next message of a call, None when there are no more.
-
-    Not from the iterator that grpc.aio makes of them: it and its generator hold each other, and so the last message.
-    """
-    data: object = await context.read()
-    return data if isinstance(data, bytes) else None
-
-
-async def _only(context: Context) -> bytes:
-    """The one message of a call.
-
-    Read by us: grpc.aio never answers, nor ends, a unary call that ends before its message or in the middle of it.
-    """
-    data = await _next(context)
-    if data is None:
-        raise errors.InvalidArgument(Violation("request", "is missing: the call ended before its message"))
-    return data
-
-
-def _metadata(context: Context) -> tuple[dict[str, str], int]:
-    """The call's metadata, and how many bytes it has: if too many, that is all.
-
-    What comes twice is joined, as HTTP has it (RFC 9110, 5.3): two tokens are then none.
-    """
-    sent = context.invocation_metadata() or ()
-    size = sum(len(key) + len(value) for key, value in sent)
-    if size > METADATA_BYTES or len(sent) > METADATA_ENTRIES:
-        return {}, max(size, METADATA_BYTES + 1)
-    entries = [(key, value) for key, value in sent if isinstance(value, str)]
-    found = dict(entries)
-    if len(found) < len(entries):
-        found = {name: ", ".join(value for key, value in entries if key == name) for name in found}
-    return found, size
-
-
-def _weigh(size: int) -> None:
-    """Raises RequestTooLarge for metadata of so many bytes, if they are too many."""
-    if size > METADATA_BYTES:
-        raise errors.RequestTooLarge("metadata", size, METADATA_BYTES)
 
 
 def _ours(error: BaseException) -> bool:

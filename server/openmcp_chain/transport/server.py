@@ -13,12 +13,13 @@ from openmcp.chain.v1 import auth_pb2, rest_pb2, tasks_pb2, workers_pb2, workspa
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.store.base import Store
-from openmcp_chain.transport import rpc, status
+from openmcp_chain.transport import messages, rpc, status
 from openmcp_chain.transport.auth import AuthService
 from openmcp_chain.transport.health import Health
+from openmcp_chain.transport.messages import Context
 from openmcp_chain.transport.reflection import Reflection
 from openmcp_chain.transport.rest import RestService, last_words
-from openmcp_chain.transport.rpc import Access, Context, Handler, Rpc
+from openmcp_chain.transport.rpc import Access, Handler, Rpc
 from openmcp_chain.transport.tasks import TaskService
 from openmcp_chain.transport.workers import WorkerService
 from openmcp_chain.transport.workspaces import WorkspaceService
@@ -76,11 +77,11 @@ UNAVAILABLE, unless its client waits; Envoy opens as many connections as it need
 OPTIONS: Sequence[tuple[str, int]] = (
     # Two servers on one port would share its calls without a word; the second must fail instead.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", rpc.RECEIVE_BYTES),
-    ("grpc.max_send_message_length", rpc.SEND_BYTES),
+    ("grpc.max_receive_message_length", messages.RECEIVE_BYTES),
+    ("grpc.max_send_message_length", messages.SEND_BYTES),
     # The same number twice: between a soft and a hard limit, gRPC refuses at random.
-    ("grpc.max_metadata_size", rpc.RECEIVE_METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", rpc.RECEIVE_METADATA_BYTES),
+    ("grpc.max_metadata_size", messages.RECEIVE_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", messages.RECEIVE_METADATA_BYTES),
     ("grpc.max_concurrent_streams", STREAMS),
     # gRPC would cancel calls at random that wait for Python, from 1,000 on; past CALLS we refuse them in our own words.
     ("grpc.server.max_pending_requests", 2 * rpc.CALLS),
