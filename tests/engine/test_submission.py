@@ -268,6 +268,27 @@ async def test_a_dedupe_key_is_free_again_when_retention_has_taken_its_task() ->
     await worker.complete(await worker.next())
 
 
+async def test_a_task_that_is_tried_again_keeps_its_key_though_its_retention_was_over() -> None:
+    """Retention had read it as ended, and comes with its mark when it is not any more: the key stays its own."""
+    store = MemoryStore()
+    wire = DistantStore(data=store)
+    here, there = Engine(store), Engine(wire)
+    worker = here.worker()
+    task = await here.submit(dedupe_key="nightly", terms=Terms(retention=timedelta(minutes=1)))
+    await worker.fail(await worker.next(), retryable=False)
+    worker.leave()
+    await asyncio.sleep(61)
+    wire.gates["update_tasks"] = asyncio.Event()
+    retention = asyncio.create_task(there.app.retention.run_once())
+    await until(lambda: wire.calls["update_tasks"] == 1)
+    await here.app.tasks.retry(tenant(), task.id)
+    wire.gates["update_tasks"].set()
+    assert await retention == 1
+    assert here.task(task.key).status is Status.PENDING
+    with pytest.raises(errors.DedupeKeyTaken):
+        await here.submit(dedupe_key="nightly")
+
+
 # --- request_id and dedupe_key
 
 
