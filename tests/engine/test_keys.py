@@ -8,7 +8,7 @@ import jwt
 import pytest
 from support import virtual
 from support.engine import DistantStore, Engine
-from support.service import SETTINGS
+from support.service import SETTINGS, until
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.audit import Action, Actor
@@ -142,6 +142,27 @@ async def test_a_revocation_that_fails_leaves_a_key_that_signs(cut: str) -> None
     with pytest.raises(errors.TokenInvalid):
         await fleet.check(token)
     await fleet.check((await fleet.sign_in())[0])
+
+
+async def test_a_read_that_comes_late_brings_no_revoked_key_back() -> None:
+    """One that was begun before the revocation is answered after one that was begun behind it."""
+    fleet = await Fleet().start()
+    token, first = await fleet.sign_in()
+    await fleet.check(token)
+    await asyncio.sleep(keys.KEYS_EVERY_SECONDS / 2)  # no read is under way
+    late = fleet.wire.late["list_keys"] = asyncio.Event()
+    before = fleet.wire.calls["list_keys"]
+    await until(lambda: fleet.wire.calls["list_keys"] > before)
+    await fleet.one.app.keys.revoke(first, ACTOR)
+    del fleet.wire.late["list_keys"]
+    await asyncio.sleep(keys.KEYS_EVERY_SECONDS)
+    published = await fleet.two.keys.key_set()
+    assert first not in str(published)
+    late.set()
+    await asyncio.sleep(0.01)
+    with pytest.raises(errors.TokenInvalid):
+        await fleet.two.check(token)
+    assert await fleet.two.keys.key_set() == published
 
 
 def test_a_new_key_is_known_everywhere_before_it_signs() -> None:
