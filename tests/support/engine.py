@@ -108,6 +108,7 @@ class Engine:
         self.store = store if store is not None else MemoryStore()
         self.app = App(SETTINGS, self.store, now)
         self.app.leases._chance = random.Random(0).random  # noqa: S311 - backoffs, the same in each run
+        self.app.sweep._chance = random.Random(0)  # noqa: S311 - an order, the same in each run
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self, *parts: str) -> "Engine":

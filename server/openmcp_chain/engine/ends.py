@@ -16,7 +16,7 @@ from openmcp_chain.domain.task import Key
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 20
+AT_ONCE = 8
 """How many tasks are ended at a time."""
 WAITING = 5000
 """How many of one workspace wait for their turn; others are left to be found again."""
@@ -32,10 +32,14 @@ class Ends:
         """The workspace whose turn it is first."""
         self._under_way: dict[Key, asyncio.Task[None]] = {}
 
+    def __contains__(self, key: object) -> bool:
+        """Whether the task is being ended, or waits for its turn."""
+        return isinstance(key, Key) and (key in self._under_way or key in self._waiting.get(key.workspace, {}))
+
     def want(self, key: Key, end: End) -> bool:
         """Has `end` end the task in its workspace's turn. Returns whether it was not wanted already."""
         mine = self._waiting.get(key.workspace, {})
-        if key in self._under_way or key in mine or len(mine) >= WAITING:
+        if key in self or len(mine) >= WAITING:
             return False
         mine[key] = end
         self._waiting.setdefault(key.workspace, mine)

@@ -6,6 +6,7 @@ no backlog here, and deletes what has been kept for long enough.
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 0.5
 OVERDUE = 1000
 """How many tasks that have run out of time are found at once, of each kind."""
+SHARE = 2
+"""After a search for these, none is made for so many times as long as it took: to find thousands has its cost."""
 HINTS = 1000
 """How many ready tasks are read at once, at most: twice as many as are needed."""
 STEPS = 40
@@ -73,6 +76,7 @@ class Sweep:
         self._ends = Ends()
         self._passed = 0
         """How many overdue tasks were gone through since the first: there were more."""
+        self._chance = random.Random()  # noqa: S311 - an order, no secret
         self._delete_at = 0.0
 
     def want(self, queue: Queue, wait: float = 0.0) -> None:
@@ -103,12 +107,13 @@ class Sweep:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                again_at = loop.time() + INTERVAL_SECONDS
+                began = loop.time()
                 with _survived():
                     ended = await self._end()
                     if ended:
                         log.info("time ran out", extra={"tasks": ended})
-                await asyncio.sleep(again_at - loop.time())
+                took = loop.time() - began
+                await asyncio.sleep(max(INTERVAL_SECONDS - took, SHARE * took))
         finally:
             self._ends.cancel()
 
@@ -135,7 +140,9 @@ class Sweep:
 
         Goes through all that there are, a part in each sweep: behind one workspace's thousands are another's.
         """
-        overdue = await self._store.overdue_tasks(self._clock(), OVERDUE, self._passed)
+        overdue = list(await self._store.overdue_tasks(self._clock(), OVERDUE, self._passed, self._ends))
+        # Other processes have found the same: in the same order, each would come second to half of it.
+        self._chance.shuffle(overdue)
         self._passed = self._passed + OVERDUE if len(overdue) >= OVERDUE else 0
         ended = sum(self._ends.want(key, partial(self._leases.expire, key)) for key in overdue)
         ended += sum(self._ends.want(held.key, partial(self._leases.lose, held)) for held in self._leases.silent())

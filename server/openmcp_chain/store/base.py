@@ -5,7 +5,7 @@ the store's own tries. The write may or may not have happened; every write is gu
 made again.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -137,11 +137,13 @@ class Store(Protocol):
         """
         ...
 
-    async def overdue_tasks(self, now: datetime, limit: int, skip: int = 0) -> Sequence[Key]:
+    async def overdue_tasks(
+        self, now: datetime, limit: int, skip: int = 0, known: Container[Key] = ()
+    ) -> Sequence[Key]:
         """Tasks that are RUNNING with `due_at` at or before `now`, and those PENDING with such a `deadline`.
 
         Up to `limit` of each, in no set order, behind the first `skip`: who goes on so, and begins again at the end,
-        finds all that stay overdue.
+        finds all that stay overdue. What is `known` is not looked at again: it may be so no longer.
         """
         ...
 

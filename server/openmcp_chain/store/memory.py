@@ -1,7 +1,7 @@
 """A store in memory: for unit tests and simulation. Keeps every promise of `base` but the one of durability."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from heapq import nlargest, nsmallest
@@ -101,7 +101,13 @@ class MemoryStore:
         waiting = self._all(lambda task: task.status is Status.PENDING and task.queue in queues)
         return sum(1 for _ in islice(waiting, limit))
 
-    async def overdue_tasks(self, now: datetime, limit: int, skip: int = 0) -> Sequence[Key]:
+    async def overdue_tasks(
+        self,
+        now: datetime,
+        limit: int,
+        skip: int = 0,
+        known: Container[Key] = (),  # noqa: ARG002 - a look costs nothing
+    ) -> Sequence[Key]:
         silent = self._all(lambda task: task.status is Status.RUNNING and task.due_at <= now)
         late = self._all(lambda task: task.deadline is not None and task.deadline <= now)
         return [task.key for tasks in (silent, late) for task in islice(tasks, skip, skip + limit)]

@@ -1,6 +1,6 @@
 """Tasks by their keys and by what is due: each promise is a read, or a guarded write and a read of what it lost to."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -156,7 +156,9 @@ class Tasks(Part):
 
         return await self._persist(count)
 
-    async def overdue_tasks(self, now: datetime, limit: int, skip: int = 0) -> Sequence[Key]:
+    async def overdue_tasks(
+        self, now: datetime, limit: int, skip: int = 0, known: Container[Key] = ()
+    ) -> Sequence[Key]:
         if limit <= 0:
             return []
         query = {"queue": documents.RUNNING, "due_at": {"$lte": now}}
@@ -164,7 +166,7 @@ class Tasks(Part):
         late: list[Key] = []
         more = True
         while more and len(late) < limit:
-            found, more = await self._persist(lambda: self._timers.due(now, limit, skip))
+            found, more = await self._persist(lambda: self._timers.due(now, limit, skip, known))
             late = list(dict.fromkeys([*late, *found]))
         return [*map(documents.to_key, silent), *late[:limit]]
 

@@ -9,7 +9,7 @@ What mends it is guarded by what was seen of it, since the task may be about to 
 long as a timer is ahead of the task's version, the write that it is for may still come.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +22,9 @@ from openmcp_chain.store.mongo.part import Collection
 
 GRACE = timedelta(minutes=1)
 """How long a write may still come whose timer is due. Longer than the store tries it, by much."""
+
+MENDS = 50
+"""How many timers are mended in a look: on the embedded server each costs the more the more timers there are."""
 
 _HIDDEN = {"payload": 0, "events": 0, "result": 0}
 
@@ -44,27 +47,32 @@ class Timers:
         if writes:
             await self._timers.bulk_write(writes, ordered=False)
 
-    async def due(self, now: datetime, limit: int, skip: int = 0) -> tuple[list[Key], bool]:
+    async def due(self, now: datetime, limit: int, skip: int = 0, known: Container[Key] = ()) -> tuple[list[Key], bool]:
         """Of up to `limit` timers that are due: those tasks whose deadline has passed, and whether to look again.
 
-        The first `skip` are passed over. Timers that are due for nothing are mended, so another look finds others.
+        The first `skip` are passed over. Tasks that are `known` to be late are not read again. Timers that are due for
+        nothing are mended, so another look finds others.
         """
         timers = await self._timers.find({"at": {"$lte": now}}, skip=skip, limit=limit).to_list(None)
         if not timers:
             return [], False
-        found = await self._tasks.find({"_id": {"$in": [timer["_id"] for timer in timers]}}, _HIDDEN).to_list(None)
+        late = [key for key in map(documents.to_key, timers) if key in known]
+        unknown = [timer for timer in timers if documents.to_key(timer) not in known]
+        found = await self._read([timer["_id"] for timer in unknown])
         tasks = {document["_id"]: documents.to_task(document) for document in found}
-        late: list[Key] = []
         mends: list[UpdateOne | DeleteOne] = []
-        for timer in timers:
+        for timer in unknown:
             task = tasks.get(timer["_id"])
             if task and task.deadline and task.deadline <= now:
                 late.append(task.key)
             else:
                 mends.append(_mend(timer, task, now))
         if mends:
-            await self._timers.bulk_write(mends, ordered=False)
-        return late, bool(mends) and len(timers) == limit
+            await self._timers.bulk_write(mends[:MENDS], ordered=False)
+        return late, 0 < len(mends) <= MENDS and len(timers) == limit
+
+    async def _read(self, ids: Sequence[str]) -> Sequence[Document]:
+        return await self._tasks.find({"_id": {"$in": ids}}, _HIDDEN).to_list(None) if ids else []
 
 
 def _mend(timer: Document, task: Task | None, now: datetime) -> UpdateOne | DeleteOne:
