@@ -86,6 +86,7 @@ async def test_all_of_a_workspace_goes_and_nothing_of_another() -> None:
     await furnish(engine, WS)
     kept = await furnish(engine, OTHER)
     held = [await worker.next() for worker in workers for _ in range(2)]
+    assert engine.app.pending.estimate(WS) > 0
     await delete(engine)
     await workers[1].complete(held[-1])
     await gone(store)
@@ -96,6 +97,7 @@ async def test_all_of_a_workspace_goes_and_nothing_of_another() -> None:
     await engine.app.administration.workspaces.create(LOCAL, "free", WS)
     assert (await engine.app.tasks.list(tenant(WS), "", 10, "", View.BASIC)).tasks == []
     assert engine.app.queues.of_workspace(WS) == []
+    assert engine.app.pending.estimate(WS) == 0, "what it may have waiting is all its own"
     again = await engine.submit(tenant(WS), "type-0", dedupe_key="key")
     assert (await workers[0].next()).key == again.key
 
