@@ -125,6 +125,18 @@ def test_an_integer_that_would_change_is_told_with_its_place(
     assert message.startswith(f"record 3, field `{field}`: an integer past 2^53 ")
 
 
+@pytest.mark.parametrize("name", ["record", "number", "text", "input", 'a "b'])
+@pytest.mark.parametrize("inner", ["%s", '{"a": %s}'])
+def test_an_integer_that_would_change_is_told_whatever_its_field_is_named(
+    transform: Transform, name: str, inner: str
+) -> None:
+    """No field is hidden by its name: not one that SQL knows, nor one that the check could have used itself."""
+    first, last = ('{"b": 1, %s: %s}' % (json.dumps(name), inner % number) for number in ("1.5", "9007199254740993"))
+    code, message = refusal(transform, f"[{first}, {last}]", sql="FROM input")
+    assert code is Code.INPUT_INVALID
+    assert message.startswith(f"record 2, field `{name}")
+
+
 def test_integers_that_do_not_change_are_taken(transform: Transform) -> None:
     """Doubles among them hold many; beside text, true or an object nothing becomes a double; nor in another field."""
     same = [1.5, 9007199254740994, -9223372036854775808, 18446744073709549568, 2**70]
