@@ -23,8 +23,10 @@ from openmcp_chain.store.mongo.part import Collection
 GRACE = timedelta(minutes=1)
 """How long a write may still come whose timer is due. Longer than the store tries it, by much."""
 
-MENDS = 50
-"""How many timers are mended in a look: on the embedded server each costs the more the more timers there are."""
+MENDS = 200
+"""How many timers are mended in a look, which is waited for."""
+AT_ONCE = 50
+"""How many in one write, which others' writes wait for."""
 
 _HIDDEN = {"payload": 0, "events": 0, "result": 0}
 
@@ -67,8 +69,8 @@ class Timers:
                 late.append(task.key)
             else:
                 mends.append(_mend(timer, task, now))
-        if mends:
-            await self._timers.bulk_write(mends[:MENDS], ordered=False)
+        for start in range(0, min(len(mends), MENDS), AT_ONCE):
+            await self._timers.bulk_write(mends[start : min(start + AT_ONCE, MENDS)], ordered=False)
         return late, 0 < len(mends) <= MENDS and len(timers) == limit
 
     async def _read(self, ids: Sequence[str]) -> Sequence[Document]:
