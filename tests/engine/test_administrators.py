@@ -56,7 +56,7 @@ async def test_a_token_only_shuts_administrators_out(action: Action, state: Stat
         await opened.workspaces.disable(LOCAL, "boss")
     before, logged = await opened.workspaces.get("boss"), len(store._audit)
     brake = action in (Action.WORKSPACE_DISABLE, Action.SECRET_REVOKE)
-    for actor in (Actor("boss"), *([] if brake else [Actor("other", "r-2")])):
+    for actor in (Actor("boss"), *([] if brake else [Actor("other"), Actor("local"), Actor("local-1")])):
         with pytest.raises(errors.OwnWorkspace if brake else errors.AdministratorProtected):
             await CHANGES[action](opened, actor)
     assert await opened.workspaces.get("boss") == before
