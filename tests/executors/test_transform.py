@@ -131,8 +131,9 @@ def test_an_integer_that_would_change_is_told_whatever_its_field_is_named(
     transform: Transform, name: str, inner: str
 ) -> None:
     """No field is hidden by its name: not one that SQL knows, nor one that the check could have used itself."""
-    first, last = ('{"b": 1, %s: %s}' % (json.dumps(name), inner % number) for number in ("1.5", "9007199254740993"))
-    code, message = refusal(transform, f"[{first}, {last}]", sql="FROM input")
+    first, last = (inner % number for number in ("1.5", "9007199254740993"))
+    data = f'[{{"b": 1, {json.dumps(name)}: {first}}}, {{{json.dumps(name)}: {last}}}]'
+    code, message = refusal(transform, data, sql="FROM input")
     assert code is Code.INPUT_INVALID
     assert message.startswith(f"record 2, field `{name}")
 
