@@ -5,10 +5,12 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import _internal as metrics_internal
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
@@ -16,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.service import PATIENCE, refused, serving
 
-from openmcp.chain.v1 import tasks_pb2
+from openmcp.chain.v1 import rest_pb2, tasks_pb2
 from openmcp_chain import telemetry
 from openmcp_chain.engine import tracing
 from openmcp_chain.transport import rpc
@@ -126,6 +128,59 @@ async def test_one_trace_from_the_clients_call_to_the_end(monkeypatch: pytest.Mo
     assert ended.as_int == 1
     for secret in (b"S3CRET text", b"S3CRET value", tenant.token.encode(), operator.secret.encode()):
         assert secret not in collector.raw
+
+
+async def test_every_wait_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From when a task is ready, also one for later; and until it ends, if nobody claims it. Claims are measured."""
+
+    async def echo(payload: dict[str, Any], _: Context) -> dict[str, Any]:
+        return payload
+
+    async with collecting(monkeypatch) as collector, serving() as service:
+        tenant = await service.workspace()
+        target = f"127.0.0.1:{service.port}"
+        worker = Worker(target, workspace_id=tenant.workspace_id, workspace_secret=tenant.secret)
+        worker.task("echo")(echo)
+        running = asyncio.create_task(worker.serve())
+        later = tasks_pb2.SubmitTaskRequest(type="echo")
+        later.schedule_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=0.5))
+        unclaimed = tasks_pb2.SubmitTaskRequest(type="nobody")
+        unclaimed.schedule_to_start_timeout.FromTimedelta(timedelta(seconds=0.1))
+        metadata = (*tenant.metadata, ("traceparent", TRACEPARENT))
+        ids = []
+        for request in (later, unclaimed):
+            ids.append((await service.tasks.SubmitTask(request, metadata=metadata, timeout=PATIENCE)).task_id)
+            await service.events(tenant, ids[-1])
+        worker.stop()
+        await running
+    waits = {attribute(span, "openmcp.task.id"): span for span in collector.spans if span.name == "task.wait"}
+    assert set(waits) == {*ids}
+    assert {span.trace_id.hex() for span in waits.values()} == {TRACE}
+    # To the millisecond, rounded twice.
+    assert abs(waits[ids[0]].start_time_unix_nano - later.schedule_time.ToNanoseconds()) <= 2_000_000
+    lasted = waits[ids[1]].end_time_unix_nano - waits[ids[1]].start_time_unix_nano
+    assert lasted >= 100_000_000
+    (measured,) = collector.metrics["openmcp.tasks.wait"].histogram.data_points
+    assert measured.count == 1
+
+
+def attribute(span: Span, name: str) -> str:
+    return next(one.value.string_value for one in span.attributes if one.key == name)
+
+
+async def test_what_is_asked_all_the_time_begins_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor health nor the key set, which Envoy asks for; in a trace that there is, they have their place."""
+    async with collecting(monkeypatch) as collector, serving() as service:
+        health: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(service.channel)
+        for metadata in ((), (("traceparent", TRACEPARENT),)):
+            await health.Check(health_pb2.HealthCheckRequest(), metadata=metadata, timeout=PATIENCE)
+            await service.rest.ServeJsonWebKeySet(
+                rest_pb2.ServeJsonWebKeySetRequest(), metadata=metadata, timeout=PATIENCE
+            )
+    assert sorted((span.name, span.trace_id.hex()) for span in collector.spans) == [
+        ("grpc.health.v1.Health/Check", TRACE),
+        ("openmcp.chain.v1.RestService/ServeJsonWebKeySet", TRACE),
+    ]
 
 
 async def test_no_exceptions_text_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_a_claim_begins_an_attempt_under_the_lease() -> None:
 def test_a_task_is_not_claimed_before_its_time() -> None:
     """Neither one submitted for later nor one that waits to be tried again: a hint of it may be old."""
     scheduled = make_task(schedule_time=LATER)
-    assert scheduled.events[0].context == {"scheduled": True}
+    assert scheduled.events[0].context == {"scheduled": True, "ready_in_ms": (LATER - NOW) // timedelta(milliseconds=1)}
     failed = transitions.fail(RUNNING, "token", FAILURE, at(NOW), retryable=True, delay=5 * SECOND)
     for task in (scheduled, failed):
         with pytest.raises(errors.LeaseLost):

@@ -168,7 +168,7 @@ async def test_a_scheduled_task_waits_for_its_time() -> None:
     await asyncio.sleep(999.9)
     assert worker.inbox.empty()
     given = await worker.next()
-    assert given.events[0].context == {"scheduled": True}
+    assert given.events[0].context == {"scheduled": True, "ready_in_ms": 1_000_000}
     assert given.events[1].at - begin == timedelta(seconds=1000)
     assert given.key == task.key
 

@@ -113,7 +113,8 @@ def submit(
 ) -> Task:
     """A new task, ready at `schedule_time`, or at once if that is None or past."""
     due_at = max(now, schedule_time) if schedule_time else now
-    context: Context = {"scheduled": True} if due_at > now else {}
+    delay = round((due_at - now).total_seconds() * 1000)
+    context: Context = {"scheduled": True, "ready_in_ms": delay} if delay > 0 else {}
     return Task(
         workspace=workspace,
         id=task_id,

@@ -5,7 +5,7 @@ and end in another are recorded when they end, with the times that the task itse
 all this does nothing.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from opentelemetry import metrics, trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -29,20 +29,25 @@ def current() -> str:
 
 
 def record_wait(task: Task) -> None:
-    """A task was claimed: records how long it waited, since the event before the claim or since it was ready."""
-    claimed = task.events[-1]
-    before = task.events[-2]
-    if "scheduled" in before.context:
-        return  # most of the time it was not to run yet
-    delay = int(before.context.get("retry_in_ms", 0)) / 1000
-    waited.record(max(0.0, (claimed.at - before.at).total_seconds() - delay), {"type": task.type})
-    _span("task.wait", task, before.at, claimed.at)
+    """A task was claimed: records how long it had waited since it was ready."""
+    waited.record(_wait(task), {"type": task.type})
 
 
 def record_end(task: Task) -> None:
-    """A task ended: records how."""
+    """A task ended: records how; and that it waited, if it ended without being claimed."""
+    if task.events[-2].status is Status.PENDING:
+        _wait(task)
     ended.add(1, {"type": task.type, "status": task.status.value})
     _span("task.end", task, task.submitted_at, task.updated_at)
+
+
+def _wait(task: Task) -> float:
+    """Records the wait before a task's last event, and returns its seconds."""
+    *_, before, last = task.events
+    delay = next((int(before.context[name]) for name in ("ready_in_ms", "retry_in_ms") if name in before.context), 0)
+    ready = min(before.at + timedelta(milliseconds=delay), last.at)
+    _span("task.wait", task, ready, last.at)
+    return (last.at - ready).total_seconds()
 
 
 def _span(name: str, task: Task, start: datetime, end: datetime) -> None:

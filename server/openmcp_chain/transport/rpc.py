@@ -94,6 +94,8 @@ class Access:
     bulky: str = "request"
     last_words: Callable[[errors.Error], Message] | None = None
     """What a stream that has begun says before it ends by an error, where its callers don't see how it ends."""
+    begins_trace: bool = True
+    """Whether a call without a trace context is the first of a trace; not so for what Envoy asks every second or so."""
 
 
 class Rpc:
@@ -141,7 +143,7 @@ class Rpc:
             metadata, size = messages.metadata_of(context)
             limit = asyncio.timeout(UNARY_SECONDS)
             code = "CANCELLED"
-            with _in(self._identify(path, metadata)):
+            with _in(self._identify(path, access, metadata)):
                 try:
                     async with limit:
                         messages.weigh(size)
@@ -170,7 +172,7 @@ class Rpc:
             limit = asyncio.timeout(UNARY_SECONDS)
             metadata, size = messages.metadata_of(context)
             # Not made the current one: what happens in a stream's hours is not all of one trace.
-            span = self._identify(path, metadata)
+            span = self._identify(path, access, metadata)
             sender, last_words = messages.Sender(context), b""
             try:
                 messages.weigh(size)
@@ -219,13 +221,13 @@ class Rpc:
             raise errors.Overloaded
         self._under_way += 1
 
-    def _identify(self, path: str, metadata: Mapping[str, str]) -> trace.Span:
+    def _identify(self, path: str, access: Access, metadata: Mapping[str, str]) -> trace.Span:
         """Names the call in the log, and begins its span: in the caller's trace, if it brings one."""
         request_id = metadata.get("x-request-id", "")
         logs.request_id.set(request_id if 0 < len(request_id) <= 128 else str(uuid_utils.uuid4()))
         logs.method.set(path)
         traceparent = metadata.get("traceparent")
-        if traceparent is None and not self._traced:
+        if traceparent is None and not (self._traced and access.begins_trace):
             return trace.INVALID_SPAN
         # The trace's state is not ours to keep, and a malformed one would be quoted in the log.
         parent = _propagator.extract({"traceparent": traceparent}) if traceparent is not None else None

@@ -44,7 +44,7 @@ ACCESS: Mapping[str, Access] = {
     f"{_PACKAGE}.TaskService/PauseTaskType": Access(Scope.TASKS_WRITE),
     f"{_PACKAGE}.TaskService/ResumeTaskType": Access(Scope.TASKS_WRITE),
     f"{_PACKAGE}.RestService/ServeTaskEvents": Access(Scope.TASKS_READ, last_words=last_words),
-    f"{_PACKAGE}.RestService/ServeJsonWebKeySet": Access(None),
+    f"{_PACKAGE}.RestService/ServeJsonWebKeySet": Access(None, begins_trace=False),
     f"{_PACKAGE}.WorkerService/Work": Access(Scope.WORKER, bulky="complete.result"),
     f"{_PACKAGE}.WorkerService/LeaseTasks": Access(Scope.WORKER),
     f"{_PACKAGE}.WorkerService/HeartbeatTask": Access(Scope.WORKER),
@@ -63,9 +63,9 @@ ACCESS: Mapping[str, Access] = {
     f"{_PACKAGE}.WorkspaceService/ListSecrets": Access(Scope.ADMIN),
     f"{_PACKAGE}.WorkspaceService/ListAuditEvents": Access(Scope.ADMIN),
     # Health is asked by those who have no token; reflection tells only what proto/ publishes.
-    "/grpc.health.v1.Health/Check": Access(None),
-    "/grpc.health.v1.Health/List": Access(None),
-    "/grpc.health.v1.Health/Watch": Access(None),
+    "/grpc.health.v1.Health/Check": Access(None, begins_trace=False),
+    "/grpc.health.v1.Health/List": Access(None, begins_trace=False),
+    "/grpc.health.v1.Health/Watch": Access(None, begins_trace=False),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access(None),
 }
 """What each method needs. A method without a line stops the server from starting."""

@@ -37,6 +37,8 @@ SMALL_BYTES = 64 * 1024
 FRAME_BYTES = 5
 """What gRPC puts before a message (a flag and a length)."""
 
+_UNTRACED = ("openmcp.chain.v1.RestService/ServeJsonWebKeySet", "grpc.health.v1.Health/Check")
+"""Asked for every few seconds, by Envoy itself among others: a collector has no use for it."""
 _JSON = r'(?i)application/json\s*(;\s*(charset="?utf-8"?\s*)?)?'
 _GRPC_TYPE = r"application/grpc(-web(-text)?)?(\+proto)?"
 _POST: Json = {"name": ":method", "string_match": {"exact": "POST"}}
@@ -175,7 +177,10 @@ def _call(method: Method, limits: Limits, *, framed: bool = False) -> Json:
     if limit := OPEN.get(method.name):
         told["rate_limited"] = limit
         metadata["addresses"] = {"limit": limit}
-    return {"route": action, "typed_per_filter_config": filters, "metadata": {"filter_metadata": metadata}}
+    call: Json = {"route": action, "typed_per_filter_config": filters, "metadata": {"filter_metadata": metadata}}
+    if method.name in _UNTRACED:
+        call["tracing"] = {"overall_sampling": {"numerator": 0}}
+    return call
 
 
 _TASKS = {
