@@ -17,6 +17,7 @@ from openmcp_chain.domain.workspace import Kind, Quotas, Scope, SigningKey, Stat
 from openmcp_chain.engine import identity, keys, tokens
 from openmcp_chain.engine.sealing import MasterKey
 from openmcp_chain.engine.tokens import Tokens
+from openmcp_chain.engine.workspaces import WORKER_TYPE_CHARACTERS, WORKER_TYPES
 from openmcp_chain.store.memory import MemoryStore
 
 
@@ -342,6 +343,26 @@ async def test_operator_gets_the_plan_that_allows_most() -> None:
         engine.app.administration.workspaces._plans = {name: SETTINGS.plans[name] for name in names}
         created, _ = await engine.app.administration.workspaces.create_operator(LOCAL, ["echo"])
         assert created.plan == best
+
+
+async def test_an_operators_token_is_taken_however_many_types_it_names() -> None:
+    """As many and as long ones as an operator may have, with the longest id; more make none, by no way."""
+    engine = Engine()
+    await engine.app.keys.load()
+    workspaces = engine.app.administration.workspaces
+    most = [f"t{number:031}" for number in range(WORKER_TYPES)]
+    assert sum(map(len, most)) == WORKER_TYPE_CHARACTERS
+    created, secret = await workspaces.create_operator(LOCAL, most, "o" * 64)
+    issued = await engine.app.identity.authenticate(created.id, secret)
+    assert (await engine.app.identity.check(issued.token, Scope.WORKER)).worker_types == set(most)
+    for wrong, field in (
+        ([*most[1:], "t" * 33], "worker_types"),
+        ([*most, "t"], "worker_types"),
+        (["1"], "worker_types[0]"),
+    ):
+        with pytest.raises(errors.InvalidArgument) as refused:
+            await workspaces.create_operator(LOCAL, wrong)
+        assert [violation.field for violation in refused.value.violations] == [field]
 
 
 async def test_plan_that_is_gone_counts_as_the_smallest() -> None:

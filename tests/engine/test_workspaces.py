@@ -104,6 +104,7 @@ async def test_what_cannot_be_logged_is_not_made() -> None:
         workspaces.update(ADMIN, "ws-2", "free"),
         workspaces.create(ADMIN, "free", "admin"),
         workspaces.create_operator(ADMIN, ["echo"], "admin"),
+        workspaces.disable(ADMIN, "ws-1", "r" * 513),
     ]
     for refused in refusals:
         with pytest.raises(errors.Error):

@@ -109,6 +109,7 @@ async def test_what_cannot_be_made_is_refused_by_the_field() -> None:
         assert await fields(quotas=negative) == ["quotas.pending_tasks", "quotas.streams"]
         assert await fields(worker_types=["ok", "1 bad"]) == ["worker_types[1]"]
         assert await fields(worker_types=["t"] * 65) == ["worker_types"]
+        assert await fields(worker_types=["t" * 128] * 17) == ["worker_types"]
         assert (await refused(make(service, admin, workspace_id="ws-1"))).code == "WORKSPACE_EXISTS"
 
 

@@ -6,7 +6,10 @@ import uuid
 _NAMESPACE = uuid.UUID("6f1d3c52-6c0b-5a6e-9f3c-4f1a1c1b7a10")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _WORKSPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+_TASK_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _LABEL_KEY = re.compile(r"[a-z0-9_.-]{1,63}")
+
+TASK_TYPE_RULE = "must be 1 to 128 of A-Z a-z 0-9 _ . - and begin with a letter"
 
 
 def is_uuid(text: str) -> bool:
@@ -17,6 +20,11 @@ def is_uuid(text: str) -> bool:
 def is_workspace_id(text: str) -> bool:
     """Whether `text` can name a workspace: 1 to 64 of `a-z 0-9 -`, as a DNS label; every lower-case UUID can."""
     return _WORKSPACE.fullmatch(text) is not None
+
+
+def is_task_type(text: str) -> bool:
+    """Whether `text` can be the type of a task."""
+    return _TASK_TYPE.fullmatch(text) is not None
 
 
 def is_label_key(text: str) -> bool:

@@ -6,7 +6,7 @@ died in between, `eviction` does.
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import uuid_utils
@@ -26,6 +26,12 @@ log = logging.getLogger(__name__)
 
 FIRST = "admin"
 """The id of the first administrator, which nobody else gets: a server that is to make it would not start."""
+
+REASON_CHARACTERS = 512
+WORKER_TYPES = 64
+"""How many task types an operator may have."""
+WORKER_TYPE_CHARACTERS = 2048
+"""How long they may be together: each of its tokens names them all, and goes with each of its calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +79,18 @@ class Workspaces:
     async def create_operator(
         self,
         actor: Actor,
-        worker_types: Collection[str],
+        worker_types: Sequence[str],
         operator_id: str = "",
         plan: str = "",
         quotas: Quotas = AS_PLANNED,
     ) -> tuple[Workspace, str]:
-        """A new operator, whose workers take these task types from every workspace, and its secret. Raises as above.
+        """A new operator, whose workers take these task types from every workspace, and its secret.
 
-        Without a plan it gets the one that allows most: it works for all of them.
+        Without a plan it gets the one that allows most: it works for all of them. Raises as above, and InvalidArgument
+        for types that are none, or too many or too long together.
         """
-        if not worker_types:
-            raise errors.InvalidArgument(Violation("worker_types", "names no task type"))
+        if violations := _wrong_types(worker_types):
+            raise errors.InvalidArgument(*violations)
         kept, told = self._secrets.new()
         plan, types = plan or largest(self._plans).name, frozenset(worker_types)
         return await self._create(actor, Kind.OPERATOR, plan, operator_id, kept, quotas, types), told
@@ -132,8 +139,11 @@ class Workspaces:
     async def disable(self, actor: Actor, workspace_id: str, reason: str = "") -> Workspace:
         """Shuts it out; returns when no token of it is taken any more, and no waiting task of it given out.
 
-        Raises OwnWorkspace, WorkspaceDeleting, Aborted.
+        Raises InvalidArgument for a reason too long to be logged, OwnWorkspace, WorkspaceDeleting, Aborted.
         """
+        if len(reason) > REASON_CHARACTERS:
+            told = f"has {len(reason)} characters; at most {REASON_CHARACTERS} are allowed"
+            raise errors.InvalidArgument(Violation("reason", told))
         details = {"reason": reason} if reason else {}
         return await self._shut_out(actor, Action.WORKSPACE_DISABLE, workspace_id, State.DISABLED, details)
 
@@ -202,6 +212,22 @@ class Workspaces:
     def _check_plan(self, plan: str) -> None:
         if plan not in self._plans:
             raise errors.InvalidArgument(Violation("plan", f"must be one of {', '.join(sorted(self._plans))}"))
+
+
+def _wrong_types(worker_types: Sequence[str]) -> Sequence[Violation]:
+    """What is wrong with them as an operator's."""
+    if not worker_types:
+        return [Violation("worker_types", "names no task type")]
+    count, characters = len(worker_types), sum(map(len, worker_types))
+    if count > WORKER_TYPES:
+        return [Violation("worker_types", f"has {count} entries; at most {WORKER_TYPES} are allowed")]
+    wrong = [index for index, name in enumerate(worker_types) if not ids.is_task_type(name)]
+    if wrong:
+        return [Violation(f"worker_types[{index}]", ids.TASK_TYPE_RULE) for index in wrong]
+    if characters > WORKER_TYPE_CHARACTERS:
+        told = f"has {characters} characters together; at most {WORKER_TYPE_CHARACTERS} are allowed"
+        return [Violation("worker_types", told)]
+    return []
 
 
 def _told(quotas: Quotas) -> dict[str, str]:

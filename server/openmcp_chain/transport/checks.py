@@ -23,7 +23,6 @@ FAILURE_CODE_CHARACTERS = 64
 BIG_STRUCT_BYTES = 32 * 1024
 """A larger Struct is walked beside the event loop: a mebibyte of small values takes a third of a second."""
 
-_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _SECRET_ID = re.compile(r"[0-9a-f]{8}")
 _NAME = re.compile(r"[!-~][ -~]{0,127}")
 _PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
@@ -56,8 +55,8 @@ class Checks:
     def task_type(self, field: str, value: str) -> None:
         if not value:
             self.refuse(field, "is required")
-        elif not _TYPE.fullmatch(value):
-            self.refuse(field, "must be 1 to 128 of A-Z a-z 0-9 _ . - and begin with a letter")
+        elif not ids.is_task_type(value):
+            self.refuse(field, ids.TASK_TYPE_RULE)
 
     def secret_id(self, field: str, value: str) -> None:
         """What is no id may be the secret itself, which no answer repeats."""

@@ -8,14 +8,13 @@ from openmcp_chain.domain.audit import Actor
 from openmcp_chain.domain.workspace import Quotas
 from openmcp_chain.engine.administration import Administration
 from openmcp_chain.engine.secrets import OVERLAP
+from openmcp_chain.engine.workspaces import REASON_CHARACTERS
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.rpc import Call
 
 PAGE = 100
 LONGEST_PAGE = 1000
-REASON_CHARACTERS = 512
-WORKER_TYPES = 64
 LONGEST_OVERLAP = timedelta(days=30)
 _MOST = 2**31 - 1
 
@@ -35,12 +34,6 @@ class WorkspaceService:
         checks = Checks()
         if not request.worker_types:
             checks.required("plan", request.plan)
-        if len(request.worker_types) > WORKER_TYPES:
-            count = len(request.worker_types)
-            checks.refuse("worker_types", f"has {count} entries; at most {WORKER_TYPES} are allowed")
-        else:
-            for index, task_type in enumerate(request.worker_types):
-                checks.task_type(f"worker_types[{index}]", task_type)
         quotas = _quotas(checks, request.quotas)
         checks.done()
         if request.worker_types:

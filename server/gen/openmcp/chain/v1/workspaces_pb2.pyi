@@ -183,7 +183,9 @@ class CreateWorkspaceRequest(_message.Message):
 
     @_builtins.property
     def worker_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Makes it an operator, whose workers take tasks of these types from every workspace; up to 64."""
+        """Makes it an operator, whose workers take tasks of these types from every workspace; up to 64, of 2,048 characters
+        together.
+        """
 
     def __init__(
         self,
