@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 0.5
 OVERDUE = 1000
 """How many tasks that have run out of time are found at once, of each kind."""
-SHARE = 2
-"""After a search for these, none is made for so many times as long as it took: to find thousands has its cost."""
 HINTS = 1000
 """How many ready tasks are read at once, at most: twice as many as are needed."""
 STEPS = 40
@@ -113,7 +111,8 @@ class Sweep:
                     if ended:
                         log.info("time ran out", extra={"tasks": ended})
                 took = loop.time() - began
-                await asyncio.sleep(max(INTERVAL_SECONDS - took, SHARE * took))
+                # To find thousands has its cost: a search takes half of the time at most.
+                await asyncio.sleep(max(INTERVAL_SECONDS - took, took))
         finally:
             self._ends.cancel()
 
