@@ -70,7 +70,7 @@ async def _work(options: Options, place: Site, parts: Parts, console: Console) -
     await parts.spawn(programs.server(place))
     from openmcp_chain.stack import startup  # noqa: PLC0415 - takes longer than those two need to start
 
-    ready = await startup.finish(options, place, parts)
+    ready = await startup.finish(options, place, parts, console)
     info = ready.info
     _greet(console, options, place, info, time.monotonic() - began)
     if ready.admin_secret:

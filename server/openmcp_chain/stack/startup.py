@@ -7,16 +7,16 @@ their way.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from openmcp_chain import config
 from openmcp_chain.config import Config, ConfigError
 from openmcp_chain.domain import errors
-from openmcp_chain.engine.administration import Administration, local_actor
-from openmcp_chain.engine.workspaces import FIRST
-from openmcp_chain.stack import administration, demo, ports, probes, programs
+from openmcp_chain.engine.administration import Administration
+from openmcp_chain.stack import administration, demo, enrolment, ports, probes, programs
 from openmcp_chain.stack.children import Program
+from openmcp_chain.stack.console import Console
 from openmcp_chain.stack.failure import ChildDied, StackError
 from openmcp_chain.stack.parts import Parts
 from openmcp_chain.stack.site import Options, Site
@@ -32,13 +32,13 @@ class Ready:
     """Of the first administrator, if it was made just now; it is told this once, and kept nowhere."""
 
 
-async def finish(options: Options, site: Site, parts: Parts) -> Ready:
+async def finish(options: Options, site: Site, parts: Parts, console: Console) -> Ready:
     """Starts the other parts and returns when all are ready. Raises StackError if one of them doesn't get there."""
     try:
         settings = config.from_environment({**os.environ, **programs.server_environment(site)})
     except ConfigError as error:
         raise StackError(str(error)) from None
-    memory, admin_secret = await _enrol(options, site, settings, parts)
+    memory, admin_secret = await _enrol(options, site, settings, parts, console)
     if options.worker:  # before Envoy: it takes longer
         await parts.spawn(programs.worker(site, memory))
     await parts.spawn(_envoy(site, settings))
@@ -126,7 +126,7 @@ def _envoy(site: Site, settings: Config) -> Program:
     return Program("envoy", [site.envoy, *envoy.command(path)[1:]], cwd=site.folder.envoy)
 
 
-async def _enrol(options: Options, site: Site, settings: Config, parts: Parts) -> tuple[Memory, str]:
+async def _enrol(options: Options, site: Site, settings: Config, parts: Parts, console: Console) -> tuple[Memory, str]:
     """Waits for the database, and makes in it the demo workspace, the worker's operator and the first administrator."""
     async with probes.DatabaseProbe(site.database) as takes_writes:
         if site.database.program:
@@ -136,46 +136,15 @@ async def _enrol(options: Options, site: Site, settings: Config, parts: Parts) -
         async with administration.opened(settings) as opened:
             # First: what the server can't read is not ours to change.
             await _until_served(opened, site, parts)
-            memory = await _credentials(opened, remembered, options.plan)
+            memory = await enrolment.credentials(opened, remembered, options.plan, console.note)
             # With a secret in the environment, the server itself makes it.
-            admin_secret = "" if settings.admin_secret else await _first_administrator(opened)
+            admin_secret = "" if settings.admin_secret else await enrolment.first_administrator(opened)
     except errors.Unavailable:
         raise StackError(f"no MongoDB takes writes at {site.database.address}") from None
-    except (errors.InvalidArgument, ValueError) as error:
+    except (errors.Error, ValueError) as error:
         raise StackError(str(error)) from None
     site.folder.remember(memory)
     return memory, admin_secret
-
-
-async def _first_administrator(opened: Administration) -> str:
-    """Its secret, if it had to be made."""
-    try:
-        return (await opened.workspaces.create_administrator(local_actor(), FIRST))[1]
-    except errors.WorkspaceExists:
-        return ""
-
-
-async def _credentials(opened: Administration, remembered: Memory, plan: str) -> Memory:
-    """Makes both if they aren't there. What is remembered and still valid stays; the workspace gets `plan`."""
-    actor = local_actor()
-    try:
-        _, workspace_secret = await opened.workspaces.create(actor, plan, demo.WORKSPACE)
-    except errors.WorkspaceExists:
-        await opened.workspaces.update(actor, demo.WORKSPACE, plan)
-        workspace_secret = await _keep(opened, demo.WORKSPACE, remembered.workspace_secret)
-    try:
-        _, operator_secret = await opened.workspaces.create_operator(actor, [demo.TASK_TYPE], demo.OPERATOR)
-    except errors.WorkspaceExists:
-        operator_secret = await _keep(opened, demo.OPERATOR, remembered.operator_secret)
-    return replace(remembered, workspace_secret=workspace_secret, operator_secret=operator_secret)
-
-
-async def _keep(opened: Administration, workspace_id: str, secret: str) -> str:
-    """This secret if it is valid, else a new one."""
-    if await opened.secrets.accepts(workspace_id, secret):
-        return secret
-    _, told = await opened.secrets.rotate(local_actor(), workspace_id)
-    return told
 
 
 async def _all(*steps: Coroutine[Any, Any, None]) -> None:
