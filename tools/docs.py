@@ -105,7 +105,7 @@ STATUSES = {
 """For each status: who moves a task out of it, and what a crash does."""
 
 STEPS = {
-    Action.SUBMIT: ("`SubmitTask`, `BatchSubmitTasks`", "`scheduled`, if it is for later"),
+    Action.SUBMIT: ("`SubmitTask`, `BatchSubmitTasks`", "`scheduled` and `ready_in_ms`, if it is for later"),
     Action.CLAIM: ("a server, for a worker with room", "`attempt`, `worker`, `worker_version`"),
     Action.EXTEND: ("the worker's heartbeat", "no event"),
     Action.NOTE: ("the worker", "`attempt`; `progress` and `message`, or `log`"),

@@ -124,6 +124,17 @@ async def test_a_stream_that_says_nothing_is_given_nothing_for_what_it_lost() ->
     assert (await worker.next()).key != kept.key
 
 
+async def test_a_worker_that_had_nothing_to_say_is_given_another_task_for_one_that_did_not_reach_it() -> None:
+    """Idle for long, it was silent for a good reason."""
+    engine = at_once(Engine())
+    worker = engine.worker()
+    engine.app.dispatcher.heard(worker.session)
+    await asyncio.sleep(5 * LEASE)
+    await engine.submit()
+    await engine.app.leases.give_back(await worker.next())
+    await worker.next()
+
+
 async def test_task_that_did_not_reach_its_worker_returns_at_once_and_has_lost_no_attempt() -> None:
     """What a stream did not deliver goes to the next worker without waiting for the lease to end."""
     engine = Engine()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from support.engine import DistantStore
 from support.service import PATIENCE, SETTINGS, Service, serving, until
 from support.workers import ended, worker, working
 
@@ -145,6 +146,29 @@ async def test_a_lease_that_cannot_be_kept_stops_the_function(plain: bool) -> No
     await until(patient.stopped.is_set)
     await context.__aexit__(None, None, None)
     assert patient.reasons == ["the lease is lost"]
+
+
+async def test_a_worker_that_gave_a_task_up_is_given_others(caplog: pytest.LogCaptureFixture) -> None:
+    """What it could not keep while the database was away, for longer than a lease, it says: it may have room again."""
+    store, patient = DistantStore(), Patient()
+
+    async def wait(payload: object, context: Context) -> None:
+        if context.attempt == 1:
+            await patient.wait(payload, context)
+
+    async with serving(store, settings=SHORT_LEASES) as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        async with working(service, operator, wait, concurrency=1):
+            task_id = await service.submit(tenant)
+            await until(patient.started.is_set)
+            store.cut = "update_tasks"
+            await until(patient.stopped.is_set)
+            await until(lambda: bool(service.app.leases.silent()))
+            store.cut = ""
+            detail = await ended(service, tenant, task_id)
+    assert (detail.status, detail.attempt) == (tasks_pb2.TASK_STATUS_SUCCEEDED, 2)
+    assert "lease could not be kept" in caplog.text
+    assert caplog.text.count("connection lost") == 0, "all that was said on the stream it had"
 
 
 async def test_the_deadline_stops_the_function(monkeypatch: pytest.MonkeyPatch) -> None:

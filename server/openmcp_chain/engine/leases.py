@@ -298,11 +298,12 @@ class Leases:
     def _make_room(self, session: Session, held: Held) -> None:
         """A lease of the session's has ended. If nothing was heard of it for so long, it may be stuck, and not know.
 
-        Then it is given nothing in its place, which it would run beside what it has, until it says something.
+        Then it is given nothing in its place, which it would run beside what it has, until it says something. Before
+        it was given the lease there may have been nothing to say.
         """
         now = asyncio.get_running_loop().time()
         duration = self._dispatcher.lease_duration(held.task) if held.task else self._dispatcher.standard_lease
-        if session.heard_at is not None and now - session.heard_at > duration.total_seconds():
+        if session.heard_at is not None and now - max(session.heard_at, held.heard_at) > duration.total_seconds():
             session.owed += 1
         else:
             self._dispatcher.credit(session)

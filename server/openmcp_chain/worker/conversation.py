@@ -84,7 +84,8 @@ class Conversation:
                     self._credentials_refused(error)
                 elif error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
                     raise WorkerRefused(error.details()) from None
-            if self._stopping and not self._held:
+            # For leases that could not be kept no server is waited for.
+            if self._stopping and all(held.given_up for held in self._held.values()):
                 if self._stuck:
                     raise WorkerStuck(f"{self._hung} functions do not end, and no other may run beside them")
                 return
@@ -198,7 +199,12 @@ class Conversation:
             self._outbox.put_nowait(None)
 
     def _start(self, leased: workers_pb2.LeasedTask) -> None:
-        held = Held(leased, self._say, lambda held: self._let_go(held, running))
+        held = Held(
+            leased,
+            self._say,
+            lambda held: self._look_later(held, running),
+            lambda held: self._let_go(held, running),
+        )
         self._held[leased.lease.lease_token] = held
         running = asyncio.create_task(self._run(held))
         self._running.add(running)
@@ -209,14 +215,20 @@ class Conversation:
 
     def _let_go(self, held: Held, running: asyncio.Task[None]) -> None:
         del self._held[held.lease.lease_token]
-        if not running.done():
-            asyncio.get_running_loop().call_later(HUNG_SECONDS, self._look_whether_hung, held, running)
+        if not running.done() and not held.given_up:
+            self._look_later(held, running)
         self._hang_up_if_done()
+
+    def _look_later(self, held: Held, running: asyncio.Task[None]) -> None:
+        asyncio.get_running_loop().call_later(HUNG_SECONDS, self._look_whether_hung, held, running)
 
     def _look_whether_hung(self, held: Held, running: asyncio.Task[None]) -> None:
         if running.done() or self._closed:
             return
         self._hung += 1
+        if self._held.pop(held.lease.lease_token, None) is not None:  # given up, but the lease's end is not known yet
+            held.close()
+            self._hang_up_if_done()
         told = {"task_id": held.lease.task_id, "task_type": held.leased.type}
         log.error("a function does not end, though its task was given up: it keeps its place", extra=told)
         running.add_done_callback(self._ended_after_all)

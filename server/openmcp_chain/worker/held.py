@@ -1,7 +1,8 @@
 """A leased task in this worker's hands: until when it is the worker's, and what there is to say of it.
 
 Heartbeats go out at a third of the lease. If they can't be sent, the task is given up when two thirds of the lease are
-over, before the server gives it to another.
+over, before the server gives it to another. How its function ended is said all the same: the server may have heard
+nothing for longer than the lease, and gives a worker that says nothing no task in its place.
 
 Of one task, one thing is said at a time, and the next when that is answered: the server carries out side by side what
 it has read, so that a line or the last progress could come after the report that ends the lease, and be refused. What
@@ -31,6 +32,8 @@ AGAIN_SECONDS = 0.2
 """After which something is said again that could not be done."""
 LINES = 200
 """As many as a task keeps."""
+LEASE_NOT_KEPT = "LEASE_NOT_KEPT"
+"""The failure code of an attempt that was given up."""
 
 _AGAIN = frozenset({"UNAVAILABLE", "ABORTED"})
 _KIND = {
@@ -46,9 +49,16 @@ class Held:
     """One lease, and what is said under it. A `task.Reporter`."""
 
     def __init__(
-        self, leased: workers_pb2.LeasedTask, say: Callable[[Request], None], let_go: Callable[["Held"], None]
+        self,
+        leased: workers_pb2.LeasedTask,
+        say: Callable[[Request], None],
+        gave_up: Callable[["Held"], None],
+        let_go: Callable[["Held"], None],
     ) -> None:
-        """`say` sends to the server; `let_go` is called once, when the lease is over: ended, or lost."""
+        """`say` sends to the server; `let_go` is called once, when the lease is over: ended, or lost.
+
+        `gave_up` may be called once before, when the function was told to stop since the lease could not be kept.
+        """
         self.leased = leased
         self.lease = leased.lease
         self.context = Context(
@@ -63,7 +73,10 @@ class Held:
         )
         self.farewell: Request | None = None
         """What to report if the function stops because it was told to; None if it is to go without a word."""
+        self.given_up = False
+        """Whether the lease could not be kept."""
         self._say = say
+        self._gave_up = gave_up
         self._let_go = let_go
         self._interrupt: Callable[[], object] = lambda: None
         self._loop = asyncio.get_running_loop()
@@ -144,6 +157,17 @@ class Held:
         self._unsaid.clear()
         for call in (self._tick, self._beat, self._repeat):
             self._cancel(call)
+
+    def _give_up(self) -> None:
+        log.warning("lease could not be kept", extra={"task_id": self.lease.task_id})
+        self.given_up = True
+        self._unsaid.clear()  # a heartbeat, said until it is answered, would keep what nobody works on
+        self._cancel(self._repeat)
+        self.farewell = reports.failed(
+            self.lease, LEASE_NOT_KEPT, "the worker could not keep its lease, and stopped", retryable=True
+        )
+        self._gave_up(self)
+        self._stop("the lease is lost")
 
     def _lose(self) -> None:
         self.close()
@@ -237,8 +261,7 @@ class Held:
     def _tick(self) -> None:
         age = self._loop.time() - self._confirmed
         if age > self._duration * 2 / 3:
-            log.warning("lease could not be kept", extra={"task_id": self.lease.task_id})
-            self._lose()
+            self._give_up()
             return
         if age >= self._duration / 3 or self._overdue() <= 0:
             self._beat()

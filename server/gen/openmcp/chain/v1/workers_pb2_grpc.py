@@ -83,7 +83,8 @@ class WorkerServiceServicer:
         The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
         than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
         server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
-        A worker that is silent until its leases end gets no tasks in their place before it says something.
+        A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
+        up a task by itself says so, by `fail`, until that is answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,8 @@ class WorkerServiceStub:
     The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
     than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
     server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
-    A worker that is silent until its leases end gets no tasks in their place before it says something.
+    A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
+    up a task by itself says so, by `fail`, until that is answered.
     """
     LeaseTasks: _grpc.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -73,7 +74,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
     than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
     server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
-    A worker that is silent until its leases end gets no tasks in their place before it says something.
+    A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
+    up a task by itself says so, by `fail`, until that is answered.
     """
     LeaseTasks: _aio.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]  # type: ignore[assignment]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -106,7 +108,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         The worker says `hello` first, within 30 seconds. The server then sends tasks under a lease, never more at a time
         than `max_concurrency`. The worker extends a lease by `heartbeat` and ends it by `complete`, `fail` or `stopped`; the
         server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
-        A worker that is silent until its leases end gets no tasks in their place before it says something.
+        A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
+        up a task by itself says so, by `fail`, until that is answered.
         """
 
     @_abc_1.abstractmethod
