@@ -86,6 +86,11 @@ def configure(level: str) -> None:
     threading.excepthook = _log_thread
 
 
+def tells_fatal() -> bool:
+    """Whether what ends this process is logged, if it is raised: then nobody need show its text."""
+    return sys.excepthook is _log_fatal
+
+
 def guard(loop: asyncio.AbstractEventLoop) -> None:
     """Logs by our rules what a forgotten task raised; asyncio's own report would show the exception's text."""
     loop.set_exception_handler(_log_forgotten)

@@ -1,5 +1,6 @@
 """The `openmcp` command itself: what it says of itself, and how it refuses."""
 
+import json
 import os
 import subprocess
 import sys
@@ -126,6 +127,30 @@ def test_output_that_goes_nowhere() -> None:
             [OPENMCP, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
         )
     assert (done.returncode, done.stderr) == (1, "openmcp: [Errno 28] No space left on device\n")
+
+
+def test_what_ends_a_server_is_logged_without_its_text() -> None:
+    """An error of the system that nobody foresaw: one line of JSON, with its type and the places it passed."""
+    script = """
+from openmcp_chain import app
+from openmcp_chain.cli import run
+async def fails(_):
+    raise OSError(5, "S3CRET mongodb://u:p@db")
+app.serve = fails
+run()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "server"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "OPENMCP_MASTER_KEY": "A" * 43 + "=", "OPENMCP_MONGODB_URI": "mongodb://127.0.0.1:1"},
+    )
+    assert "S3CRET" not in done.stderr
+    logged = json.loads(done.stderr)
+    assert (done.returncode, logged["level"], logged["exception"][0]["type"]) == (1, "CRITICAL", "builtins.OSError")
+    assert any(place.endswith(" fails") for place in logged["exception"][0]["at"])
 
 
 def test_a_reader_that_ends() -> None:

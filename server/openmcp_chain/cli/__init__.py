@@ -24,8 +24,11 @@ def run() -> None:
     except KeyboardInterrupt:
         sys.exit("openmcp: interrupted")
     except OSError as error:
-        from openmcp_chain.stack.console import give_up_stdout  # noqa: PLC0415 - see cli.main
+        from openmcp_chain import logs  # noqa: PLC0415 - see cli.main
+        from openmcp_chain.stack.console import give_up_stdout  # noqa: PLC0415 - as above
 
+        if logs.tells_fatal():
+            raise
         give_up_stdout()
         sys.exit(f"openmcp: {error}")
 
