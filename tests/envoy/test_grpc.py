@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.gateway import BODY_LIMIT, Gateway, running
 from support.http2 import Http2
+from support.service import PATIENCE
 
 from openmcp.chain.v1 import (
     auth_pb2,
@@ -105,6 +106,14 @@ async def test_all_others_need_a_token(gateway: Gateway, path: str) -> None:
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     assert details_of(error) == ("TOKEN_MISSING", "TOKEN_MISSING")
     assert "Bearer <token>" in (error.details() or "")
+
+
+async def test_streams_that_nobody_counts_end(gateway: Gateway) -> None:
+    """A watch of the health is no workspace's stream, and does not hear of its token's end: it has a call's time."""
+    health = health_pb2_grpc.HealthStub(gateway.channel)
+    watch: Any = health.Watch(health_pb2.HealthCheckRequest(), metadata=gateway.bearer, timeout=PATIENCE)
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    assert (await failure(watch.read())).code() is not grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_an_expired_token(gateway: Gateway) -> None:

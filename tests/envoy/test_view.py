@@ -98,6 +98,14 @@ def test_requests_are_whole_and_bounded() -> None:
             assert buffer["buffer"]["max_request_bytes"] == limit + routes.FRAME_BYTES
 
 
+def test_a_stream_has_no_end_only_where_it_is_counted() -> None:
+    """What the contract has no streams for, the server counts for no workspace: it ends as any other call does."""
+    for route in routes.table(view.methods(), LIMITS):
+        if "route" in route and route["name"].startswith("grpc:"):
+            counted = any(method.streams and route["name"] == f"grpc:{method.name}" for method in view.methods())
+            assert ("max_stream_duration" in route["route"]) is not counted, route["name"]
+
+
 def test_a_connection_carries_less_than_the_server_takes() -> None:
     """Envoy never comes to the limit of a connection, where the server would refuse calls."""
     assert envoy.SERVER_STREAMS <= STREAMS // 2

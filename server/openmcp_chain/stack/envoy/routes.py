@@ -27,10 +27,13 @@ Not reflection: whoever explores has a token, and strangers can't hold its strea
 
 FOREIGN = (
     Method("grpc.health.v1.Health/Check", streams=False),
-    Method("grpc.health.v1.Health/Watch", streams=True),
-    Method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", streams=True, uploads=True),
+    Method("grpc.health.v1.Health/Watch", streams=False),
+    Method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", streams=False, uploads=True),
 )
-"""What the server serves besides the contract."""
+"""What the server serves besides the contract.
+
+Streams too end when a unary call would: no workspace's quota counts them, and nothing ends them with their token.
+"""
 
 SMALL_BYTES = 64 * 1024
 """What a request may have to a method that needs no token: without one, nobody holds much of Envoy's memory."""
