@@ -208,6 +208,31 @@ async def test_a_server_that_reads_to_the_end_is_not_asked_in_vain(quiet: float)
     assert virtual.clock() - began < timedelta(seconds=30)
 
 
+class Sluggish(Watched):
+    """Takes a second to answer, whatever it is asked."""
+
+    async def ready_tasks(
+        self, queue: Queue, priority: int, since: datetime, until: datetime, limit: int, within: float | None = None
+    ) -> Sequence[Waiting]:
+        found = await super().ready_tasks(queue, priority, since, until, limit, within)
+        await asyncio.sleep(1 if within is None else min(within, 1))
+        if within is not None and within < 1:
+            raise TooMuch
+        return found
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_slow_server_is_waited_for() -> None:
+    """Where all takes long, no span is too long: what was left over a day is found, and what comes then."""
+    store = Sluggish()
+    keys = await store_tasks(store, *spread(20, over=86_400), *spread(20, over=10))
+    engine = Engine(store).start()
+    worker = engine.worker()
+    began = virtual.clock()
+    assert await work_off(worker, 40) == keys
+    assert virtual.clock() - began < timedelta(minutes=10)
+
+
 async def test_a_queue_without_news_is_looked_at_now_and_then_and_only_at_what_is_new() -> None:
     """From SKEW before the last look on: for what a process left that died before it could tell."""
     store = Watched()

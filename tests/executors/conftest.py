@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support import transforms
 from support.pipelines import Bench
+from support.transforms import Transform
 
 
 @pytest.fixture
@@ -24,3 +26,10 @@ def make_bench(tmp_path: pathlib.Path) -> Iterator[Callable[..., Bench]]:
 @pytest.fixture
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     return make_bench()
+
+
+@pytest.fixture
+def transform(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Transform:
+    """Reading, SQL and writing, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return transforms.run

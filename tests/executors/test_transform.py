@@ -13,33 +13,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.transforms import Transform, refusal
 
 from openmcp_chain.executors.codes import Code, Refused
-from openmcp_chain.executors.transform import guard, query, reading
-from openmcp_chain.executors.transform.job import Done, Format, Job, encode_reply
-
-Transform = Callable[..., tuple[Done, bytes]]
-
-
-@pytest.fixture
-def transform(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Transform:
-    monkeypatch.chdir(tmp_path)
-
-    def run(
-        data: bytes | str, source: str = "json", target: str = "json", sql: str | None = None, **limits: int
-    ) -> tuple[Done, bytes]:
-        pathlib.Path("input").write_bytes(data if isinstance(data, bytes) else data.encode())
-        settings: dict[str, Any] = {
-            "memory_bytes": 256 << 20,
-            "spill_bytes": 64 << 20,
-            "output_bytes": 16 << 20,
-            "output_rows": 1000,
-            "threads": 2,
-        } | limits
-        done = query.run(Job(input_format=Format(source), output_format=Format(target), sql=sql, **settings))
-        return done, pathlib.Path("output").read_bytes()
-
-    return run
+from openmcp_chain.executors.transform import guard, reading
+from openmcp_chain.executors.transform.job import Done, Format, encode_reply
 
 
 def parquet(**columns: Any) -> bytes:
@@ -119,7 +97,7 @@ def test_an_integer_that_would_change_is_told_with_its_place(
     transform: Transform, first: str, last: str, field: str, target: str, sql: str | None
 ) -> None:
     """Among numbers that become doubles, at any depth, an integer of up to 64 bits is exact or refused."""
-    data = f'[{{"v": {first}, "V": 0.5}}, {{"w": 9007199254740993}},\n{{"v": {last}}}]'
+    data = f'[{{"v": {first}, "u": 0.5}}, {{"w": 9007199254740993}},\n{{"v": {last}}}]'
     code, message = refusal(transform, data, target=target, sql=sql)
     assert code is Code.INPUT_INVALID
     assert message.startswith(f"record 3, field `{field}`: an integer past 2^53 ")
@@ -250,12 +228,6 @@ def test_an_input_without_rows(
 def test_sql_over_an_input_without_columns(transform: Transform) -> None:
     """SQL that names no column of an empty input still runs."""
     assert json.loads(transform("[]", sql="SELECT count(*) AS n FROM input")[1]) == [{"n": 0}]
-
-
-def refusal(transform: Transform, *arguments: Any, **options: Any) -> tuple[Code, str]:
-    with pytest.raises(Refused) as caught:
-        transform(*arguments, **options)
-    return caught.value.code, caught.value.message
 
 
 @pytest.mark.parametrize(

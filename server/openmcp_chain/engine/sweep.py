@@ -7,7 +7,6 @@ no backlog here, and deletes what has been kept for long enough.
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,13 +42,17 @@ DELETE_SECONDS = 10.0
 DELETED = 1000
 """How many tasks are deleted at once, and how often."""
 FASTER = 4.0
-"""A span of time in which little was found is followed by one so many times as long, if it was read at once."""
+"""A span of time in which little was found is followed by one so many times as long, or if it was read at once."""
+LITTLE = 1 / 8
+"""Of what a look may find, so much or less is little: if it took long, then not for what was in the span."""
 PACE_SECONDS = 0.1
-"""How long a span should take to read."""
+"""How long a span should take to read in which more was found."""
 SHORT = timedelta(milliseconds=100)
 """A span as short as this is read to its end, however long that takes."""
 LOOK_SECONDS = 0.25
 """On some servers the cost of a look grows with all that is in the span, and others wait for it meanwhile."""
+LONGEST_SECONDS = 4.0
+"""The most that a look may take where all is slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Sweep:
         self._clock = clock
         self._wanted = asyncio.Event()
         self._looks = Looks()
+        self._patience = LOOK_SECONDS
+        """How long the next look may take: longer each time that it was too short."""
         self._ends = Ends()
         self._passed = 0
         """How many overdue tasks were gone through since the first: there were more."""
@@ -211,26 +216,32 @@ class Sweep:
         span = until - since
         # A task that is turned away from here on moves the cursor back: that wins over what is set below.
         cursor.since, cursor.missing = until, None
-        began = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            within = None if span <= SHORT else LOOK_SECONDS
+            within = None if span <= SHORT else self._patience
             ready = await self._store.ready_tasks(queue, priority, since, until, limit, within)
         except TooMuch:
             _advance(cursor, since, SHORT, since)
             cursor.crowd = until
+            self._patience = min(2 * self._patience, LONGEST_SECONDS)
             # Such a server is still at it. Asked meanwhile, it would be as slow where there is nothing.
             await self._store.ready_tasks(queue, priority, since, since, 1)
             return ()
         except BaseException:
             _advance(cursor, since, cursor.width, missing or since)
             raise
+        took = loop.time() - began
+        if took < LOOK_SECONDS:
+            self._patience = LOOK_SECONDS
         whole = len(ready) < limit
         if not whole:
             first, until = ready[0].due_at, ready[-1].due_at
             width = 2 * (until - first) + timedelta(milliseconds=1)
             cursor.crowd = None
         else:
-            width = span * min(FASTER, max(1 / FASTER, PACE_SECONDS / (time.perf_counter() - began)))
+            quick = len(ready) <= LITTLE * limit or FASTER * took <= PACE_SECONDS
+            width = FASTER * span if quick else max(SHORT, span * (PACE_SECONDS / took))
             if cursor.crowd is not None and cursor.crowd - until <= SHORT:
                 cursor.crowd = None
         if until < now:

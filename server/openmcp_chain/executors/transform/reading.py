@@ -16,7 +16,7 @@ import duckdb
 from openmcp_chain.executors.codes import Code, Refused
 from openmcp_chain.executors.transform import exact, strict_csv, strict_json
 from openmcp_chain.executors.transform.job import INPUT, Format, Job
-from openmcp_chain.executors.transform.tables import columns, quoted, retype
+from openmcp_chain.executors.transform.tables import columns, quoted, spelled
 
 _BOM = b"\xef\xbb\xbf"
 _SPARE = 1 << 10
@@ -24,6 +24,8 @@ _SPARE = 1 << 10
 _CSV_TYPES = ("BOOLEAN", "BIGINT", "DATE", "TIMESTAMP", "DOUBLE")
 _FIRST_ROWS = 2048
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
+_TWICE = re.compile(r'Duplicate name "(".*")" in struct')
+"""DuckDB's word for it that of two fields in objects (in JSON, anywhere but at the top) only case tells one."""
 _COLUMNS = 1000
 """Of a CSV file. To find the types of so many takes seconds, and of more far longer."""
 _TESTS = 50
@@ -51,6 +53,9 @@ def load(connection: duckdb.DuckDBPyConnection, job: Job) -> int | None:
     except (strict_json.Fault, strict_csv.Fault, exact.Fault) as fault:
         raise Refused(Code.INPUT_INVALID, str(fault)) from None
     except duckdb.Error as error:
+        if twice := _TWICE.search(str(error)):
+            what = f"a field {twice[1]} in objects, which only case tells from another"
+            raise Refused(Code.INPUT_INVALID, what) from None
         raise Refused(Code.INPUT_INVALID, _explain(error, path, job.input_format)) from None
     (rows,) = connection.execute(f'SELECT count(*) FROM "{INPUT}"').fetchall()[0]
     return int(rows)
@@ -78,8 +83,8 @@ def _load_json(connection: duckdb.DuckDBPyConnection, path: pathlib.Path, job: J
     written = _guessed(options, depth=1)
     guess = written if as_written else _guessed(options, depth=-1)
     kinds = columns(connection, guess)
-    strings = {name: retype(kind, {"UUID": "VARCHAR"}) for name, kind in kinds.items()}
-    if strings != kinds:
+    strings = {name: spelled(kind, {"UUID": "VARCHAR"}) for name, kind in kinds.items()}
+    if strings != {name: spelled(kind, {}) for name, kind in kinds.items()}:
         listed = ", ".join(f"{_literal(name)}: {_literal(kind)}" for name, kind in strings.items())
         guess = f"read_json('{INPUT}', columns = {{{listed}}}, {options})"
     connection.execute(f'CREATE TABLE "{INPUT}" AS FROM {guess}')
@@ -120,13 +125,14 @@ def _load_csv(connection: duckdb.DuckDBPyConnection, path: pathlib.Path) -> bool
 
 
 def distinct(header: Sequence[str]) -> list[str]:
-    """The names of the columns, told apart as DuckDB's own reader does it."""
+    """The names of the columns, told apart as DuckDB does it; but a name that is there is nobody else's."""
     names: list[str] = []
+    there = {text.lower() for text in header}
     taken: set[str] = set()
     last: dict[str, int] = {}
     for position, text in enumerate(header):
         name = base = text or f"column{position}"
-        while name.lower() in taken:
+        while name.lower() in taken or (name != text and name.lower() in there):
             # Not from 1 each time: a header of the same name a hundred thousand times would take for ever.
             last[base.lower()] = last.get(base.lower(), 0) + 1
             name = f"{base}_{last[base.lower()]}"

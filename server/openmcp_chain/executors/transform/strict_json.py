@@ -3,7 +3,7 @@
 DuckDB's parser takes more than that (`nan`, `-inf`, `[1,]`, a key twice in a nested object, `null` for a row), and then
 values arrive that nobody wrote. So each record goes through the standard library's parser first, which takes nothing
 more but `NaN`, `Infinity`, half surrogate pairs and doubled keys; those are looked for here. It reads a window at a
-time, and keeps nothing of a record but whether it has fields: the memory goes with the largest record, not the file.
+time, and keeps nothing of a record but its fields' names: the memory goes with the largest record, not the file.
 
 The parser does not tell the place of what its hooks dislike. `_walk` finds it, token by token, for a record that is
 known to be bad: it is far too slow for the others.
@@ -16,7 +16,7 @@ import math
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Never
 
@@ -104,6 +104,10 @@ class _Reader:
         self._columns = 0
         """Characters before the window, in its first line."""
         self._records = 0
+        self._names: set[str] = set()
+        """Of all fields."""
+        self._folded: dict[bytes, str] = {}
+        """The same by what they are to DuckDB, which tells no two columns apart by the case of a letter (of ASCII)."""
         self._rounds = False
         self._parse = json.JSONDecoder(
             object_pairs_hook=_object,
@@ -113,13 +117,12 @@ class _Reader:
         ).raw_decode
 
     def run(self) -> Found:
-        fields = False
         array = self._next() == "["
         self._at += array
         while first := self._next():
             if array and first == "]" and not self._records:
                 break
-            fields |= self._record(first)
+            self._record(first)
             if not array:
                 continue
             if (end := self._next()) == "]":
@@ -136,10 +139,9 @@ class _Reader:
             self._at += 1
             if self._next():
                 self._fault(self._at, "something follows the array")
-        return Found(Layout.ARRAY if array else Layout.UNSTRUCTURED, self._records, fields, self._rounds)
+        return Found(Layout.ARRAY if array else Layout.UNSTRUCTURED, self._records, bool(self._names), self._rounds)
 
-    def _record(self, first: str) -> bool:
-        """Reads one; says whether it has fields."""
+    def _record(self, first: str) -> None:
         self._records += 1
         if first != "{" and (called := _called(first)):
             self._fault(self._at, f"is {called}; each record must be an object")
@@ -161,10 +163,19 @@ class _Reader:
         if (end - start) * 4 > self._largest < len(self._text[start:end].encode()):
             self._fault(start, f"has more than {self._largest} bytes")
         paired = _PAIRED.match(self._text, start, end)
-        if self._walks or fields is _NAMELESS or not paired or paired.end() < end:
+        if self._walks or "" in fields or not paired or paired.end() < end:
             self._walk(start)
+        if not fields.keys() <= self._names:
+            self._learn(start, fields)
         self._at = end
-        return fields is not _EMPTY
+
+    def _learn(self, start: int, fields: Iterable[str]) -> None:
+        for name in fields:
+            # As bytes, of which only ASCII's letters have two cases.
+            other = self._folded.setdefault(name.encode().lower(), name)
+            if other != name:
+                self._fault(start, f"has a field {json.dumps(name)}, which only case tells from {json.dumps(other)}")
+        self._names.update(fields)
 
     def _integer(self, text: str) -> None:
         _double(text)
@@ -244,15 +255,12 @@ class _Reader:
         keys.add(name)
 
 
-_EMPTY, _NAMELESS, _NAMED = "no field", "a field without a name", "fields"
-
-
-def _object(pairs: list[tuple[str, object]]) -> str:
-    """What is kept of an object."""
-    names = dict(pairs)
+def _object(pairs: list[tuple[str, object]]) -> dict[str, None]:
+    """What is kept of an object: the names of its fields."""
+    names = dict.fromkeys(name for name, _ in pairs)
     if len(names) != len(pairs):
         raise _Bad
-    return _EMPTY if not names else _NAMELESS if "" in names else _NAMED
+    return names
 
 
 def _constant(_: str) -> Never:

@@ -4,11 +4,12 @@ import pathlib
 import re
 
 import duckdb
+from duckdb.sqltypes import DuckDBPyType
 
 from openmcp_chain.executors.codes import Code, Refused
 from openmcp_chain.executors.transform import strict_json
 from openmcp_chain.executors.transform.job import OUTPUT, Done, Format, Job
-from openmcp_chain.executors.transform.tables import columns, quoted, retype
+from openmcp_chain.executors.transform.tables import columns, quoted, spelled
 
 _COPY = {
     Format.JSON: "FORMAT json, ARRAY true",
@@ -52,19 +53,19 @@ def write_nothing(kind: Format) -> Done:
     return Done(0, 0, 0)
 
 
-def _expressible(name: str, kind: str, target: Format) -> str:
+def _expressible(name: str, kind: DuckDBPyType, target: Format) -> str:
     """The column as an expression whose type the format can hold."""
     value = quoted(name)
-    if target is Format.CSV and kind == "JSON":
+    if target is Format.CSV and str(kind) == "JSON":
         return f"{_sound(value, value)} ->> '$' AS {value}"
-    if target is Format.CSV and _NESTED.search(kind):
+    if target is Format.CSV and _NESTED.search(str(kind)):
         return f"{_sound(f'to_json({value})', f'to_json({value})')} AS {value}"
     if target is Format.PARQUET:
         # DuckDB would write these as doubles, and lose digits past 2^53.
-        exact = retype(kind, {"HUGEINT": "DECIMAL(38,0)", "UHUGEINT": "DECIMAL(38,0)"})
-        cast = value if exact == kind else f"CAST({value} AS {exact})"
-        if _HOLDS_JSON.search(kind):
-            cast = _sound(value if kind == "JSON" else f"to_json({value})", cast)
+        exact = spelled(kind, {"HUGEINT": "DECIMAL(38,0)", "UHUGEINT": "DECIMAL(38,0)"})
+        cast = value if exact == spelled(kind, {}) else f"CAST({value} AS {exact})"
+        if _HOLDS_JSON.search(str(kind)):
+            cast = _sound(value if str(kind) == "JSON" else f"to_json({value})", cast)
         return f"{cast} AS {value}"
     return value
 
