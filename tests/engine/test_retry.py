@@ -205,3 +205,18 @@ async def test_a_report_on_a_task_that_was_cancelled_as_it_waited_finds_no_lease
     for report in (worker.stop(task), worker.fail(task)):
         with pytest.raises(errors.LeaseLost):
             await report
+
+
+async def test_bulk_retry_does_not_look_at_what_left_its_key_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs of one dedupe_key have failed since, a call comes to what can be tried again in time."""
+    monkeypatch.setattr(tasks, "PART", 4)
+    store = DistantStore()
+    engine = Engine(store)
+    worker = engine.worker()
+    without = [(await failed(engine, worker)).id for _ in range(2)]
+    runs = [(await failed(engine, worker, dedupe_key="nightly")).id for _ in range(40)]
+    worker.leave()
+    store.delay = 4.0
+    async with asyncio.timeout(UNARY_SECONDS):
+        retried, more = await engine.app.tasks.retry_many(tenant(), "", 100)
+    assert (set(retried), more) == ({runs[-1], *without}, False)

@@ -57,10 +57,14 @@ def test_times_that_not_all_tasks_have(collection: Collection[dict[str, Any]], f
         assert found(collection, chosen) == matching(chosen) == ids
 
 
-@pytest.mark.parametrize("condition", [Label("team", None), Label("team", "search"), Label("gone", None)])
+SUPERSEDED = Comparison("superseded", Comparator.EQUAL, value=True)
+
+
+@pytest.mark.parametrize("condition", [Label("team", None), Label("team", "search"), Label("gone", None), SUPERSEDED])
 def test_a_condition_and_its_negation_part_the_tasks(collection: Collection[dict[str, Any]], condition: Filter) -> None:
     """A task without the label is on one side too; a second negation takes the first back."""
     have, lack = found(collection, condition), found(collection, Not(condition))
+    assert have == matching(condition)
     assert sorted([*have, *lack]) == sorted(task.id for task in TASKS)
     assert not set(have) & set(lack)
     assert found(collection, Not(Not(condition))) == have

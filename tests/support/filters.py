@@ -39,6 +39,7 @@ def various_tasks() -> Sequence[Task]:
             status=statuses[(number + number // 15) % 5],
             submitted_at=TIMES[1 + number % 4],
             updated_at=TIMES[1 + number // 4 % 4],
+            superseded=number % 7 == 0,
         )
         for number in range(60)
     ]

@@ -128,7 +128,7 @@ class Tasks:
         TooManyPending if there is room for none of them.
         """
         waiting = self._pending.limit(principal)
-        chosen = _ended_badly(filters.parse(text))
+        chosen = _retryable(filters.parse(text))
         retried: list[str] = []
         after: Place | None = None
         loop = asyncio.get_running_loop()
@@ -207,11 +207,17 @@ def _behind(task: Task) -> Place:
     return Place(task.submitted_at, task.id)
 
 
-def _ended_badly(chosen: Filter) -> Filter:
-    """The same filter, of tasks only that failed or were cancelled."""
-    statuses = (Status.FAILED, Status.CANCELLED)
-    over = filters.Or(tuple(filters.Comparison("status", filters.Comparator.EQUAL, status) for status in statuses))
-    return filters.And((chosen, over))
+def _retryable(chosen: Filter) -> Filter:
+    """The same filter, of tasks only that can be tried again, as far as a store can tell.
+
+    Those that no try would help may be many: where a failed task leaves its dedupe_key to the next, all but the last.
+    """
+
+    def has(field: str, value: Status | bool) -> Filter:
+        return filters.Comparison(field, filters.Comparator.EQUAL, value)
+
+    over = filters.Or(tuple(has("status", status) for status in (Status.FAILED, Status.CANCELLED)))
+    return filters.And((chosen, over, filters.Not(has("superseded", True))))
 
 
 def _place(token: str, mark: str) -> Place:

@@ -36,7 +36,8 @@ class Comparison:
 
     field: str
     """Its name, the same in `Task` as in the contract: `status`, `type`, `priority`, `submitted_at`, `updated_at`. And
-    `due_at`, which the contract calls otherwise, by the task's status."""
+    `due_at`, which the contract calls otherwise, by the task's status; and `superseded`, which it has not, for EQUAL to
+    True alone: a store need not keep that it is false."""
     comparator: Comparator
     value: Status | str | int | datetime
     """Of the field's own type. Times are UTC, to the millisecond; numbers fit in 32 bits."""
