@@ -126,6 +126,7 @@ async def test_one_trace_from_the_clients_call_to_the_end(monkeypatch: pytest.Mo
     assert {"rpc.server.duration", "openmcp.tasks.submitted", "openmcp.tasks.ended"} <= set(collector.metrics)
     (ended,) = collector.metrics["openmcp.tasks.ended"].sum.data_points
     assert ended.as_int == 1
+    assert named(ended) == {"type": "echo", "status": "SUCCEEDED"}
     for secret in (b"S3CRET text", b"S3CRET value", tenant.token.encode(), operator.secret.encode()):
         assert secret not in collector.raw
 
@@ -162,6 +163,17 @@ async def test_every_wait_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lasted >= 100_000_000
     (measured,) = collector.metrics["openmcp.tasks.wait"].histogram.data_points
     assert measured.count == 1
+    # An operator's types are few; a workspace has as many as it likes.
+    assert named(measured) == {"type": "other"}
+    ends = collector.metrics["openmcp.tasks.ended"].sum.data_points
+    assert {named(end)["type"] for end in ends} == {"other"}
+    (accepted,) = collector.metrics["openmcp.tasks.submitted"].sum.data_points
+    assert (accepted.as_int, named(accepted)) == (2, {})
+
+
+def named(measured: Any) -> dict[str, str]:
+    """A measurement's attributes."""
+    return {one.key: one.value.string_value for one in measured.attributes}
 
 
 def attribute(span: Span, name: str) -> str:

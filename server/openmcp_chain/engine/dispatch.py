@@ -76,6 +76,7 @@ class Dispatcher:
         self.look: Callable[[Queue, float], None] = lambda _, __: None
         """Called when a look in the database may find tasks of a queue, in so many seconds (see `sweep`)."""
         self.holder: Holder
+        self.types = tracing.Types()
         self._demands = Demands(weight)
         self._idle = Idle()
         self._claiming: set[Key] = set()
@@ -198,7 +199,9 @@ class Dispatcher:
     async def deliver(self, session: Session, task: Task) -> None:
         """Hands a claimed task to the worker, even one that left meanwhile; unless its queue was halted."""
         if await self.lets_go(task):
-            tracing.record_wait(task)
+            if session.demand.workspace is None:
+                self.types.operated(task.type)
+            tracing.record_wait(task, self.types)
             self.holder.granted(task, session)
             session.deliver(task)
             session.expected()

@@ -330,7 +330,7 @@ class Leases:
     def _announced(self, before: Task | None, task: Task) -> None:
         """A task has changed: its lease may have ended, or it is to stop. Elsewhere, if `before` is None."""
         if before is not None and task.status.terminal and not before.status.terminal:
-            tracing.record_end(task)
+            tracing.record_end(task, self._dispatcher.types)
         if task.key not in self._held:
             return
         token = task.lease.token if task.status is Status.RUNNING and task.lease else None

@@ -251,7 +251,7 @@ class Submission:
 
     def _announced(self, before: Task | None, task: Task) -> None:
         if before is None:
-            tracing.submitted.add(1, {"type": task.type})
+            tracing.submitted.add(1)
         self._dispatcher.offer(task)
 
 

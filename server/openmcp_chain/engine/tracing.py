@@ -28,16 +28,34 @@ def current() -> str:
     return carrier.get("traceparent", "")
 
 
-def record_wait(task: Task) -> None:
+class Types:
+    """The task types that metrics name: those that operators' workers were given here. All others are `other`.
+
+    A workspace may make up thousands, and after 2,000 the SDK would name no new one of anybody.
+    """
+
+    def __init__(self) -> None:
+        self._operated: set[str] = set()
+
+    def operated(self, task_type: str) -> None:
+        """An operator's worker was given a task of this type: those that an administrator has named are few."""
+        self._operated.add(task_type)
+
+    def name(self, task: Task) -> str:
+        """What the task's type is called."""
+        return task.type if task.type in self._operated else "other"
+
+
+def record_wait(task: Task, types: Types) -> None:
     """A task was claimed: records how long it had waited since it was ready."""
-    waited.record(_wait(task), {"type": task.type})
+    waited.record(_wait(task), {"type": types.name(task)})
 
 
-def record_end(task: Task) -> None:
+def record_end(task: Task, types: Types) -> None:
     """A task ended: records how; and that it waited, if it ended without being claimed."""
     if task.events[-2].status is Status.PENDING:
         _wait(task)
-    ended.add(1, {"type": task.type, "status": task.status.value})
+    ended.add(1, {"type": types.name(task), "status": task.status.value})
     _span("task.end", task, task.submitted_at, task.updated_at)
 
 
