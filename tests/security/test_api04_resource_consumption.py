@@ -104,7 +104,9 @@ def test_waiting_tasks_of_a_workspace(door: Door, people: People) -> None:
     assert [one.code for one in told] == [OK, OK, OK, "TOO_MANY_PENDING"]
     assert [detail for detail in told[3].details if detail["@type"].endswith("RetryInfo")]
     assert door.ask(f"{TASKS}/CancelTask", token, task_id=told[0].body["task_id"]).code == OK
-    assert door.ask(f"{TASKS}/SubmitTask", token, type="waiting").code == OK
+    # A count that was under way meanwhile may have come too soon for the cancel.
+    again = (door.ask(f"{TASKS}/SubmitTask", token, type="waiting").code for _ in range(1000))
+    assert next(code for code in again if code not in ("TOO_MANY_PENDING", "RATE_LIMITED")) == OK
 
 
 def test_the_rate_of_a_workspace(rest: Rest, people: People) -> None:
