@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from support import virtual
-from support.engine import DistantStore, Engine
+from support.engine import DistantStore, Engine, tenant
 from support.samples import make_task
 
 from openmcp_chain.domain.queue import new
@@ -57,6 +57,30 @@ async def test_nobodys_time_out_waits_for_all_of_anothers() -> None:
     assert left > MANY / 2
     await asyncio.sleep(40)
     assert {task.status for task in store._tasks.values()} == {Status.FAILED}
+
+
+async def test_what_runs_out_beside_anothers_thousands_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many searches it takes to go through these: the lease of a server that died, and a wait."""
+    monkeypatch.setattr(sweep, "OVERDUE", 5)
+    store = Slow()
+    dead = Engine(store)
+    worker = dead.worker()
+    task = await dead.submit()
+    await worker.next()
+    await dead.die()
+    engine = Engine(store).start("sweep", "queues")
+    await crowd(store, 1000)
+    begin = asyncio.get_running_loop().time()
+    waits = [await engine.submit(tenant("ws-2"), terms=Terms(schedule_to_start=timedelta(seconds=n))) for n in (12, 17)]
+    stored = engine.task(task.key).lease
+    assert stored is not None
+    end = (stored.expires_at - virtual.clock()).total_seconds()
+    assert await ended(engine, waits[0]) - begin < 12 + 2
+    assert await ended(engine, waits[1]) - begin < 17 + 2
+    while engine.task(task.key).status is Status.RUNNING:  # noqa: ASYNC110 - virtual time
+        await asyncio.sleep(0.1)
+    assert asyncio.get_running_loop().time() - begin < end + 2
+    assert sum(task.status is Status.PENDING for task in store._tasks.values()) > 500
 
 
 async def test_nobodys_worker_waits_for_anothers_time_outs() -> None:

@@ -249,7 +249,7 @@ async def test_sweep_survives_whatever_one_of_its_turns_meets(caplog: pytest.Log
     class Broken(MemoryStore):
         broken = True
 
-        async def overdue_tasks(self, *_: object) -> list[object]:  # type: ignore[override]
+        async def expired_leases(self, *_: object) -> list[object]:  # type: ignore[override]
             if self.broken:
                 self.broken = False
                 raise ValueError("S3CRET")

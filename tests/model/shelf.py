@@ -104,7 +104,8 @@ class Stored:
         return self._run(self._stores[server].ready_tasks(queue, priority, since, until, LIMIT))
 
     def overdue(self, server: int, now: datetime) -> Sequence[Key]:
-        return self._run(self._stores[server].overdue_tasks(now, LIMIT))
+        store = self._stores[server]
+        return [*self._run(store.expired_leases(now, LIMIT)), *self._run(store.late_tasks(now, LIMIT))]
 
     def delete_ended(self, server: int, now: datetime) -> int:
         return self._run(self._stores[server].delete_ended(now, LIMIT))

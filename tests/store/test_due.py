@@ -35,6 +35,10 @@ async def change(store: Store, before: Task, after: Task) -> Task:
     return after
 
 
+async def overdue(store: Store, now: datetime, limit: int, skip: int = 0) -> list[Key]:
+    return [*await store.expired_leases(now, limit, skip), *await store.late_tasks(now, limit, skip)]
+
+
 async def in_every_status(store: Store) -> dict[str, Task]:
     """One task in each status, all of one queue, the retried one due a while after NOW."""
     tasks = {name: make_task(task_id=name) for name in ("pending", "retried", "running", "succeeded", "failed")}
@@ -103,11 +107,11 @@ async def test_a_running_task_is_overdue_when_its_lease_has_ended(store: Store) 
     """From `due_at` on, that moment included; an extended lease ends later."""
     running = (await in_every_status(store))["running"]
     end = running.due_at
-    assert await store.overdue_tasks(end - MILLISECOND, 10) == []
-    assert await store.overdue_tasks(end, 10) == [running.key]
+    assert await overdue(store, end - MILLISECOND, 10) == []
+    assert await overdue(store, end, 10) == [running.key]
     await change(store, running, transitions.extend(running, "running", end + SECOND))
-    assert await store.overdue_tasks(end, 10) == []
-    assert await store.overdue_tasks(end + SECOND, 10) == [running.key]
+    assert await overdue(store, end, 10) == []
+    assert await overdue(store, end + SECOND, 10) == [running.key]
 
 
 async def test_a_waiting_task_is_overdue_at_its_deadline(store: Store) -> None:
@@ -115,11 +119,11 @@ async def test_a_waiting_task_is_overdue_at_its_deadline(store: Store) -> None:
     task = make_task(terms=SOON)
     await store.insert_tasks([task, make_task()])
     end = NOW + 10 * SECOND
-    assert await store.overdue_tasks(end - MILLISECOND, 10) == []
+    assert await overdue(store, end - MILLISECOND, 10) == []
     for _ in range(2):
-        assert await store.overdue_tasks(end, 10) == [task.key]
+        assert await overdue(store, end, 10) == [task.key]
     await change(store, task, transitions.time_out(task, at(end)))
-    assert await store.overdue_tasks(end + SECOND, 10) == []
+    assert await overdue(store, end + SECOND, 10) == []
 
 
 async def test_what_is_overdue_is_gone_through_part_by_part(store: Store) -> None:
@@ -129,9 +133,33 @@ async def test_what_is_overdue_is_gone_through_part_by_part(store: Store) -> Non
     await store.insert_tasks([*waiting, *running])
     claims = [transitions.claim(task, make_lease(), NOW) for task in running]
     assert all(await store.update_tasks(list(map(Change, running, claims))))
-    parts = [await store.overdue_tasks(NOW + 1000 * SECOND, 3, skip) for skip in (0, 3, 6, 9)]
+    parts = [await overdue(store, NOW + 1000 * SECOND, 3, skip) for skip in (0, 3, 6, 9)]
     assert [len(part) for part in parts] == [6, 5, 1, 0]
     assert {key for part in parts for key in part} == {task.key for task in (*waiting, *running)}
+
+
+async def test_of_those_whose_time_is_over_the_last_can_be_had_first(store: Store) -> None:
+    """After a moment, up to the limit; what is over before it, or not yet, is not among them."""
+    tasks = [make_task(now=NOW + n * SECOND, terms=SOON) for n in (3, 1, 4, 0, 2)]
+    await store.insert_tasks(tasks)
+    last, first, over = tasks[0].key, tasks[4].key, NOW + 13 * SECOND
+    assert await store.late_tasks(over, 2, since=NOW) == [last, first]
+    assert await store.late_tasks(over, 5, since=NOW + 11 * SECOND) == [last, first]
+    assert await store.late_tasks(over, 5, since=over) == []
+    assert await store.late_tasks(over, 1, 1, NOW) == [first]
+
+
+async def test_a_task_with_an_old_timer_is_late_by_its_own_deadline(mongo: MongoStore) -> None:
+    """One that waits again, or ends by the later of two times, or has already begun."""
+    both = make_task(terms=Terms(schedule_to_start=10 * SECOND, schedule_to_close=20 * SECOND))
+    closing, begun = make_task(terms=Terms(schedule_to_close=20 * SECOND)), make_task(terms=SOON)
+    await mongo.insert_tasks([both, closing, begun])
+    await change(mongo, begun, transitions.claim(begun, make_lease(ends=NOW + 99 * SECOND), NOW))
+    early = [replace(task, start_by=NOW + SECOND) for task in (both, closing, begun)]
+    await mongo._timers.set(early)
+    assert await mongo.late_tasks(NOW + 9 * SECOND, 10) == []
+    assert await mongo.late_tasks(NOW + 10 * SECOND, 10) == [both.key]
+    assert await mongo.late_tasks(NOW + 20 * SECOND, 10, known=[both.key]) == [both.key, closing.key]
 
 
 async def test_a_task_that_began_in_time_is_not_overdue(store: Store) -> None:
@@ -145,16 +173,16 @@ async def test_a_task_that_began_in_time_is_not_overdue(store: Store) -> None:
         store, again, transitions.fail(again, "token", Failure("E", "m"), at(NOW), retryable=True, delay=5 * SECOND)
     )
     for _ in range(2):
-        assert await store.overdue_tasks(NOW + 14 * SECOND, 10) == []
-    assert await store.overdue_tasks(NOW + 15 * SECOND, 10) == [again.key]
+        assert await overdue(store, NOW + 14 * SECOND, 10) == []
+    assert await overdue(store, NOW + 15 * SECOND, 10) == [again.key]
     # One whose timer has been looked at, and found to be for nothing.
     again = await change(
         store,
         running,
         transitions.fail(running, "token", Failure("E", "m"), at(NOW + 20 * SECOND), retryable=True, delay=SECOND),
     )
-    assert running.key not in await store.overdue_tasks(NOW + 30 * SECOND, 10)
-    assert running.key in await store.overdue_tasks(NOW + 31 * SECOND, 10)
+    assert running.key not in await overdue(store, NOW + 30 * SECOND, 10)
+    assert running.key in await overdue(store, NOW + 31 * SECOND, 10)
 
 
 async def test_a_deadline_counts_from_a_later_schedule_time(store: Store) -> None:
@@ -163,8 +191,8 @@ async def test_a_deadline_counts_from_a_later_schedule_time(store: Store) -> Non
     scheduled = make_task(terms=SOON, schedule_time=tomorrow)
     closing = make_task(terms=Terms(schedule_to_close=20 * SECOND))
     await store.insert_tasks([scheduled, closing])
-    assert await store.overdue_tasks(tomorrow, 10) == [closing.key]
-    assert set(await store.overdue_tasks(tomorrow + 10 * SECOND, 10)) == {closing.key, scheduled.key}
+    assert await overdue(store, tomorrow, 10) == [closing.key]
+    assert set(await overdue(store, tomorrow + 10 * SECOND, 10)) == {closing.key, scheduled.key}
 
 
 async def test_no_more_of_each_kind_than_the_limit_are_overdue(store: Store) -> None:
@@ -175,10 +203,10 @@ async def test_no_more_of_each_kind_than_the_limit_are_overdue(store: Store) -> 
     claims = [Change(task, transitions.claim(task, make_lease(ends=NOW + 20 * SECOND), NOW)) for task in started]
     assert all(await store.update_tasks(claims))
     await store.insert_tasks(late)
-    found = await store.overdue_tasks(NOW + 10 * SECOND, 5)
+    found = await overdue(store, NOW + 10 * SECOND, 5)
     assert len(found) == 5
     assert set(found) <= {task.key for task in late}
-    assert len(set(await store.overdue_tasks(NOW + 20 * SECOND, 5))) == 10
+    assert len(set(await overdue(store, NOW + 20 * SECOND, 5))) == 10
 
 
 async def test_a_timer_outlives_a_write_that_is_not_there_yet(mongo: MongoStore) -> None:
@@ -192,10 +220,10 @@ async def test_a_timer_outlives_a_write_that_is_not_there_yet(mongo: MongoStore)
     waits = transitions.fail(running, "t", Failure("E", "m"), at(NOW), retryable=True, delay=SECOND)
     await mongo._timers.set([new, waits, never])
     late = NOW + 60 * SECOND
-    assert await mongo.overdue_tasks(late, 10) == []
+    assert await overdue(mongo, late, 10) == []
     await mongo._tasks.insert_one(documents.from_task(new))
     await mongo._tasks.update_one({"_id": documents.primary_key(old.key)}, documents.update(running, waits))
-    assert set(await mongo.overdue_tasks(late + 60 * SECOND, 10)) == {new.key, old.key}
+    assert set(await overdue(mongo, late + 60 * SECOND, 10)) == {new.key, old.key}
     assert {timer["_id"] async for timer in mongo._database.timers.find()} == {
         documents.primary_key(task.key) for task in (new, old)
     }
@@ -227,8 +255,8 @@ async def test_what_mends_a_timer_leaves_one_that_was_set_meanwhile(mongo: Mongo
         mongo._database.timers, cast("Collection", Meanwhile(mongo._tasks, lambda: change(mongo, running, waits)))
     )
     assert (await swept.due(NOW + 10 * SECOND, 10))[0] == []
-    assert await mongo.overdue_tasks(NOW + 14 * SECOND, 10) == []
-    assert await mongo.overdue_tasks(NOW + 15 * SECOND, 10) == [task.key]
+    assert await overdue(mongo, NOW + 14 * SECOND, 10) == []
+    assert await overdue(mongo, NOW + 15 * SECOND, 10) == [task.key]
 
 
 async def test_a_lost_write_does_not_put_a_deadline_off(store: Store) -> None:
@@ -241,7 +269,7 @@ async def test_a_lost_write_does_not_put_a_deadline_off(store: Store) -> None:
     later = transitions.fail(running, "t", failure, at(NOW), retryable=True, delay=99 * SECOND)
     await change(store, running, soon)
     assert await store.update_tasks([Change(running, later)]) == [False]
-    assert await store.overdue_tasks(NOW + 2 * SECOND, 10) == [task.key]
+    assert await overdue(store, NOW + 2 * SECOND, 10) == [task.key]
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -277,7 +305,7 @@ async def test_ended_tasks_with_a_key_are_deleted_one_by_one(store: Store) -> No
     assert await store.delete_ended(over + 99 * SECOND, 10) == 2, "those of in_every_status"
     await store.delete_superseded([task.key for task in tasks])
     assert (await store.get_tasks([task.key for task in tasks])).keys() == {task.key for task in tasks[1:]}
-    assert tasks[3].key in await store.overdue_tasks(over, 10), "it waits, and its time runs out as ever"
+    assert tasks[3].key in await overdue(store, over, 10), "it waits, and its time runs out as ever"
 
 
 @pytest.mark.parametrize("key", ["", "key"])

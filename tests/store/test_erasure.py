@@ -40,7 +40,7 @@ async def test_erased_are_a_workspaces_tasks_in_every_status(store: Store) -> No
     assert await store.get_tasks([task.key for task in theirs]) == {task.key: task for task in theirs}
     assert (await store.list_tasks(MINE, filters.EVERYTHING, None, 10)).tasks == []
     late = NOW + 100 * SECOND
-    assert {key.workspace for key in await store.overdue_tasks(late, 100)} == set(OTHERS)
+    assert {key.workspace for key in await store.expired_leases(late, 100)} == set(OTHERS)
     assert await store.delete_ended(late + RETENTION, 100) == len(OTHERS)
 
 

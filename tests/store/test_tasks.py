@@ -256,7 +256,7 @@ async def test_empty_batches_do_nothing(store: Store) -> None:
     assert await store.get_tasks([]) == {}
     assert await store.task_versions([]) == {}
     assert await store.ready_tasks(make_task().queue, HIGH, NOW, NOW, 0) == []
-    assert await store.overdue_tasks(NOW, 0) == []
+    assert await store.expired_leases(NOW, 0) == await store.late_tasks(NOW, 0) == []
     assert await store.delete_ended(NOW, 0) == 0
 
 

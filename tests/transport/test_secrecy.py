@@ -210,7 +210,7 @@ async def test_in_the_background(monkeypatch: pytest.MonkeyPatch, lines: Lines) 
     """Raised in the sweep, the health watch, and a task that nobody waits for; each loop goes on."""
     logs.guard(asyncio.get_running_loop())
     async with serving() as service:
-        monkeypatch.setattr(service.app._store, "overdue_tasks", poison_soon)
+        monkeypatch.setattr(service.app._store, "expired_leases", poison_soon)
         monkeypatch.setattr(service.app._store, "ping", poison_soon)
         forgotten = asyncio.create_task(poison_soon())
         await asyncio.wait([forgotten])

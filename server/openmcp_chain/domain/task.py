@@ -207,9 +207,14 @@ class Task:
     @property
     def deadline(self) -> datetime | None:
         """While PENDING, when it fails unless a worker has it by then; a lease ends in time by itself."""
-        if self.status is not Status.PENDING:
-            return None
-        return min((at for at in (self.start_by, self.close_by) if at is not None), default=None)
+        return deadline(self.status, self.start_by, self.close_by)
+
+
+def deadline(status: Status, start_by: datetime | None, close_by: datetime | None) -> datetime | None:
+    """`Task.deadline` of a task with these."""
+    if status is not Status.PENDING:
+        return None
+    return min((at for at in (start_by, close_by) if at is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from functools import partial
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import Queue
+from openmcp_chain.domain.task import Key, Queue
 from openmcp_chain.engine.backlog import Backlog, Cursor
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 0.5
 OVERDUE = 1000
 """How many tasks that have run out of time are found at once, of each kind."""
+NEWS = timedelta(seconds=2)
+"""How long before the last search what is new may have become due: clocks differ, and a write may be late."""
 HINTS = 1000
 """How many ready tasks are read at once, at most: twice as many as are needed."""
 STEPS = 40
@@ -77,8 +79,10 @@ class Sweep:
         self._patience = LOOK_SECONDS
         """How long the next look may take: longer each time that it was too short."""
         self._ends = Ends()
-        self._passed = 0
-        """How many overdue tasks were gone through since the first: there were more."""
+        self._leases_passed = 0
+        self._waits_passed = 0
+        """How many that have run out of time were gone through since the first: there were more."""
+        self._searched_at = clock()
         self._chance = random.Random()  # noqa: S311 - an order, no secret
         self._delete_at = 0.0
 
@@ -140,18 +144,33 @@ class Sweep:
                 continue
 
     async def _end(self) -> int:
-        """Has ended what has run out of time; returns how many tasks were not being ended already.
-
-        Goes through all that there are, a part in each sweep: behind one workspace's thousands are another's.
-        """
-        overdue = list(await self._store.overdue_tasks(self._clock(), OVERDUE, self._passed, self._ends))
+        """Has ended what has run out of time; returns how many tasks were not being ended already."""
+        overdue = [*await self._find_expired(), *await self._find_late()]
         # Other processes have found the same: in the same order, each would come second to half of it.
         self._chance.shuffle(overdue)
-        self._passed = self._passed + OVERDUE if len(overdue) >= OVERDUE else 0
         ended = sum(self._ends.want(key, partial(self._leases.expire, key)) for key in overdue)
         ended += sum(self._ends.want(held.key, partial(self._leases.lose, held)) for held in self._leases.silent())
         self._leases.let_go()
         return ended
+
+    async def _find_expired(self) -> Sequence[Key]:
+        """Goes through all leases that have run out, a part in each sweep: behind many others', one has its turn."""
+        found = await self._store.expired_leases(self._clock(), OVERDUE, self._leases_passed)
+        self._leases_passed = self._leases_passed + OVERDUE if len(found) >= OVERDUE else 0
+        return found
+
+    async def _find_late(self) -> Sequence[Key]:
+        """Goes through all waits that were too long, a part in each sweep; what is new among them comes first.
+
+        So one workspace's hundreds of thousands hold up nobody else's, which come to their end now and then.
+        """
+        now, since, found = self._clock(), self._searched_at - NEWS, list[Key]()
+        if self._waits_passed:
+            found += await self._store.late_tasks(now, OVERDUE, since=since, known=self._ends)
+        part = await self._store.late_tasks(now, OVERDUE, self._waits_passed, known=self._ends)
+        self._searched_at = now
+        self._waits_passed = self._waits_passed + OVERDUE if len(part) >= OVERDUE else 0
+        return list(dict.fromkeys([*found, *part]))
 
     async def _look(self) -> int:
         """Looks at the queues whose time has come, from which workers here take; returns how many tasks were new."""

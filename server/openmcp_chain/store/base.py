@@ -137,13 +137,25 @@ class Store(Protocol):
         """
         ...
 
-    async def overdue_tasks(
-        self, now: datetime, limit: int, skip: int = 0, known: Container[Key] = ()
-    ) -> Sequence[Key]:
-        """Tasks that are RUNNING with `due_at` at or before `now`, and those PENDING with such a `deadline`.
+    async def expired_leases(self, now: datetime, limit: int, skip: int = 0) -> Sequence[Key]:
+        """Up to `limit` tasks that are RUNNING with `due_at` at or before `now`, in no set order.
 
-        Up to `limit` of each, in no set order, behind the first `skip`: who goes on so, and begins again at the end,
-        finds all that stay overdue. What is `known` is not looked at again: it may be so no longer.
+        The first `skip` are passed over: who goes on so, and begins again at the end, finds all that stay so.
+        """
+        ...
+
+    async def late_tasks(
+        self,
+        now: datetime,
+        limit: int,
+        skip: int = 0,
+        since: datetime | None = None,
+        known: Container[Key] = (),
+    ) -> Sequence[Key]:
+        """Up to `limit` tasks that are PENDING with `deadline` at or before `now`, found as above.
+
+        With `since`: of those with a deadline after it, the last first; some of them may lack. What is `known` is not
+        looked at again: it may be so no longer.
         """
         ...
 

@@ -101,16 +101,25 @@ class MemoryStore:
         waiting = self._all(lambda task: task.status is Status.PENDING and task.queue in queues)
         return sum(1 for _ in islice(waiting, limit))
 
-    async def overdue_tasks(
+    async def expired_leases(self, now: datetime, limit: int, skip: int = 0) -> Sequence[Key]:
+        expired = self._all(lambda task: task.status is Status.RUNNING and task.due_at <= now)
+        return [task.key for task in islice(expired, skip, skip + limit)]
+
+    async def late_tasks(
         self,
         now: datetime,
         limit: int,
         skip: int = 0,
+        since: datetime | None = None,
         known: Container[Key] = (),  # noqa: ARG002 - a look costs nothing
     ) -> Sequence[Key]:
-        silent = self._all(lambda task: task.status is Status.RUNNING and task.due_at <= now)
-        late = self._all(lambda task: task.deadline is not None and task.deadline <= now)
-        return [task.key for tasks in (silent, late) for task in islice(tasks, skip, skip + limit)]
+        late = {
+            task.key: at
+            for task in self._tasks.values()
+            if (at := task.deadline) is not None and (since is None or since < at) and at <= now
+        }
+        found = iter(late) if since is None else iter(nlargest(skip + limit, late, key=late.__getitem__))
+        return list(islice(found, skip, skip + limit))
 
     async def delete_ended(self, now: datetime, limit: int) -> int:
         over = list(islice(self._all(lambda task: _over(task, now) and not task.dedupe_key), limit))

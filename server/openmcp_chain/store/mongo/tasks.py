@@ -156,19 +156,27 @@ class Tasks(Part):
 
         return await self._persist(count)
 
-    async def overdue_tasks(
-        self, now: datetime, limit: int, skip: int = 0, known: Container[Key] = ()
-    ) -> Sequence[Key]:
+    async def expired_leases(self, now: datetime, limit: int, skip: int = 0) -> Sequence[Key]:
         if limit <= 0:
             return []
         query = {"queue": documents.RUNNING, "due_at": {"$lte": now}}
-        silent = await self._persist(lambda: self._tasks.find(query, {"_id": 1}, skip=skip, limit=limit).to_list(None))
+        found = await self._persist(lambda: self._tasks.find(query, {"_id": 1}, skip=skip, limit=limit).to_list(None))
+        return list(map(documents.to_key, found))
+
+    async def late_tasks(
+        self,
+        now: datetime,
+        limit: int,
+        skip: int = 0,
+        since: datetime | None = None,
+        known: Container[Key] = (),
+    ) -> Sequence[Key]:
         late: list[Key] = []
         more = True
         while more and len(late) < limit:
-            found, more = await self._persist(lambda: self._timers.due(now, limit, skip, known))
+            found, more = await self._persist(lambda: self._timers.due(now, limit, skip, since, known))
             late = list(dict.fromkeys([*late, *found]))
-        return [*map(documents.to_key, silent), *late[:limit]]
+        return late[:limit]
 
 
 def _same_if_equal(given: Task, found: Task) -> Task:

@@ -13,9 +13,9 @@ from collections.abc import Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import DeleteOne, UpdateOne
+from pymongo import DESCENDING, DeleteOne, UpdateOne
 
-from openmcp_chain.domain.task import Key, Task
+from openmcp_chain.domain.task import Key, Status, Task, deadline
 from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.documents import Document
 from openmcp_chain.store.mongo.part import Collection
@@ -28,7 +28,8 @@ MENDS = 200
 AT_ONCE = 50
 """How many in one write, which others' writes wait for."""
 
-_HIDDEN = {"payload": 0, "events": 0, "result": 0}
+_SHOWN = {"version": 1, "status": 1, "start_by": 1, "close_by": 1}
+"""What tells whether a task is late: the rest of a thousand may be hundreds of megabytes."""
 
 
 class Timers:
@@ -49,24 +50,35 @@ class Timers:
         if writes:
             await self._timers.bulk_write(writes, ordered=False)
 
-    async def due(self, now: datetime, limit: int, skip: int = 0, known: Container[Key] = ()) -> tuple[list[Key], bool]:
+    async def due(
+        self,
+        now: datetime,
+        limit: int,
+        skip: int = 0,
+        since: datetime | None = None,
+        known: Container[Key] = (),
+    ) -> tuple[list[Key], bool]:
         """Of up to `limit` timers that are due: those tasks whose deadline has passed, and whether to look again.
 
-        The first `skip` are passed over. Tasks that are `known` to be late are not read again. Timers that are due for
-        nothing are mended, so another look finds others.
+        The first `skip` are passed over; with `since`, those that were due by then are, and the last come first. Tasks
+        that are `known` to be late are not read again. Timers that are due for nothing are mended, so another look
+        finds others.
         """
-        timers = await self._timers.find({"at": {"$lte": now}}, skip=skip, limit=limit).to_list(None)
+        span: dict[str, datetime] = {"$lte": now} if since is None else {"$gt": since, "$lte": now}
+        order = None if since is None else [("at", DESCENDING)]
+        timers = await self._timers.find({"at": span}, skip=skip, limit=limit, sort=order).to_list(None)
         if not timers:
             return [], False
         late = [key for key in map(documents.to_key, timers) if key in known]
         unknown = [timer for timer in timers if documents.to_key(timer) not in known]
         found = await self._read([timer["_id"] for timer in unknown])
-        tasks = {document["_id"]: documents.to_task(document) for document in found}
+        tasks = {document["_id"]: document for document in found}
         mends: list[UpdateOne | DeleteOne] = []
         for timer in unknown:
             task = tasks.get(timer["_id"])
-            if task and task.deadline and task.deadline <= now:
-                late.append(task.key)
+            at = _deadline(task)
+            if at is not None and at <= now:
+                late.append(documents.to_key(timer))
             else:
                 mends.append(_mend(timer, task, now))
         for start in range(0, min(len(mends), MENDS), AT_ONCE):
@@ -74,14 +86,21 @@ class Timers:
         return late, 0 < len(mends) <= MENDS and len(timers) == limit
 
     async def _read(self, ids: Sequence[str]) -> Sequence[Document]:
-        return await self._tasks.find({"_id": {"$in": ids}}, _HIDDEN).to_list(None) if ids else []
+        return await self._tasks.find({"_id": {"$in": ids}}, _SHOWN).to_list(None) if ids else []
 
 
-def _mend(timer: Document, task: Task | None, now: datetime) -> UpdateOne | DeleteOne:
+def _deadline(task: Document | None) -> datetime | None:
+    if task is None:
+        return None
+    return deadline(Status(task["status"]), task.get("start_by"), task.get("close_by"))
+
+
+def _mend(timer: Document, task: Document | None, now: datetime) -> UpdateOne | DeleteOne:
     """Makes of a timer, found due too early or for nothing, what it should be."""
     seen: dict[str, Any] = {name: timer.get(name) for name in ("_id", "at", "version", "overdue")}
-    if (task is None or task.version < timer["version"]) and not timer.get("overdue"):
+    if (task is None or task["version"] < timer["version"]) and not timer.get("overdue"):
         return UpdateOne(seen, {"$set": {"at": now + GRACE, "overdue": True}})
-    if task and task.deadline:
-        return UpdateOne(seen, {"$set": {"at": task.deadline}, "$unset": {"overdue": ""}})
+    at = _deadline(task)
+    if at is not None:
+        return UpdateOne(seen, {"$set": {"at": at}, "$unset": {"overdue": ""}})
     return DeleteOne(seen)
