@@ -135,6 +135,29 @@ async def test_a_worker_that_had_nothing_to_say_is_given_another_task_for_one_th
     await worker.next()
 
 
+@pytest.mark.parametrize("why", ["paused", "over"])
+async def test_what_a_silent_stream_was_not_sent_costs_it_no_place(why: str) -> None:
+    """Its type was paused just before, or the server was stopped until its lease was over: another comes instead."""
+    engine = Engine()
+    worker = engine.worker()
+    engine.app.dispatcher.heard(worker.session)
+    await asyncio.sleep(5 * LEASE)
+    leases = engine.app.leases
+    await engine.submit()
+    task = await worker.next()
+    leases.waits(task)
+    if why == "over":
+        await asyncio.sleep(STORED)
+    assert not leases.goes_out(task, worker.session, allowed=why != "paused")
+    other = await engine.submit()
+    assert (await worker.next()).key == other.key
+    assert leases.lives(task) is (why == "paused")
+    await leases.give_back(task)
+    await engine.app.dispatcher.settle()
+    assert worker.inbox.empty()
+    assert (worker.session.credits, worker.session.owed) == (0, 0)
+
+
 async def test_task_that_did_not_reach_its_worker_returns_at_once_and_has_lost_no_attempt() -> None:
     """What a stream did not deliver goes to the next worker without waiting for the lease to end."""
     engine = Engine()

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from support.engine import DistantStore
 from support.service import NOBODYS, PATIENCE, Caller, ManualClock, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
@@ -332,6 +333,31 @@ async def test_a_worker_that_was_stuck_hears_what_it_lost_before_it_is_given_mor
         kinds = {answer.WhichOneof("message"): answer for answer in answers}
         assert kinds["ack"].ack.error_code == "LEASE_LOST"
         assert not (await worker.complete(kinds["task"].task.lease)).error_code
+        await worker.end()
+
+
+async def test_a_worker_whose_report_takes_the_server_long_was_not_silent() -> None:
+    """It has reported the end of its task and has nothing more to say: another task comes when that is written."""
+    store = DistantStore()
+    async with serving(store) as service:
+        tenant = await service.workspace()
+        worker = service.work(tenant)
+        await worker.hello()
+        for _ in range(2):
+            await service.submit(tenant, heartbeat_timeout=Duration(seconds=1))
+        lease = (await worker.task()).lease
+        (stream,) = service.app.workers._streams
+        session = stream._session
+        assert session
+        assert session.heard_at
+        greeted_at = session.heard_at
+        store.gates["update_tasks"] = asyncio.Event()
+        await worker.say(complete=workers_pb2.Complete(lease=lease))
+        await until(lambda: (session.heard_at or 0) > greeted_at)
+        await until(lambda: asyncio.get_running_loop().time() > (session.heard_at or 0) + 1)
+        store.gates.pop("update_tasks").set()
+        assert not (await worker.ack()).error_code
+        assert not (await worker.complete((await worker.task()).lease)).error_code
         await worker.end()
 
 

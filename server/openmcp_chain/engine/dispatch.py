@@ -113,7 +113,7 @@ class Dispatcher:
             self._feed(session)
 
     def heard(self, session: Session) -> None:
-        """The session's worker has said something over its stream."""
+        """The session's worker has said something over its stream, or is answered, for which it may have waited."""
         session.heard_at = asyncio.get_running_loop().time()
         if session.owed:
             session.credits += session.owed

@@ -155,16 +155,20 @@ class Leases:
         if (held := self._of(task)) is not None:
             held.unsent = True
 
-    def goes_out(self, task: Task, session: Session) -> bool:
-        """It is sent now, if this returns true: its lease has not ended. If it has, there is room for another."""
-        lives, held = self.lives(task), self._of(task)
-        if held is None:
-            self._dispatcher.credit(session)
-            return False
-        held.unsent = False
-        if not lives:
+    def goes_out(self, task: Task, session: Session, *, allowed: bool) -> bool:
+        """Whether it is sent now: if that is allowed, and its lease has not ended. If not, there is room for another.
+
+        The worker, however long it has been silent, has nothing of what was not sent. So its lease, which the caller
+        gives back if it lives, makes no other room when it ends.
+        """
+        held = self._of(task)
+        if held is not None and allowed and self.lives(task):
+            held.unsent = False
+            return True
+        if held is not None and not self.lives(task):
             self._forget(LeaseRef(task.key, held.token))
-        return lives
+        self._dispatcher.credit(session)
+        return False
 
     def lives(self, task: Task) -> bool:
         """Whether the lease with which a task was granted has not ended, as far as is known here."""

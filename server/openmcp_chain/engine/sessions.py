@@ -46,7 +46,7 @@ class Session:
         self.owed = 0
         """Credits that it gets when it is heard of."""
         self.heard_at: float | None = None
-        """When its stream said something last, by the loop's time; None if it has no stream that could."""
+        """When its stream last said something, or was answered, by the loop's time; None if it has no stream."""
         self._coming = 0
         self._none_coming = asyncio.Event()
         self._none_coming.set()

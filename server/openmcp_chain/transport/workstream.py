@@ -104,11 +104,11 @@ class WorkerStream:
             self._outbox.put_nowait(unsent)  # `close` gives it back
             raise
         self._dispatcher.sent(session, task)
-        if not self._leases.goes_out(task, session):
-            return False
-        if not allowed:
+        if self._leases.goes_out(task, session, allowed=allowed):
+            return True
+        if self._leases.lives(task):
             self._spawn(self._leases.give_back(task, PAUSED))
-        return allowed
+        return False
 
     async def close(self) -> None:
         """Takes the worker out of dispatch, and gives back what did not reach it."""
@@ -225,6 +225,9 @@ class WorkerStream:
         finally:
             self._allowance.give_back(report.ByteSize())
         self._outbox.put_nowait(workers_pb2.WorkResponse(ack=ack))
+        if self._session is not None:
+            # However long that has taken: it was not the worker that was silent, and it may have nothing more to say.
+            self._dispatcher.heard(self._session)
 
     def _deliver(self, session: Session, task: Task) -> None:
         if self._closed:
