@@ -39,6 +39,20 @@ function(given_headers, given_body, nulls)
 end
 """)
 
+PATH = LUA.eval("""
+function(path)
+  local shown
+  local headers = { get = function(_, name) return name == ":path" and path or nil end }
+  local metadata = { set = function(_, _, name, value) shown = name == "path" and value end }
+  envoy_on_request({
+    headers = function() return headers end,
+    streamInfo = function() return { dynamicMetadata = function() return metadata end } end,
+  })
+  return shown
+end
+""")
+SECRET = "omcp_12345678_" + "s" * 43
+
 TEXTS = st.sampled_from(["error", "result", '"error":""', '"result":{}', "\\", '\\"', "]}"]) | st.text(max_size=6)
 VALUES = st.recursive(
     st.none() | st.integers() | TEXTS,
@@ -107,3 +121,19 @@ def test_own_replies(mark: str, http: str, code: str) -> None:
     status, shown = respond({":status": mark[:3], "x-openmcp-local-reply": mark}, "upstream reset: secrets")
     assert (status, shown["error"]["code"]) == (http, code)
     assert "secrets" not in json.dumps(shown)
+
+
+@pytest.mark.parametrize("path", ["/a" * 120_000, "/" + "a:" * 120_000, "/" + "a" * 240_000, "/a?" + "/a" * 120_000])
+def test_little_of_a_long_path_is_shown_or_looked_at(path: str) -> None:
+    """Before any limit counts, a stranger's path may have 256 KiB: neither logs nor the thread get that much of it."""
+    assert len(PATH(path)) <= 1024 + len("...")
+    assert PATH("/v1/tasks/x?y") == "/v1/tasks/x"
+    assert PATH("/v1/tasks/\x7fé") == "/v1/tasks/???"
+
+
+@given(st.integers(950, 1030), st.sampled_from(["a", "/", "a/", "?"]))
+def test_no_cut_shows_a_secrets_beginning(before: int, filler: str) -> None:
+    """Wherever in a path a secret is put, no more of it is shown than that it is one."""
+    path = "/v1/" + (filler * before)[:before] + "/" + SECRET
+    assert SECRET[:9] not in PATH(path)
+    assert SECRET[:9] not in PATH(path + "/events")
