@@ -440,6 +440,24 @@ async def test_draining_ends_the_waits() -> None:
         assert not await lease(engine, wait=20)
 
 
+async def test_a_repeated_call_gets_nothing_that_is_paused_by_then() -> None:
+    """The first answer may have gone nowhere: from the pause's own answer on, no worker gets a task."""
+    store = DistantStore()
+    here, there = Engine(store).start(), Engine(store).start()
+    request_id = str(uuid4())
+    submitted = await here.submit()
+    answered = store.late["record_call"] = asyncio.Event()
+    first = asyncio.create_task(lease(here, wait=1, request_id=request_id))
+    await asyncio.sleep(1)
+    queue = submitted.queue
+    await there.app.queues.pause(queue, "")
+    assert not await lease(there, wait=1, request_id=request_id)
+    await there.app.queues.resume(queue)
+    assert keys(await lease(there, wait=1, request_id=request_id)) == {submitted.key}
+    answered.set()
+    await first
+
+
 async def test_a_call_gets_nothing_of_a_paused_type() -> None:
     """It waits as if there were nothing."""
     engine = Engine().start()

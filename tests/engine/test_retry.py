@@ -1,6 +1,7 @@
 """Retries by hand: of one task, and of all that a filter selects."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from support.engine import DistantStore, Engine, Worker, ref, tenant
@@ -127,6 +128,39 @@ async def test_bulk_retry_that_takes_long_is_answered_in_time(monkeypatch: pytes
     assert calls > 1
     assert len(told) == 20
     assert set(told) == chosen
+
+
+@pytest.mark.parametrize("cut", ["list_tasks", "update_tasks"])
+async def test_bulk_retry_that_fails_amid_its_work_tells_what_it_has_done(
+    monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    """Whatever it is that fails then; what failed before anything was done is the call's own error."""
+    monkeypatch.setattr(tasks, "PART", 4)
+    store = DistantStore()
+    engine = Engine(store)
+    worker = engine.worker()
+    chosen = {(await failed(engine, worker)).id for _ in range(12)}
+    worker.leave()
+    store.cut = cut
+    with pytest.raises(errors.Unavailable):
+        await engine.app.tasks.retry_many(tenant(), "", 1000)
+    store.cut = ""
+    # Three parts are listed. The second of them, or what is done with it, meets the fault.
+    listed = MemoryStore.list_tasks
+
+    async def list_tasks(self: DistantStore, *args: Any) -> Page:
+        page = await listed(self, *args)
+        waiting = sum(task.status is Status.PENDING for task in store._tasks.values())
+        store.cut = cut if waiting else ""
+        if store.cut == "list_tasks":
+            raise errors.Unavailable
+        return page
+
+    monkeypatch.setattr(DistantStore, "list_tasks", list_tasks)
+    retried, more = await engine.app.tasks.retry_many(tenant(), "", 1000)
+    assert more
+    assert len(retried) == 4
+    assert {task.id for task in store._tasks.values() if task.status is Status.PENDING} == set(retried) < chosen
 
 
 async def test_bulk_retry_passes_over_what_can_not_be_retried() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model import laws
 from support import virtual
 from support.engine import LEASE, DistantStore, Engine, Worker, tenant
-from support.lives import Actor, Caller, Site
+from support.lives import PAUSED, Actor, Caller, Site
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.retry import RetryPolicy
@@ -117,13 +117,13 @@ def test_every_task_ends_once_whoever_dies(seed: int) -> None:
         async def pause() -> None:
             for _ in range(3):
                 await asyncio.sleep(chance.random() * 15)
-                await site.surely(lambda: site.engine.app.queues.pause(Queue("a", "echo"), ""))
+                await site.surely(lambda: site.engine.app.queues.pause(Queue(PAUSED, "echo"), ""))
                 for actor in actors:
                     actor.paused = True
                 await asyncio.sleep(chance.random() * 10)
                 for actor in actors:
                     actor.paused = False
-                await site.surely(lambda: site.engine.app.queues.resume(Queue("a", "echo")))
+                await site.surely(lambda: site.engine.app.queues.resume(Queue(PAUSED, "echo")))
 
         async def kill() -> None:
             for _ in range(5):
@@ -146,7 +146,7 @@ def test_every_task_ends_once_whoever_dies(seed: int) -> None:
         assert set(site.store._tasks) == set(accepted), "what was refused is there, or what was accepted is not"
         assert not site.store.twice
         given = [entry for actor in actors for entry in actor.given]
-        assert not [key for key, paused in given if paused and key.workspace == "a"]
+        assert not [key for key, paused in given if paused and key.workspace == PAUSED]
         for one in working:
             assert not one.done() or one.result()
 

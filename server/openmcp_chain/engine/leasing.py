@@ -1,7 +1,8 @@
 """Leases by call: a worker asks for tasks, waits a while, and gets what there is.
 
 With a request_id the call may be repeated: what it granted is kept, before it is answered, for as long as its leases
-live. So an answer that was lost on the way hides no task. Another call with the same request_id is refused. Nothing is
+live. So an answer that was lost on the way hides no task, but those that are paused by then: their leases run out.
+Another call with the same request_id is refused. Nothing is
 granted any more to a call that its callers have left: what was being claimed by then is its answer.
 """
 
@@ -160,6 +161,8 @@ class Leasing:
             and task.status is Status.RUNNING
             and task.lease is not None
             and task.lease.token == one.token
+            # It may not have gone to its worker yet. If it has, it is being worked on, and is not given back.
+            and await self._dispatcher.lets_go(task)
             and task.due_at > self._clock()
         ]
 

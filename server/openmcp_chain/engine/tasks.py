@@ -124,8 +124,8 @@ class Tasks:
     async def retry_many(self, principal: Principal, text: str, limit: int) -> tuple[Sequence[str], bool]:
         """Retries up to `limit` of the tasks that the filter selects; returns which, and whether there may be more.
 
-        Fewer, if it takes long. One that can't be tried again is passed over. Raises InvalidArgument, and
-        TooManyPending if there is room for none of them.
+        Fewer, if it takes long, or if something fails: what was done is told in any case. One that can't be tried again
+        is passed over. Raises InvalidArgument; TooManyPending, Unavailable or Aborted only if none was retried.
         """
         waiting = self._pending.limit(principal)
         chosen = _retryable(filters.parse(text))
@@ -137,14 +137,19 @@ class Tasks:
             if retried and loop.time() > enough:
                 return retried, True
             wanted = min(PART, limit - len(retried))
-            page = await self._store.list_tasks(principal.workspace, chosen, after, max(wanted, 1))
+            try:
+                page = await self._store.list_tasks(principal.workspace, chosen, after, max(wanted, 1))
+            except errors.Error:
+                if not retried:
+                    raise
+                return retried, True
             if wanted == 0 and (page.tasks or page.rest is None):
                 return retried, bool(page.tasks)
             results = await asyncio.gather(*(self._retry_listed(task, waiting) for task in page.tasks))
             retried += [task.id for task in results if isinstance(task, Task)]
-            if full := next((one for one in results if isinstance(one, errors.TooManyPending)), None):
+            if failed := next((one for one in results if isinstance(one, errors.Error)), None):
                 if not retried:
-                    raise full
+                    raise failed
                 return retried, True
             if page.rest is None:
                 return retried, False
@@ -154,14 +159,15 @@ class Tasks:
         with self._pending.place(task.key, limit):
             return await self._change(task, lambda task: transitions.retry(task, self._leases.moment().now))
 
-    async def _retry_listed(self, listed: Task, limit: int) -> Task | errors.TooManyPending | None:
-        task = await self._ledger.get(listed.key, View.RESULT)  # a listed one has no events
+    async def _retry_listed(self, listed: Task, limit: int) -> Task | errors.Error | None:
+        """The task that is tried again, what failed, or None if it can't be."""
         try:
+            task = await self._ledger.get(listed.key, View.RESULT)  # a listed one has no events
             return await self._retry(task, limit) if task is not None else None
-        except errors.TooManyPending as full:
-            return full
         except (errors.TaskNotRetryable, errors.TaskNotFound):
             return None
+        except errors.Error as error:
+            return error
 
     async def _find(self, key: Key | None, view: View) -> Task | None:
         return await self._ledger.get(key, view) if key else None

@@ -662,7 +662,7 @@ class LeaseTasksRequest(_message.Message):
     """How many tasks at most; up to 100; 0 stands for 1."""
     request_id: _builtins.str
     """Makes the call safe to repeat (AIP-155): a UUID. While the leases of the first answer live, the same call gets them
-    again, so that an answer that was lost hides no task.
+    again, so that an answer that was lost hides no task. Tasks of a type that is paused by then are not among them.
     """
     @_builtins.property
     def task_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
