@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 0.2
 """How long to wait before the database is tried again."""
+ADMIT_SECONDS = 1.0
+"""How long to wait before a first administrator that is being deleted is looked at again."""
 
 
 class StartError(Exception):
@@ -112,7 +114,7 @@ class App:
         try:
             await self.keys.load()
             await self.queues.refresh()
-            await self._admit_administrator()
+            admitted = await self._admitted()
             settings, tls = self._settings, self._settings.tls
             credentials = Certificates(tls.certificate, tls.key, tls.client_ca).credentials() if tls else None
             port = await self.server.start(settings.listen, credentials, settings.health_listen)
@@ -122,16 +124,34 @@ class App:
         parts = (self.keys, self.bearers, self.queues, self.pending, self.sweep, self.retention, self.eviction)
         loops = (*(part.run() for part in (*parts, self.signals)), self.server.watch_health())
         self._loops = [asyncio.create_task(loop) for loop in loops]
+        if not admitted:
+            log.warning("the first administrator is being deleted; when that is done, it is made anew")
+            self._loops.append(asyncio.create_task(self._admit_later()))
         return port
 
-    async def _admit_administrator(self) -> None:
-        """Raises ValueError if there is a secret for the first administrator, and nobody who could be given it."""
+    async def _admitted(self) -> bool:
+        """Sees to it that the first administrator has the secret that was given for it, if one was.
+
+        False: not yet, it is being deleted. That is for servers to do, so none waits for it before it serves. Raises
+        ValueError if nobody could be given the secret.
+        """
         if self._settings.admin_secret:
             admit = self.administration.workspaces.admit_administrator
             try:
                 await admit(local_actor(), workspaces.FIRST, self._settings.admin_secret)
-            except (ValueError, errors.WorkspaceDeleting) as error:
+            except errors.WorkspaceDeleting:
+                return False
+            except ValueError as error:
                 raise ValueError(f"OPENMCP_ADMIN_SECRET: {error}") from None
+        return True
+
+    async def _admit_later(self) -> None:
+        """Returns when the first administrator that was being deleted is there again."""
+        admitted = False
+        while not admitted:
+            await asyncio.sleep(ADMIT_SECONDS)
+            with contextlib.suppress(errors.Error):  # what keeps it from the database is told by all others
+                admitted = await self._admitted()
 
     async def stop(self) -> None:
         """Drains, in an order that loses no call.

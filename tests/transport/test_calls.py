@@ -18,8 +18,10 @@ from support.methods import METHODS, call
 from support.service import PATIENCE, SETTINGS, Service, refused, serving, until
 
 from openmcp.chain.v1 import rest_pb2, tasks_pb2
+from openmcp_chain import app
 from openmcp_chain.app import App, StartError
 from openmcp_chain.domain import errors
+from openmcp_chain.domain.workspace import State
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import messages, rpc, server
 from openmcp_chain.transport.health import LIVENESS
@@ -261,6 +263,24 @@ async def test_second_server_on_a_port_is_refused() -> None:
         with pytest.raises(StartError, match="cannot listen"):
             await third.start()
         await third.stop()
+
+
+async def test_a_server_does_not_wait_for_an_administrators_deletion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It serves, since the deletion is its own work too; when that is done, it makes the first one with its secret."""
+    monkeypatch.setattr(app, "ADMIT_SECONDS", 0.01)
+    old, new = (f"omcp_{number:08x}_{'s' * 43}" for number in range(2))
+    store = MemoryStore()
+    async with serving(store, settings=replace(SETTINGS, admin_secret=old)):
+        leaving = await store.get_workspace("admin")
+        assert leaving is not None
+    leaving = replace(leaving, state=State.DELETING, version=2)
+    assert await store.put_workspace(leaving)
+    async with serving(store, settings=replace(SETTINGS, admin_secret=new)) as service:
+        await service.workspace()
+        assert await store.get_workspace("admin") == leaving
+        assert await store.delete_workspace(leaving)
+        await until(lambda: "admin" in store._workspaces)
+        assert [one.id for one in store._workspaces["admin"].secrets] == ["00000001"]
 
 
 async def test_health_follows_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
