@@ -56,7 +56,9 @@ class Keys:
     async def load(self) -> None:
         """Reads the keys; makes the first. Raises ValueError if they were sealed with another master key."""
         if not await self._store.list_keys():
-            await self._store.add_key(self._new_key(self._clock()))
+            first = self._new_key(self._clock())
+            await self._store.add_key(first)
+            log.info("first signing key made", extra={"kid": first.kid})
         await self._refresh()
 
     async def run(self) -> None:
