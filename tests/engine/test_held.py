@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pytest
 from support.engine import LEASE, DistantStore, Engine, Worker, ref, tenant
 
+from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Key, Progress, Status, Task
 from openmcp_chain.engine import held
 from openmcp_chain.engine.held import KEPT_BYTES
@@ -81,6 +82,26 @@ async def test_of_a_task_with_much_to_it_only_the_state_is_kept() -> None:
     ended = engine.task(task.key)
     assert (ended.status, ended.labels) == (Status.CANCELLED, MUCH)
     assert [event.seq for event in ended.events] == [1, 2, 3, 4, 5]
+
+
+async def test_what_a_heartbeat_does_not_write_it_does_not_read() -> None:
+    """However much there is to the task: one that keeps it, and has no news, is answered from memory."""
+    store = DistantStore()
+    engine = Engine(store)
+    worker, task = await leased(engine, labels=MUCH)
+    store.calls.clear()
+    await asyncio.sleep(LEASE / 3)
+    assert (await worker.heartbeat(task)).cancel is None
+    await engine.app.tasks.cancel(tenant(), task.id, "enough")
+    store.calls.clear()
+    assert (await worker.heartbeat(task)).cancel == "enough"
+    with pytest.raises(errors.LeaseLost):
+        await engine.app.leases.heartbeat(tenant("ws-2"), ref(task))
+    assert not store.calls
+    await asyncio.sleep(LEASE / 3)
+    await worker.heartbeat(task)
+    assert dict(store.calls) == {"get_tasks": 1, "update_tasks": 1}
+    assert engine.task(task.key).labels == MUCH
 
 
 async def test_a_silent_worker_of_such_a_task_is_noticed_as_any_other() -> None:

@@ -2,7 +2,7 @@
 
 What a report needs of its task is all but the payload. Where that is little it is kept. Where it is not, and of what
 was heard of longest ago once it is too much together, only the state is kept: by that a silence is noticed, and the
-task is read again when it is reported on.
+task is read again when it is reported on, unless by a heartbeat of which nothing is written.
 
 A lease that no session holds may be forgotten altogether: whoever reports on it has its task read again, and if nobody
 does, the sweep ends it when the stored lease runs out.

@@ -85,13 +85,18 @@ class Leases:
 
         Raises EventsFull for a line that there is no room for; the lease is kept all the same, and so is the progress.
         """
+        now, found = self._clock(), self._held.find(ref.key, ref.token)
+        known = found.task if found is not None and progress is None and not line else None
+        if found is not None and known is not None and self._lasts(found, known, now):
+            # For what writes nothing the state is enough, which is all that is kept of a task with much to it.
+            task = _allowed(principal, known, ref.key)
+            found.heard_at = asyncio.get_running_loop().time()
+            return task
         held, task = await self._look_up(principal, ref)
-        now, duration = self._clock(), self._dispatcher.lease_duration(task)
         held.heard_at = asyncio.get_running_loop().time()
-        lease = task.lease if task.status is Status.RUNNING else None
-        known = held.session is not None and held.alone
-        if lease is None or not known or lease.expires_at - now < duration:
-            if known and _at_its_end(task):
+        if not self._lasts(held, task, now):
+            duration, lease = self._dispatcher.lease_duration(task), _running_lease(task)
+            if held.session is not None and held.alone and _at_its_end(task):
                 # No write would tell what others have done to the task.
                 task = await self.look(ref.key) or task
             if lease is not None:
@@ -260,6 +265,12 @@ class Leases:
         silence = asyncio.get_running_loop().time() - held.heard_at
         return silence > self._dispatcher.lease_duration(held.task).total_seconds()
 
+    def _lasts(self, held: Held, task: Task, now: datetime) -> bool:
+        """Whether the lease is stored for as long as its worker may be silent, and it is for this process to notice."""
+        if held.session is None or not held.alone or (lease := _running_lease(task)) is None:
+            return False
+        return lease.expires_at - now >= self._dispatcher.lease_duration(task)
+
     def _out_of_time(self, task: Task) -> Task:
         if task.status is Status.PENDING:
             return transitions.time_out(task, self.moment())
@@ -351,6 +362,10 @@ class Leases:
         self._held.keep(
             task.key, lambda held: held.token == token or held.task is None or held.task.version > task.version
         )
+
+
+def _running_lease(task: Task) -> Lease | None:
+    return task.lease if task.status is Status.RUNNING else None
 
 
 def _at_its_end(task: Task) -> bool:
