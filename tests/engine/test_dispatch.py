@@ -366,3 +366,17 @@ def test_helpers_agree_on_who_is_an_operator() -> None:
     """The principals that these tests use are what sign-in makes: an operator owns no tasks."""
     assert operator("echo").worker_types == {"echo"}
     assert not tenant().worker_types
+
+
+async def test_a_claim_that_could_not_be_written_is_told_of_under_its_tasks_workspace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not that of the worker, or the call, that made room for it."""
+    store = DistantStore()
+    engine = Engine(store).start("queues")
+    task = await engine.submit(tenant("ws-2"))
+    store.cut = "update_tasks"
+    engine.worker()
+    await engine.app.dispatcher.settle()
+    (told,) = (vars(record) for record in caplog.records if record.getMessage() == "claim not written")
+    assert (told["workspace"], told["task_id"]) == ("ws-2", task.id)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from openmcp_chain import logs
 from openmcp_chain.domain import errors
 from openmcp_chain.engine import groupcommit
 from openmcp_chain.engine.groupcommit import GroupCommit
@@ -31,6 +32,28 @@ class Disk:
         if 13 in items:
             raise self.poison
         return [2 * item for item in items]
+
+
+async def test_what_a_write_logs_names_none_of_its_callers() -> None:
+    """Least of all the one who happened to begin it, for as long as others keep coming."""
+    seen: list[tuple[int, str, str]] = []
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        seen.extend((item, logs.workspace.get(), logs.request_id.get()) for item in items)
+        await asyncio.sleep(1)
+        return items
+
+    commit = GroupCommit(flush)
+
+    async def call(item: int) -> None:
+        await asyncio.sleep(item / 10)
+        logs.workspace.set(f"ws-{item}")
+        logs.request_id.set(f"r-{item}")
+        await commit(item)
+        assert logs.workspace.get() == f"ws-{item}"
+
+    await asyncio.gather(*map(call, range(3)))
+    assert seen == [(item, "", "") for item in range(3)]
 
 
 async def test_what_arrives_during_a_write_goes_out_together_in_the_next() -> None:

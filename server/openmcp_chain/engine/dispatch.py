@@ -17,7 +17,7 @@ from typing import Protocol
 from openmcp_chain.domain import errors, transitions
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Failure, Key, Lease, Queue, Status, Task, View
-from openmcp_chain.engine import answers, tracing
+from openmcp_chain.engine import answers, shared, tracing
 from openmcp_chain.engine.backlog import SMALL_BYTES, Backlog
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.demands import Demands
@@ -266,7 +266,7 @@ class Dispatcher:
     def _start_claim(self, task: Waiting, session: Session) -> None:
         session.expect()
         self._claiming.add(task.key)
-        claim = asyncio.create_task(self._claim(task, session))
+        claim = shared.alone(self._claim(task, session))
         self._background.add(claim)
         claim.add_done_callback(self._background.discard)
 
@@ -280,10 +280,11 @@ class Dispatcher:
             pass  # it was claimed, cancelled or timed out: not ours
         except errors.Error as error:
             # The task is safe in the database; the sweep finds it when the database answers again.
-            log.warning("claim not written", extra={"task_id": waiting.key.id, "code": error.code})
+            told = {"workspace": waiting.key.workspace, "task_id": waiting.key.id, "code": error.code}
+            log.warning("claim not written", extra=told)
             self._missing(waiting.queue, waiting.priority, waiting.due_at)
         except Exception:
-            log.exception("unforeseen", extra={"task_id": waiting.key.id})
+            log.exception("unforeseen", extra={"workspace": waiting.key.workspace, "task_id": waiting.key.id})
             self._missing(waiting.queue, waiting.priority, waiting.due_at)
         finally:
             self._claiming.discard(waiting.key)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from openmcp_chain.domain import errors
+from openmcp_chain.engine import shared
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,7 +48,7 @@ class GroupCommit(Generic[T, R]):
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if self._writer is None:
-            self._writer = asyncio.create_task(self._write_all())
+            self._writer = shared.alone(self._write_all())
         try:
             return await answer
         finally:

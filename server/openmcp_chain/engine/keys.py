@@ -25,6 +25,7 @@ from openmcp_chain.domain.audit import Action, Actor
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.keys import CLOCK_SKEW, LEAD, Described, Phase
 from openmcp_chain.domain.workspace import SigningKey
+from openmcp_chain.engine import shared
 from openmcp_chain.engine.auditing import AuditLog
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.sealing import MasterKey
@@ -162,7 +163,7 @@ class Keys:
         if self._refreshing is None:
             if self._age() <= age:
                 return
-            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing = shared.alone(self._refresh())
             self._refreshing.add_done_callback(self._refresh_done)
         # One caller who gives up must not end it for the others.
         await asyncio.shield(self._refreshing)

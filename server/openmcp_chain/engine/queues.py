@@ -168,7 +168,7 @@ class Queues:
         if self._refreshing is not None:  # it may have begun before what the caller is to know of
             await asyncio.wait([self._refreshing])
         if self._refreshing is None:
-            self._refreshing = shared.begin(self._refresh())
+            self._refreshing = shared.begin(self._refresh(), everybodys=True)
         await asyncio.shield(self._refreshing)
 
     async def run(self) -> None:

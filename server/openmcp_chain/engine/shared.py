@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any, TypeVar
 
 from openmcp_chain.domain import errors
@@ -12,9 +13,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+def alone(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Starts what is everybody's: its log lines and spans are not those of the call that happened to begin it."""
+    return asyncio.create_task(work, context=Context())
+
+
+def begin(work: Coroutine[Any, Any, T], *, everybodys: bool = False) -> asyncio.Task[T]:
     """Starts it. Wait with `asyncio.shield`. That it failed is no fault if nobody waits for it any more."""
-    task = asyncio.create_task(work)
+    task = alone(work) if everybodys else asyncio.create_task(work)
     task.add_done_callback(_hear)
     return task
 
