@@ -1,6 +1,7 @@
 """The worker's stream on the wire: its rules, fencing, credits, what comes back when it goes, and floods."""
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Status
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.store.memory import MemoryStore
-from openmcp_chain.transport import workstream
+from openmcp_chain.transport import messages, workstream
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.workstream import WorkerStream
 
@@ -376,6 +377,35 @@ async def test_of_large_tasks_only_so_much_waits_for_a_worker_that_does_not_read
         assert all(task.payload.ByteSize() > 400_000 for task in given)
         await responses.aclose()
         await stream.close()
+
+
+async def test_what_is_being_sent_is_held_in_bytes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker may leave a task unread for long: its payload as a message takes many times the memory."""
+    encode, send = messages.encode, messages.Sender.send
+    encoded: list[Any] = []
+    holders: list[int] = []
+
+    def encode_and_note(answer: Any) -> bytes:
+        encoded[:] = [answer]
+        return encode(answer)
+
+    async def count_and_send(sender: messages.Sender, data: bytes) -> None:
+        if encoded and isinstance(encoded[0], workers_pb2.WorkResponse) and encoded[0].HasField("task"):
+            holders.append(sys.getrefcount(encoded[0]))
+        await send(sender, data)
+
+    alone = [workers_pb2.WorkResponse()]
+    async with serving() as service:
+        tenant = await service.workspace()
+        worker = service.work(tenant)
+        await worker.hello()
+        monkeypatch.setattr(messages, "encode", encode_and_note)
+        monkeypatch.setattr(messages.Sender, "send", count_and_send)
+        await service.submit(tenant)
+        lease = (await worker.task()).lease
+        assert not (await worker.complete(lease)).error_code
+        await worker.end()
+    assert holders == [sys.getrefcount(alone[0])]
 
 
 async def test_drained_worker_gets_nothing_more_but_may_report() -> None:

@@ -187,7 +187,10 @@ class Rpc:
                     # We write, not gRPC: a call whose caller does not read what is written must end as well.
                     async with aclosing(behaviour(requests, Call(metadata, bearer, context))) as answers:
                         async for answer in answers:
-                            await sender.send(messages.encode(answer))
+                            encoded = messages.encode(answer)
+                            # A caller may leave it unread as long as it likes; a Struct takes ten times its bytes.
+                            del answer
+                            await sender.send(encoded)
                 return
             except BaseException as error:
                 if not _ours(error):

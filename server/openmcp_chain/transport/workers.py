@@ -47,8 +47,11 @@ class WorkerService:
             self._streams.add(stream)
             try:
                 async with aclosing(stream.run(requests)) as responses:
-                    async for response in responses:
-                        yield response
+                    while True:
+                        try:
+                            yield await anext(responses)  # and not kept here until it is sent
+                        except StopAsyncIteration:
+                            return
             finally:
                 self._streams.discard(stream)
                 await stream.close()

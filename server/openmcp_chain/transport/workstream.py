@@ -77,23 +77,29 @@ class WorkerStream:
         reader = asyncio.create_task(self._read(requests))
         mute = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._mute)
         try:
-            while True:
-                message = await self._outbox.get()
-                if message is None:
-                    return
-                if isinstance(message, errors.Error):
-                    raise message
-                if isinstance(message, _Unsent):
-                    unsent, duration = message, self._dispatcher.lease_duration(message.task)
-                    message = workers_pb2.WorkResponse(task=codec.leased_task(unsent.task, duration))
-                    if not await self._lets_go(unsent):
-                        continue
-                yield message
-                if message.HasField("ack"):
+            while (message := await self._next()) is not None:
+                answered, sending = message.HasField("ack"), [message]
+                # Until it is sent, which takes as long as the worker likes, it is in no hands but the sender's.
+                del message
+                yield sending.pop()
+                if answered:
                     self._slots.release()
         finally:
             reader.cancel()
             mute.cancel()
+
+    async def _next(self) -> workers_pb2.WorkResponse | None:
+        """What is to be sent next; None at the stream's end. Raises what ends it with an error."""
+        while True:
+            message = await self._outbox.get()
+            if isinstance(message, errors.Error):
+                raise message
+            if not isinstance(message, _Unsent):
+                return message
+            duration = self._dispatcher.lease_duration(message.task)
+            response = workers_pb2.WorkResponse(task=codec.leased_task(message.task, duration))
+            if await self._lets_go(message):
+                return response
 
     async def _lets_go(self, unsent: _Unsent) -> bool:
         """Whether the task may still go to the worker; if not, gives it back, unless its lease has ended."""
