@@ -238,8 +238,19 @@ async def test_no_collector_holds_up_a_process(listens: bool, monkeypatch: pytes
             metrics.get_meter("test").create_counter("last").add(1)
 
 
-def test_silent_without_an_endpoint() -> None:
-    """With nowhere to send it to, no provider is installed."""
-    telemetry.configure("openmcp-test", {})
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+            "OTEL_TRACES_EXPORTER": "none",
+            "OTEL_METRICS_EXPORTER": "none",
+        },
+    ],
+)
+def test_silent_without_an_endpoint(environment: dict[str, str]) -> None:
+    """With nowhere to send it to, or switched off, no provider is installed."""
+    telemetry.configure("openmcp-test", environment)
     assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
     assert type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider"

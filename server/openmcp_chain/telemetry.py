@@ -1,5 +1,6 @@
 """Traces and metrics by OpenTelemetry: sent by OTLP where the OTEL_EXPORTER_OTLP_* variables say so, else not at all.
 
+By gRPC, the one protocol for which the exporters are there, and in W3C's trace context, the one that Envoy passes on.
 Without an endpoint no provider is installed, and the API's calls in the code do next to nothing. Sampling follows the
 standard OTEL_TRACES_SAMPLER.
 """
@@ -18,9 +19,7 @@ FLUSH_SECONDS = 3.0
 
 def configure(service: str, environment: Mapping[str, str] = os.environ) -> None:
     """Sends this process's telemetry under the name `service`, if there is somewhere to send it."""
-    everything = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    traces = everything or environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    measures = everything or environment.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+    traces, measures = (_wanted(kind, environment) for kind in ("TRACES", "METRICS"))
     if not traces and not measures:
         return
     # Loaded only where it is used: it is a third of the server's start.
@@ -40,6 +39,12 @@ def configure(service: str, environment: Mapping[str, str] = os.environ) -> None
     if measures:
         reader = PeriodicExportingMetricReader(OTLPMetricExporter())
         metrics.set_meter_provider(MeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False))
+
+
+def _wanted(kind: str, environment: Mapping[str, str]) -> bool:
+    switched_off = environment.get(f"OTEL_{kind}_EXPORTER") == "none"
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{kind}_ENDPOINT")
+    return any(environment.get(name) for name in names) and not switched_off
 
 
 def flush() -> None:

@@ -173,6 +173,7 @@ def test_collectors() -> None:
     """The variable for traces goes before the general one; without a certificate, those that gRPC trusts count."""
     general = {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://a.example"}
     assert Collector.from_environment({}) is None
+    assert Collector.from_environment(general | {"OTEL_TRACES_EXPORTER": "none"}) is None
     found = Collector.from_environment(general)
     assert found
     assert (found.host, found.port) == ("a.example", 4317)

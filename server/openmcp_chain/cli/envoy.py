@@ -93,7 +93,9 @@ def envoy_config(
             trusted_hops=trusted_hops,
             origins=cors.from_environment(os.environ),
             otlp=Collector.from_environment(
-                {**os.environ, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": otlp} if otlp else os.environ
+                {**os.environ, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": otlp, "OTEL_TRACES_EXPORTER": ""}
+                if otlp
+                else os.environ
             ),
         )
         if output is None:

@@ -42,7 +42,7 @@ class Collector:
             )
 
         endpoint = value("ENDPOINT")
-        if not endpoint:
+        if not endpoint or environment.get("OTEL_TRACES_EXPORTER") == "none":
             return None
         try:
             url = urlsplit(endpoint)
