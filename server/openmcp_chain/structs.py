@@ -1,7 +1,7 @@
 """What a payload or a result must be like, so that it can be kept and read back exactly, by gRPC and as JSON.
 
-The server checks what it is sent; a worker checks a result before it sends it, since a message that the server can't
-read at all would end the worker's stream.
+The server checks what it is sent; our client and worker check it before they send it, so that it is told where it was
+made, and since a message that the server can't read at all would end a worker's stream.
 """
 
 import math

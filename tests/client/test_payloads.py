@@ -94,6 +94,7 @@ def deep(levels: int) -> dict[str, Any]:
         pytest.param({"a": 10**400}, "payload.a: is an integer that a double", id="beyond doubles"),
         pytest.param({"a": math.nan}, "payload.a: is not a finite number", id="not a number"),
         pytest.param({"a": -math.inf}, "payload.a: is not a finite number", id="infinity"),
+        pytest.param({"a": [1e-200] * 10_001}, "payload: has more than 10000 numbers closer to 0", id="tiny numbers"),
         pytest.param({"a": "\ud800"}, "payload.a: has a lone surrogate", id="surrogate"),
         pytest.param({"\ud800": 1}, "payload: has a lone surrogate", id="surrogate in a key"),
         pytest.param({"a": {1: 2}}, "payload.a: has a key that is not a string but int", id="key"),

@@ -50,8 +50,8 @@ def to_struct(payload: Payload | None, name: str = "payload") -> Struct:
     except _Fault as fault:
         place = "".join([name, *reversed(fault.steps)])
         raise PayloadError(f"{place[:_PLACE]}: {fault.description}") from None
-    if (size := struct.ByteSize()) > structs.BYTES:
-        raise PayloadError(f"{name}: has {size} bytes; at most {structs.BYTES} are allowed. Send larger data by URI.")
+    if wrong := structs.fault(name, struct):
+        raise PayloadError(f"{wrong.field[:_PLACE]}: {wrong.description}")
     return struct
 
 
@@ -132,8 +132,6 @@ def _number(value: float) -> float:
         number = math.inf
     if isinstance(value, int) and number != value:
         raise _Fault("is an integer that a double can't hold; send it as a string")
-    if not math.isfinite(number):
-        raise _Fault("is not a finite number, which JSON can't hold")
     return number
 
 

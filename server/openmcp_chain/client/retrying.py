@@ -55,6 +55,6 @@ def passes(error: ApiError) -> bool:
 
 def _repeatable(error: ApiError) -> bool:
     if error.status == "RESOURCE_EXHAUSTED" and error.retry_after is None:
-        # A quota that time does not mend, or gRPC's own word for a message that is too large.
+        # gRPC's own word for a message that is too large: ours all say when to come back.
         return False
     return error.status in REPEATED or passes(error) or error.code == CALL_INTERRUPTED
