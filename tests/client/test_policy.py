@@ -142,11 +142,12 @@ def test_a_submit_is_the_same_over_all_tries() -> None:
     assert len(set(ids)) == 2
 
 
-def test_a_retry_whose_answer_was_lost() -> None:
+@pytest.mark.parametrize("lost", ["UNAVAILABLE", "UNAUTHENTICATED"])
+def test_a_retry_whose_answer_was_lost(lost: str) -> None:
     """RetryTask that is refused at the second try was carried out at the first: the task is told as it is."""
     world = World()
     refused = refusal("FAILED_PRECONDITION", "TASK_NOT_RETRYABLE")
-    task, taken = world.play(world.calls.retry("t", None), refusal("UNAVAILABLE"), refused, DETAIL)
+    task, taken = world.play(world.calls.retry("t", None), refusal(lost), refused, DETAIL)
     assert (task.task_id, [step.method for step in sends(taken)]) == ("t", ["RetryTask", "RetryTask", "GetTask"])
     with pytest.raises(ApiError, match="TASK_NOT_RETRYABLE"):
         world.play(world.calls.retry("t", None), refusal("FAILED_PRECONDITION", "TASK_NOT_RETRYABLE"))

@@ -232,6 +232,7 @@ class Calls:
         """Seconds until the next try; raises the error if there is none. `token` is the one that was tried, if any."""
         if error.status == "UNAUTHENTICATED" and token and not tries.renewed:
             tries.renewed = True
+            tries.failed += 1  # a call that was under way when its token ended may be done
             self._tokens.refused(token)
             return 0.0
         delay = tries.pause(error)
