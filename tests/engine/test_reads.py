@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Collection, Mapping
 
+import pytest
 from support.engine import DistantStore, Engine, tenant
+from support.samples import make_task
 
 from openmcp_chain.domain.task import Key, Task, View
 from openmcp_chain.engine.groupcommit import BATCH_BYTES
@@ -48,6 +50,20 @@ async def test_nobody_waits_for_anothers_large_tasks() -> None:
     assert await asyncio.gather(*reads) == large
     assert max(size for *_, size in store.batches) <= BATCH_BYTES + 2 * MEBIBYTE
     assert not engine.app.ledger._reads[View.FULL]._turns
+
+
+@pytest.mark.parametrize("view", View)
+async def test_nobody_waits_for_anothers_metadata(view: View) -> None:
+    """It is weighed as payloads are: so much is read at a time, and of one workspace a few tasks."""
+    store = HeavyStore()
+    engine = Engine(store)
+    metadata = {str(number): "x" * 1000 for number in range(300)}
+    heavy = [make_task(workspace="ws-1", metadata=metadata) for _ in range(100)]
+    await store.insert_tasks(heavy)
+    found = await asyncio.gather(*(engine.app.ledger.get(task.key, view) for task in heavy))
+    assert {task and task.id for task in found} == {task.id for task in heavy}
+    assert max(many for _, many, _ in store.batches) <= LARGE_AT_ONCE
+    assert await engine.app.ledger.sizes([task.key for task in heavy], view) == [0] * 100
 
 
 async def test_small_tasks_share_their_reads() -> None:

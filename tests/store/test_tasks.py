@@ -10,7 +10,7 @@ from support.samples import NOW, PROGRESS, SECOND, TERMS, at, make_lease, make_t
 
 from openmcp_chain.domain import transitions
 from openmcp_chain.domain.task import HIGH, Change, Failure, Key, Status, Task, View
-from openmcp_chain.store.base import LARGE_BYTES, Store
+from openmcp_chain.store.base import LARGE_BYTES, Large, Store
 
 Connect = Callable[[], Awaitable[Store]]
 
@@ -290,14 +290,36 @@ async def test_a_view_is_all_that_is_read(store: Store) -> None:
     assert await store.large_tasks([], View.FULL) == {}
     assert await store.large_tasks([*keys, missing], View.BASIC) == {}
     assert await store.large_tasks([*keys, missing], View.RESULT) == {
-        tasks["result"].key: 50_000,
-        tasks["both"].key: 70_000,
+        tasks["result"].key: Large(50_000, 0),
+        tasks["both"].key: Large(70_000, 0),
     }
     assert await store.large_tasks([*keys, missing], View.FULL) == {
-        tasks["payload"].key: LARGE_BYTES + 1,
-        tasks["result"].key: 50_000,
-        tasks["both"].key: 130_000,
+        tasks["payload"].key: Large(LARGE_BYTES + 1, 0),
+        tasks["result"].key: Large(50_000, 0),
+        tasks["both"].key: Large(130_000, 0),
     }
+
+
+async def test_metadata_and_events_are_large_in_every_view(store: Store) -> None:
+    """Metadata with labels, by its bytes; what has happened as it comes."""
+    words = {"k": "é" * (LARGE_BYTES // 2)}
+    tasks = [make_task(metadata=words, labels={}), make_task(metadata={}, labels=words), make_task()]
+    await store.insert_tasks(tasks)
+    keys, entries = [task.key for task in tasks], LARGE_BYTES + 1
+    for view in View:
+        assert await store.large_tasks(keys, view) == dict.fromkeys(keys[:2], Large(0, entries))
+    running = claimed(tasks[2], "token")
+    logged = running
+    for _ in range(17):
+        logged = transitions.note(logged, "token", NOW, line="x" * 1000)
+    await store.update_tasks([Change(tasks[2], running)])
+    await store.update_tasks([Change(running, logged)])
+    for view in View:
+        large = (await store.large_tasks(keys, view))[keys[2]]
+        assert large.content == 0
+        assert 17_000 < large.rest < 20_000
+    assert await store.update_tasks([Change(running, logged)]) == [True]
+    assert await store.get_tasks(keys) == {task.key: task for task in (*tasks[:2], logged)}
 
 
 async def test_a_version_tells_of_each_change(store: Store) -> None:

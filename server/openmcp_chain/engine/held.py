@@ -12,6 +12,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from openmcp_chain.domain import sizes
 from openmcp_chain.domain.task import Key, Task
 from openmcp_chain.engine.sessions import Session
 
@@ -21,8 +22,6 @@ ALL_KEPT_BYTES = 32 * 1024 * 1024
 """What is kept besides states."""
 LEFT = 50_000
 """How many leases are known that no session holds."""
-_EVENT = 128
-"""Bytes of an event, without the texts in its context."""
 
 
 @dataclass(slots=True, eq=False)
@@ -98,7 +97,7 @@ class HeldLeases:
     def learn(self, held: Held, task: Task) -> None:
         """Keeps the newest state of the task, and what else there is room for."""
         self._drop(held)
-        size = _weight(task)
+        size = sizes.of_entries(task) + sizes.of_events(task.events)
         if size > KEPT_BYTES:
             held.task = _state(task)
             return
@@ -148,13 +147,6 @@ class HeldLeases:
             mine.pop(held, None)
             if not mine:
                 del self._of_session[held.session]
-
-
-def _weight(task: Task) -> int:
-    """About how many bytes metadata, labels and events have."""
-    texts = [text for entries in (task.metadata, task.labels) for entry in entries.items() for text in entry]
-    texts += [value for event in task.events for value in event.context.values() if isinstance(value, str)]
-    return sum(map(len, texts)) + _EVENT * len(task.events)
 
 
 def _state(task: Task) -> Task:

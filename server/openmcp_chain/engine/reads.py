@@ -58,13 +58,13 @@ class Reads:
 
     async def _read_sizes(self, keys: Sequence[Key]) -> Sequence[int]:
         large = await self._store.large_tasks(set(keys), self._view)
-        return [large.get(key, 0) for key in keys]
+        return [large[key].content if key in large else 0 for key in keys]
 
     async def _read(self, keys: Sequence[Key]) -> Sequence[Task | _Large | None]:
         wanted = set(keys)
         large = await self._store.large_tasks(wanted, self._view) if len(wanted) > FEW else {}
         found = await self._store.get_tasks(wanted - large.keys(), self._view)
-        return [_Large(key, large[key]) if key in large else found.get(key) for key in keys]
+        return [_Large(key, sum(large[key])) if key in large else found.get(key) for key in keys]
 
     async def _read_large(self, large: Sequence[_Large]) -> Sequence[Task | None]:
         found = await self._store.get_tasks({one.key for one in large}, self._view)

@@ -8,7 +8,7 @@ made again.
 from collections.abc import AsyncIterator, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from openmcp_chain.domain import audit
 from openmcp_chain.domain.filters import Filter
@@ -17,7 +17,7 @@ from openmcp_chain.domain.task import Change, Key, Queue, Status, Task, View
 from openmcp_chain.domain.workspace import SigningKey, State, Workspace
 
 LARGE_BYTES = 16 * 1024
-"""A payload or a result with more makes its task a large one."""
+"""A payload, a result, metadata with labels, or events with more make their task a large one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,15 @@ class Signal:
     """Those of them that wait for a worker (`Waiting.task` is None)."""
 
 
+class Large(NamedTuple):
+    """The sizes, in bytes, of those parts of a task that have more than LARGE_BYTES."""
+
+    content: int
+    """Of payload and result."""
+    rest: int
+    """Of metadata with labels, and of events."""
+
+
 class TooMuch(Exception):
     """More than can be read in the time given: ask for less. No failure, and nothing that a caller is told of."""
 
@@ -112,10 +121,10 @@ class Store(Protocol):
         """
         ...
 
-    async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, int]:
-        """How many bytes payload and result have, as far as the view has them: of those with more than LARGE_BYTES.
+    async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, Large]:
+        """The sizes of what is large, as far as the view has it; a task of which nothing is, is left out.
 
-        Neither payload nor result leaves the database for it.
+        Nothing else of the tasks leaves the database for it.
         """
         ...
 

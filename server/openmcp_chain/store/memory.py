@@ -8,12 +8,12 @@ from heapq import nlargest, nsmallest
 from itertools import islice
 from typing import TypeVar
 
-from openmcp_chain.domain import audit, filters
+from openmcp_chain.domain import audit, filters, sizes
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Change, Key, Queue, Status, Task, View
 from openmcp_chain.domain.workspace import SigningKey, State, Workspace
-from openmcp_chain.store.base import LARGE_BYTES, Answer, Page, Place, Signal
+from openmcp_chain.store.base import LARGE_BYTES, Answer, Large, Page, Place, Signal
 
 _K = TypeVar("_K")
 _V = TypeVar("_V", QueueState, Workspace)
@@ -68,11 +68,9 @@ class MemoryStore:
     async def task_versions(self, keys: Collection[Key]) -> Mapping[Key, int]:
         return {key: self._tasks[key].version for key in keys if key in self._tasks}
 
-    async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, int]:
-        found = {key: _seen(self._tasks[key], view) for key in keys if key in self._tasks}
-        sizes = {key: (len(task.payload), len(task.result or b"")) for key, task in found.items()}
-        large = {key: sum(size for size in both if size > LARGE_BYTES) for key, both in sizes.items()}
-        return {key: size for key, size in large.items() if size}
+    async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, Large]:
+        found = {key: _large(_seen(self._tasks[key], view)) for key in keys if key in self._tasks}
+        return {key: large for key, large in found.items() if any(large)}
 
     async def ready_tasks(
         self,
@@ -298,6 +296,14 @@ def _over(task: Task, now: datetime) -> bool:
 
 def _place(task: Task) -> tuple[datetime, str]:
     return task.submitted_at, task.id
+
+
+def _large(task: Task) -> Large:
+    def only_large(*parts: int) -> int:
+        return sum(size for size in parts if size > LARGE_BYTES)
+
+    content = only_large(len(task.payload), len(task.result or b""))
+    return Large(content, only_large(sizes.of_entries(task), sizes.of_events(task.events)))
 
 
 def _seen(task: Task, view: View) -> Task:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from openmcp_chain.domain import retry
+from openmcp_chain.domain import retry, sizes
 from openmcp_chain.domain.retry import RetryPolicy
 from openmcp_chain.domain.task import Call, Event, Failure, Key, Lease, Progress, Queue, Status, Task, Terms, View
 from openmcp_chain.store.base import LARGE_BYTES
@@ -24,7 +24,7 @@ ENDED_WITH_KEY = "ended with a key"
 STATE = (
     *("version", "status", "queue", "attempt", "tried_before", "due_at", "start_by", "close_by", "lease", "cancel"),
     *("progress", "notes", "updated_at", "result", "result_bytes", "failure"),
-    "superseded",
+    *("superseded", "events_bytes"),
 )
 """The fields of a task that change in its life, but for its events."""
 
@@ -34,12 +34,14 @@ HIDDEN: Mapping[View, Document] = {
     View.FULL: {},
 }
 """Projections that leave out what a view leaves out."""
-SIZES: Mapping[View, tuple[str, ...]] = {
+CONTENT_BYTES: Mapping[View, tuple[str, ...]] = {
     View.BASIC: (),
     View.RESULT: ("result_bytes",),
     View.FULL: ("payload_bytes", "result_bytes"),
 }
-"""The fields that tell how large the rest is, where it is large."""
+"""The fields that tell how large payload and result are, where they are large, as far as a view has them."""
+REST_BYTES = ("entries_bytes", "events_bytes")
+"""The same of metadata with labels, and of events."""
 
 _SPANS = ("schedule_to_start", "start_to_close", "schedule_to_close", "heartbeat", "retention")
 _MICROSECOND = timedelta(microseconds=1)
@@ -76,7 +78,8 @@ def from_task(task: Task) -> dict[str, Any]:
         "workspace": task.workspace,
         "type": task.type,
         "payload": task.payload or None,
-        "payload_bytes": _large(task.payload),
+        "payload_bytes": _large(len(task.payload)),
+        "entries_bytes": _large(sizes.of_entries(task)),
         "metadata": _entries(task.metadata) or None,
         "labels": _entries(task.labels) or None,
         "priority": task.priority,
@@ -155,9 +158,10 @@ def state(task: Task) -> dict[str, Any]:
             "notes": task.notes or None,
             "updated_at": task.updated_at,
             "result": task.result,
-            "result_bytes": _large(task.result),
+            "result_bytes": _large(len(task.result or b"")),
             "failure": failure and {"code": failure.code, "message": failure.message},
             "superseded": task.superseded or None,
+            "events_bytes": _large(sizes.of_events(task.events)),
         }
     )
 
@@ -227,9 +231,9 @@ def _microseconds(span: timedelta | None) -> int | None:
     return None if span is None else span // _MICROSECOND
 
 
-def _large(data: bytes | None) -> int | None:
-    """The size of data that is large: kept beside it, to be known before the data is read."""
-    return len(data) if data is not None and len(data) > LARGE_BYTES else None
+def _large(size: int) -> int | None:
+    """The size of what is large: kept beside it, to be known before that is read."""
+    return size if size > LARGE_BYTES else None
 
 
 def _entries(mapping: Mapping[str, str]) -> list[dict[str, str]]:

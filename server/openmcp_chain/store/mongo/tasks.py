@@ -10,7 +10,7 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import PRIORITIES, Change, Key, Queue, Task, View
-from openmcp_chain.store.base import TooMuch
+from openmcp_chain.store.base import Large, TooMuch
 from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.client import Connection
 from openmcp_chain.store.mongo.documents import Document
@@ -106,14 +106,17 @@ class Tasks(Part):
         found = await self._persist(lambda: self._tasks.find(query, {"version": 1}).to_list(None))
         return {documents.to_key(one): one["version"] for one in found}
 
-    async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, int]:
-        fields = documents.SIZES[view]
-        if not (keys and fields):
+    async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, Large]:
+        if not keys:
             return {}
-        query, shown = _one_of([documents.primary_key(key) for key in keys]), dict.fromkeys(fields, 1)
+        content, rest = documents.CONTENT_BYTES[view], documents.REST_BYTES
+        query, shown = _one_of([documents.primary_key(key) for key in keys]), dict.fromkeys((*content, *rest), 1)
         found = await self._persist(lambda: self._tasks.find(query, shown).to_list(None))
-        sizes = {documents.to_key(one): sum(one.get(field, 0) for field in fields) for one in found}
-        return {key: size for key, size in sizes.items() if size}
+        sizes = {
+            documents.to_key(one): Large(*(sum(one.get(field, 0) for field in part) for part in (content, rest)))
+            for one in found
+        }
+        return {key: large for key, large in sizes.items() if any(large)}
 
     async def ready_tasks(
         self, queue: Queue, priority: int, since: datetime, until: datetime, limit: int, within: float | None = None
