@@ -375,7 +375,7 @@ async def test_a_claim_that_could_not_be_written_is_told_of_under_its_tasks_work
     store = DistantStore()
     engine = Engine(store).start("queues", "sweep")
     task = await engine.submit(tenant("ws-2"))
-    store.cut = "update_tasks"
+    store.cut, store.delay = "update_tasks", 0.1
     engine.worker()
     await asyncio.sleep(1)
     told = next(vars(record) for record in caplog.records if record.getMessage() == "claim not written")
