@@ -7,10 +7,11 @@ from functools import partial
 
 import pytest
 from support.engine import Engine, ref, tenant
-from support.samples import SECOND
+from support.samples import SECOND, make_task
 
 from openmcp_chain.domain import errors, transitions
 from openmcp_chain.domain.task import Change, Key, Task
+from openmcp_chain.engine.groupcommit import BATCH_BYTES
 from openmcp_chain.engine.ledger import DECISIONS
 from openmcp_chain.store.memory import MemoryStore
 
@@ -41,6 +42,23 @@ async def test_change_decides_again_on_what_came_first() -> None:
     changed = await engine.app.ledger.change(stale, decide)
     assert seen == [stale.version, newest.version]
     assert changed.version == newest.version + 1
+
+
+async def test_an_insert_has_only_so_much_metadata() -> None:
+    """However many tasks come at once: all that a batch has goes to the database before anybody is answered."""
+    many: list[int] = []
+
+    class Counting(MemoryStore):
+        async def insert_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
+            many.append(len(tasks))
+            return await super().insert_tasks(tasks)
+
+    store = Counting()
+    ledger = Engine(store).app.ledger
+    tasks = [make_task(metadata={"k": "x" * (BATCH_BYTES // 20)}) for _ in range(100)]
+    assert await asyncio.gather(*map(ledger.insert, tasks)) == tasks
+    assert max(many) <= 21
+    assert len(store._tasks) == 100
 
 
 async def test_refusal_counts_only_of_the_task_as_it_is_now() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from openmcp_chain.domain import errors
+from openmcp_chain.domain import errors, sizes
 from openmcp_chain.domain.task import Change, Key, Task, View
 from openmcp_chain.engine.groupcommit import GroupCommit
 from openmcp_chain.engine.reads import SIZES, Reads
@@ -33,7 +33,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._followers: list[Follower] = []
         self._store = store
-        self._inserts = GroupCommit[Task, Task](self._insert, lambda task: len(task.payload))
+        self._inserts = GroupCommit[Task, Task](self._insert, lambda task: len(task.payload) + sizes.of_entries(task))
         self._updates = GroupCommit[Change, bool](self._update, lambda change: len(change.after.result or b""), UPDATES)
         self._reads = {view: Reads(store, view) for view in View}
         self._versions = GroupCommit[Key, int | None](self._read_versions, most=SIZES)
