@@ -34,10 +34,12 @@ def markdown(table: Table, results: Results) -> str:
         lines += ["| ratio | measured | wanted |", "| --- | --- | --- |"]
         lines += [f"| {ratio.title} | {results.ratio(ratio):.2f} × | {_wanted(ratio)} |" for ratio in table.ratios]
         lines += [""]
+    operations = {sample.operations for samples in results.samples.values() for sample in samples}
+    many = " or ".join(f"{number:,}" for number in sorted(operations))
     method = (
-        f"Medians of {rounds} rounds, least and most in brackets; ratios are taken within a round. In each run "
-        f"{size.calls:,} operations, after {size.warm_up:,} unmeasured ones, by {size.callers} callers at a "
-        "time on a fresh database. CPU times are for one operation. How to read this: [../README.md](../README.md)."
+        f"Medians of {rounds} rounds, least and most in brackets; ratios are taken within a round. In each run {many} "
+        f"operations on a fresh database, by {size.callers} callers at a time where a case says no other number. CPU "
+        "times are for one operation. How to read this: [../README.md](../README.md)."
     )
     lines += [
         method,
