@@ -1,9 +1,12 @@
 """What the tests of the transformation share."""
 
+import io
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from openmcp_chain.executors.codes import Code, Refused
@@ -33,3 +36,10 @@ def refusal(transform: Transform, *arguments: Any, **options: Any) -> tuple[Code
     with pytest.raises(Refused) as caught:
         transform(*arguments, **options)
     return caught.value.code, caught.value.message
+
+
+def parquet(**columns: Any) -> bytes:
+    """A file with these columns."""
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()

@@ -1,0 +1,185 @@
+"""Workers that do not read what they are sent: what waits for them is bounded, and what is theirs no more stays."""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from support.service import Caller, ManualClock, Service, serving, until
+
+from openmcp.chain.v1 import workers_pb2
+from openmcp_chain.domain.task import Status
+from openmcp_chain.domain.workspace import Scope
+from openmcp_chain.store.memory import MemoryStore
+from openmcp_chain.transport import messages, workstream
+from openmcp_chain.transport.workstream import WorkerStream
+
+
+async def test_what_a_worker_did_not_read_returns_when_it_goes() -> None:
+    """Tasks that wait in the server for a worker that does not read are given back as soon as its stream ends."""
+    store = MemoryStore()
+    async with serving(store) as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        deaf = service.work(operator)
+        await deaf.hello(concurrency=40)
+        for _ in range(40):
+            await service.submit(tenant, payload={"text": "x" * 500_000})
+        (stream,) = service.app.workers._streams
+        assert stream._outbox.qsize() > 0
+        deaf.call.cancel()
+
+        def returned() -> bool:
+            codes = [event.context.get("code") for task in store._tasks.values() for event in task.events]
+            return "WORKER_GONE" in codes and "LEASE_EXPIRED" not in codes
+
+        await until(returned)
+        await until(lambda: not service.app.workers._streams)
+
+
+async def unread(
+    service: Service, caller: Caller, concurrency: int
+) -> tuple[WorkerStream, AsyncGenerator[workers_pb2.WorkResponse, None]]:
+    """A worker's stream whose answers go nowhere unless a test takes them; it has been welcomed."""
+    app, principal = service.app, await service.app.identity.check(caller.token, Scope.WORKER)
+    stream = WorkerStream(app.leases, app.dispatcher, app.identity, app.bearers.present(principal))
+
+    hello = workers_pb2.Hello(worker_name="worker-1", task_types=["echo"], max_concurrency=concurrency)
+
+    async def requests() -> AsyncIterator[workers_pb2.WorkRequest]:
+        yield workers_pb2.WorkRequest(hello=hello)
+        await asyncio.Event().wait()
+
+    responses = stream.run(requests())
+    assert (await anext(responses)).HasField("welcome")
+    return stream, responses
+
+
+@pytest.mark.parametrize("swept", [True, False], ids=["ends are noticed", "not noticed yet"])
+async def test_a_worker_that_does_not_read_is_given_no_more_than_it_takes(swept: bool) -> None:
+    """However often its leases end meanwhile; and when it reads again, it gets what is still leased to it."""
+    clock, store = ManualClock(), MemoryStore()
+    async with serving(store, now=clock) as service:
+        service.app.leases._chance = lambda: 0.0
+        tenant = await service.workspace()
+        stream, responses = await unread(service, tenant, 3)
+        for _ in range(5):
+            await service.submit(tenant)
+        await until(lambda: stream._outbox.qsize() == 3)
+        clock.advance(22.6)
+        if swept:
+            await service.app.sweep.run_once()
+            await service.app.dispatcher.settle()
+            assert {task.status for task in store._tasks.values()} == {Status.PENDING}
+            assert stream._outbox.qsize() == 3
+        leases = [(await anext(responses)).task.lease for _ in range(3)]
+        running = [task for task in store._tasks.values() if task.status is Status.RUNNING]
+        assert {(task.id, task.lease.token) for task in running if task.lease} == {
+            (lease.task_id, lease.lease_token) for lease in leases
+        }
+        assert sum(len(task.events) for task in store._tasks.values()) == 5 + 2 * 3 + 3
+        await service.app.dispatcher.settle()
+        assert stream._outbox.empty()
+        await responses.aclose()
+        await stream.close()
+
+
+async def test_a_worker_that_was_stuck_hears_what_it_lost_before_it_is_given_more() -> None:
+    """While it says nothing it gets no task in place of one whose lease has ended."""
+    store = MemoryStore()
+    async with serving(store) as service:
+        service.app.leases._chance = lambda: 0.0
+        tenant = await service.workspace()
+        worker = service.work(tenant)
+        await worker.hello()
+        for _ in range(2):
+            await service.submit(tenant, heartbeat_timeout=Duration(seconds=1))
+        lost = (await worker.task()).lease
+        await until(lambda: len(service.app.leases._held) == 0)
+        await service.app.sweep.run_once()
+        await service.app.dispatcher.settle()
+        assert {task.status for task in store._tasks.values()} == {Status.PENDING}
+        await worker.say(heartbeat=workers_pb2.Heartbeat(lease=lost))
+        answers: list[Any] = [await worker.call.read(), await worker.call.read()]
+        kinds = {answer.WhichOneof("message"): answer for answer in answers}
+        assert kinds["ack"].ack.error_code == "LEASE_LOST"
+        assert not (await worker.complete(kinds["task"].task.lease)).error_code
+        await worker.end()
+
+
+async def test_of_large_tasks_only_so_much_waits_for_a_worker_that_does_not_read() -> None:
+    """The others wait for whoever reads; all come in their order when this one does."""
+    store = MemoryStore()
+    async with serving(store) as service:
+        tenant = await service.workspace()
+        stream, responses = await unread(service, tenant, 10)
+        ids = [await service.submit(tenant, payload={"text": "x" * 400_000}) for _ in range(10)]
+        await until(lambda: stream._outbox.qsize() == 2)
+        await service.app.dispatcher.settle()
+        assert sum(task.attempt for task in store._tasks.values()) == 2
+        given = [(await anext(responses)).task for _ in range(10)]
+        assert [task.lease.task_id for task in given] == ids
+        assert all(task.payload.ByteSize() > 400_000 for task in given)
+        await responses.aclose()
+        await stream.close()
+
+
+async def test_what_is_being_sent_is_held_in_bytes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker may leave a task unread for long: its payload as a message takes many times the memory."""
+    encode, send = messages.encode, messages.Sender.send
+    encoded: list[Any] = []
+    holders: list[int] = []
+
+    def encode_and_note(answer: Any) -> bytes:
+        encoded[:] = [answer]
+        return encode(answer)
+
+    async def count_and_send(sender: messages.Sender, data: bytes) -> None:
+        if encoded and isinstance(encoded[0], workers_pb2.WorkResponse) and encoded[0].HasField("task"):
+            holders.append(sys.getrefcount(encoded[0]))
+        await send(sender, data)
+
+    alone = [workers_pb2.WorkResponse()]
+    async with serving() as service:
+        tenant = await service.workspace()
+        worker = service.work(tenant)
+        await worker.hello()
+        monkeypatch.setattr(messages, "encode", encode_and_note)
+        monkeypatch.setattr(messages.Sender, "send", count_and_send)
+        await service.submit(tenant)
+        lease = (await worker.task()).lease
+        assert not (await worker.complete(lease)).error_code
+        await worker.end()
+    assert holders == [sys.getrefcount(alone[0])]
+
+
+async def test_flood_by_who_does_not_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that sends reports and reads no answer is no longer read from: memory stays bounded, others unharmed."""
+    monkeypatch.setattr(workstream, "REPORTS", 16)
+    async with serving() as service:
+        tenant, operator = await service.workspace(), await service.operator("echo")
+        flood = service.work(operator)
+        await flood.hello()
+        name = "x" * 64
+        beat = workers_pb2.Heartbeat(lease=workers_pb2.LeaseRef(workspace_id=name, task_id=name, lease_token=name))
+
+        async def pour() -> None:
+            while True:
+                await flood.say(heartbeat=beat)
+
+        pouring = asyncio.create_task(pour())
+        (stream,) = service.app.workers._streams
+        await until(stream._slots.locked)
+        other = service.work(operator)
+        await other.hello()
+        await service.submit(tenant)  # the flood's own session takes it
+        await service.submit(tenant)
+        await other.complete((await other.task()).lease)
+        assert stream._outbox.qsize() <= 17
+        assert len(stream._under_way) <= 17
+        pouring.cancel()
+        flood.call.cancel()
+        await until(lambda: stream not in service.app.workers._streams)
+        await asyncio.gather(pouring, return_exceptions=True)
+        await other.end()
