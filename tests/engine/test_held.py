@@ -126,7 +126,7 @@ async def test_past_a_bound_only_states_are_kept_of_what_was_heard_of_longest_ag
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And past another, of leases that no session holds, nothing: they are reported on, and run out, all the same."""
-    monkeypatch.setattr(held, "ALL_KEPT_BYTES", 5 * (2 * sizes.EVENT + len("worker-1")))
+    monkeypatch.setattr(held, "ALL_KEPT_BYTES", 5 * (2 * sizes.EVENT + sizes.of_texts(["worker-1"])))
     monkeypatch.setattr(held, "LEFT", 3)
     engine = Engine()
     worker = engine.worker(room=8)

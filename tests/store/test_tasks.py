@@ -9,6 +9,7 @@ from itertools import pairwise
 from support.samples import NOW, PROGRESS, SECOND, TERMS, at, make_lease, make_task
 
 from openmcp_chain.domain import transitions
+from openmcp_chain.domain.sizes import AROUND
 from openmcp_chain.domain.task import HIGH, Change, Failure, Key, Status, Task, View
 from openmcp_chain.store.base import LARGE_BYTES, Large, Store
 
@@ -305,7 +306,7 @@ async def test_metadata_and_events_are_large_in_every_view(store: Store) -> None
     words = {"k": "é" * (LARGE_BYTES // 2)}
     tasks = [make_task(metadata=words, labels={}), make_task(metadata={}, labels=words), make_task()]
     await store.insert_tasks(tasks)
-    keys, entries = [task.key for task in tasks], LARGE_BYTES + 1
+    keys, entries = [task.key for task in tasks], LARGE_BYTES + 1 + 2 * AROUND
     for view in View:
         assert await store.large_tasks(keys, view) == dict.fromkeys(keys[:2], Large(0, entries))
     running = claimed(tasks[2], "token")

@@ -4,19 +4,23 @@ from collections.abc import Iterable
 
 from openmcp_chain.domain.task import Event, Task
 
+AROUND = 6
+"""Of what is around a text."""
 EVENT = 128
 """Of an event, without the texts in its context."""
 
 
 def of_entries(task: Task) -> int:
     """Of its metadata and labels."""
-    return _bytes(text for entries in (task.metadata, task.labels) for entry in entries.items() for text in entry)
+    return of_texts(text for entries in (task.metadata, task.labels) for entry in entries.items() for text in entry)
 
 
 def of_events(events: Iterable[Event]) -> int:
     """Of what happened."""
-    return sum(EVENT + _bytes(value for value in event.context.values() if isinstance(value, str)) for event in events)
+    contexts = [event.context.values() for event in events]
+    return len(contexts) * EVENT + of_texts(value for told in contexts for value in told if isinstance(value, str))
 
 
-def _bytes(texts: Iterable[str]) -> int:
-    return sum(len(text.encode(errors="replace")) for text in texts)
+def of_texts(texts: Iterable[str]) -> int:
+    """Of texts, each in a field or a map."""
+    return sum(len(text.encode(errors="replace")) + AROUND for text in texts)

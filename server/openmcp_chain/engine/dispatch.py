@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from openmcp_chain.domain import errors, transitions
+from openmcp_chain.domain import errors, sizes, transitions
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Failure, Key, Lease, Queue, Status, Task, View
 from openmcp_chain.engine import answers, shared, tracing
@@ -366,5 +366,4 @@ class Dispatcher:
 
 def _small(task: Task) -> bool:
     """Whether it may be kept in memory with all it has."""
-    words = (len(key) + len(value) for entries in (task.metadata, task.labels) for key, value in entries.items())
-    return len(task.payload) + sum(words) <= SMALL_BYTES
+    return len(task.payload) + sizes.of_entries(task) <= SMALL_BYTES
