@@ -78,8 +78,8 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 def _wanted(ratio: Ratio) -> str:
     if ratio.at_least is not None:
-        return f"≥ {ratio.at_least:g} ×"
-    return f"≤ {ratio.at_most:g} ×" if ratio.at_most is not None else ""
+        return f"≥ {ratio.at_least:.3g} ×"
+    return f"≤ {ratio.at_most:.3g} ×" if ratio.at_most is not None else ""
 
 
 def _doubts(table: Table, results: Results) -> Sequence[str]:
