@@ -9,6 +9,7 @@ import pytest
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import TABLE, Error, Status, Violation
+from openmcp_chain.domain.workspace import SECRETS
 
 MESSAGE_LIMIT = 3_700
 """Characters. gRPC's header holds the message twice, and some 8 KB in all."""
@@ -18,6 +19,7 @@ AT_WORST: Mapping[str, Any] = {
     **dict.fromkeys(("task_id", "task_type", "workspace_id", "secret_id"), "é\n\0😀" * 100_000),
     **dict.fromkeys(("after", "last", "size", "limit"), 2**63),
     **dict.fromkeys(("field", "scope", "reason", "status"), "ours"),
+    "secret_ids": ["0123abcd"] * SECRETS,
     "whose": "workspace",
     "violations": Violation("metadata", "must be text"),
 }

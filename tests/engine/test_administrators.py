@@ -142,8 +142,7 @@ async def _revoke(opened: Administration) -> None:
 
 
 async def _displace(opened: Administration) -> None:
-    for _ in range(2):
-        await opened.secrets.rotate(LOCAL, "admin")
+    await opened.secrets.rotate(LOCAL, "admin", timedelta())
 
 
 async def _expire(opened: Administration) -> None:
@@ -180,6 +179,23 @@ async def test_a_secret_that_was_ended_does_not_come_back_with_the_next_start(
         assert not await opened.secrets.accepts("admin", MADE)
         await start(engine, NEXT)
         assert await opened.secrets.accepts("admin", NEXT)
+
+
+async def test_a_start_ends_no_secret_to_make_room(caplog: pytest.LogCaptureFixture) -> None:
+    """A third is not taken, which the log says, but the server starts; when one has ended, the next start takes it."""
+    engine = Engine()
+    opened = engine.app.administration
+    await start(engine)
+    second, told = await opened.secrets.rotate(LOCAL, "admin")
+    with caplog.at_level(logging.WARNING):
+        await start(engine, NEXT)
+    assert ["revoke one" in record.message for record in caplog.records] == [True]
+    for secret, taken in ((MADE, True), (told, True), (NEXT, False)):
+        assert await opened.secrets.accepts("admin", secret) is taken
+    await opened.secrets.revoke(LOCAL, "admin", second.id)
+    await start(engine, NEXT)
+    for secret in (MADE, NEXT):
+        assert await opened.secrets.accepts("admin", secret)
 
 
 async def test_the_first_administrator_takes_nobodys_place() -> None:

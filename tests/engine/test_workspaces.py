@@ -244,22 +244,34 @@ async def test_nothing_is_given_out_between_disabled_and_enabled(seed: int) -> N
     assert given == [False] * len(accepted)
 
 
-async def test_of_more_secrets_than_two_the_oldest_ends_at_once() -> None:
-    """Those of before end with the overlap, and never later than they were to."""
-    opened = await made(Engine())
+async def test_a_rotation_made_again_ends_no_secret_in_use() -> None:
+    """Whoever has lost the answer is told which two there are; nothing of them changes, and nothing is logged."""
+    engine = Engine()
+    opened = await made(engine)
     first = (await opened.secrets.list("ws-1"))[0]
+    lost, _ = await opened.secrets.rotate(ADMIN, "ws-1", timedelta(hours=1))
+    known, events = await opened.secrets.list("ws-1"), await logged(engine)
+    assert [one.id for one in known] == [first.id, lost.id]
+    assert known[0].expires_at == lost.created_at + timedelta(hours=1)
+    for overlap in (timedelta(milliseconds=1), timedelta(hours=1), timedelta(days=30)):
+        with pytest.raises(errors.TooManySecrets, match=f"{first.id} and {lost.id}.*RevokeSecret"):
+            await opened.secrets.rotate(ADMIN, "ws-1", overlap)
+    assert await opened.secrets.list("ws-1") == known
+    assert await logged(engine) == events
+    await opened.secrets.revoke(ADMIN, "ws-1", lost.id)
+    told, _ = await opened.secrets.rotate(ADMIN, "ws-1", timedelta(hours=1))
+    assert [one.id for one in await opened.secrets.list("ws-1")] == [first.id, told.id]
+
+
+async def test_there_is_room_for_a_secret_when_another_has_ended() -> None:
+    """By the overlap's end; or at once, with all others, by an overlap of nothing."""
+    opened = await made(Engine())
     second, _ = await opened.secrets.rotate(ADMIN, "ws-1", timedelta(hours=1))
-    known = await opened.secrets.list("ws-1")
-    assert [one.id for one in known] == [first.id, second.id]
-    assert known[0].expires_at == second.created_at + timedelta(hours=1)
-    third, _ = await opened.secrets.rotate(ADMIN, "ws-1", timedelta(hours=5))
-    assert [one.id for one in await opened.secrets.list("ws-1")] == [second.id, third.id]
     await asyncio.sleep(3600)
-    fourth, _ = await opened.secrets.rotate(ADMIN, "ws-1", timedelta(seconds=10))
-    await asyncio.sleep(10)
-    assert [one.id for one in await opened.secrets.list("ws-1")] == [fourth.id]
-    known_now = await opened.workspaces.get("ws-1")
-    assert len(known_now.secrets) == 2, "what has ended goes at the next change"
+    third, _ = await opened.secrets.rotate(ADMIN, "ws-1", timedelta(seconds=10))
+    assert [one.id for one in (await opened.workspaces.get("ws-1")).secrets] == [second.id, third.id]
+    fourth, _ = await opened.secrets.rotate(ADMIN, "ws-1", timedelta())
+    assert [one.id for one in (await opened.workspaces.get("ws-1")).secrets] == [fourth.id]
 
 
 async def test_no_rotation_puts_off_an_end() -> None:

@@ -27,6 +27,17 @@ async def test_what_is_remembered_stays() -> None:
     assert told == []
 
 
+async def test_what_is_forgotten_is_made_anew_however_often() -> None:
+    """A data folder without its file of secrets can be used, beside a user's own secret too."""
+    engine, told = Engine().start(), list[str]()
+    opened = engine.app.administration
+    await enrolment.credentials(opened, NOTHING, "free", told.append)
+    _, own = await opened.secrets.rotate(LOCAL, demo.WORKSPACE)
+    await sign_in(engine, await enrolment.credentials(opened, NOTHING, "free", told.append))
+    assert await opened.secrets.accepts(demo.WORKSPACE, own)
+    await sign_in(engine, await enrolment.credentials(opened, NOTHING, "free", told.append))
+
+
 @pytest.mark.parametrize("workspace_id", BOTH)
 async def test_what_was_disabled_is_enabled_again(workspace_id: str) -> None:
     """With the secret that it had; and the person at the terminal is told."""

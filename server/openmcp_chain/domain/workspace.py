@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from openmcp_chain.domain.errors import TooManySecrets
 from openmcp_chain.domain.plans import Plan
 
 SECRET_PREFIX = "omcp_"  # noqa: S105 - a mark by which scanners find leaked secrets, not a secret
@@ -123,12 +124,15 @@ class Workspace:
     def with_secret(self, new: Secret, overlap: timedelta) -> "Workspace":
         """The workspace with a new secret; those of before end after `overlap`, if not sooner.
 
-        Of more than `SECRETS`, the oldest ends at once.
+        Raises TooManySecrets if there are `SECRETS` of them, and the overlap leaves them valid: which of them is in use
+        is not known here, so that none makes room.
         """
         now, end = new.created_at, new.created_at + overlap
         ending = (replace(s, expires_at=min(s.expires_at or end, end)) for s in self.secrets)
         kept = tuple(s for s in ending if s.valid(now))
-        return replace(self, secrets=(*kept[-(SECRETS - 1) :], new))
+        if len(kept) >= SECRETS:
+            raise TooManySecrets([s.id for s in kept])
+        return replace(self, secrets=(*kept, new))
 
     def without_secret(self, secret_id: str) -> "Workspace":
         """The workspace without this secret."""

@@ -56,8 +56,7 @@ class Secrets:
     async def rotate(self, actor: Actor, workspace_id: str, overlap: timedelta = OVERLAP) -> tuple[Secret, str]:
         """A new secret, as it is kept, and as it is told here and never again.
 
-        Those of before end after `overlap`; of more than `workspace.SECRETS`, the oldest at once. Raises
-        AdministratorProtected, WorkspaceDeleting, Aborted.
+        Those of before end after `overlap`. Raises TooManySecrets, AdministratorProtected, WorkspaceDeleting, Aborted.
         """
         kept, told = self.new()
         await self._add(actor, workspace_id, kept, overlap)

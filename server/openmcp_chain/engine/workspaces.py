@@ -104,8 +104,9 @@ class Workspaces:
     async def admit_administrator(self, actor: Actor, administrator_id: str, secret: str) -> None:
         """Makes sure that there is this administrator, and that it can sign in with this secret.
 
-        But one that it had before, and that has ended, was ended by somebody: it does not come back, and the log says
-        so. Raises ValueError for what is no secret, or if the id is that of another kind; WorkspaceDeleting, Aborted.
+        But one that it had before, and that has ended, was ended by somebody: it does not come back. Nor does a new one
+        come beside as many as there may be. The log says so. Raises ValueError for what is no secret, or if the id is
+        that of another kind; WorkspaceDeleting, Aborted.
         """
         kept, plan = self._secrets.keep(secret), largest(self._plans).name
         known = await self._store.get_workspace(administrator_id)
@@ -119,7 +120,14 @@ class Workspaces:
         try:
             await self._create(actor, Kind.ADMINISTRATOR, plan, administrator_id, kept)
         except errors.WorkspaceExists:
+            await self._admit(actor, administrator_id, kept)
+
+    async def _admit(self, actor: Actor, administrator_id: str, kept: Secret) -> None:
+        try:
             await self._secrets.admit(actor, administrator_id, kept)
+        except errors.TooManySecrets:
+            told = "a secret that was given is not taken beside two others: revoke one, then start again"
+            log.warning(told, extra={"workspace": administrator_id})
 
     async def update(self, actor: Actor, workspace_id: str, plan: str = "", quotas: Quotas | None = None) -> Workspace:
         """Gives it another plan or other quotas; empty, None: the same as before.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.workspace import State
+from openmcp_chain.domain.workspace import SECRETS, State
 from openmcp_chain.engine.administration import Administration, local_actor
 from openmcp_chain.engine.workspaces import FIRST
 from openmcp_chain.stack import demo
@@ -65,8 +65,10 @@ async def _let_in(opened: Administration, workspace_id: str, tell: Callable[[str
 
 
 async def _keep(opened: Administration, workspace_id: str, secret: str) -> str:
-    """This secret if it is valid, else a new one."""
+    """This secret if it is valid, else a new one, for which the oldest makes room: the stack has to start."""
     if await opened.secrets.accepts(workspace_id, secret):
         return secret
+    for excess in (await opened.secrets.list(workspace_id))[: 1 - SECRETS]:
+        await opened.secrets.revoke(local_actor(), workspace_id, excess.id)
     _, told = await opened.secrets.rotate(local_actor(), workspace_id)
     return told

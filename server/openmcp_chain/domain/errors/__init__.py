@@ -10,7 +10,8 @@ Error:
     ├── NOT_FOUND           TaskNotFound · WorkspaceNotFound · SecretNotFound · RouteNotFound · ServiceUnknown
     ├── ALREADY_EXISTS      RequestIdReused · DedupeKeyTaken · WorkspaceExists
     ├── FAILED_PRECONDITION LeaseLost · TaskEnded · TaskNotRetryable · CancelNotRequested
-    ├── FAILED_PRECONDITION EventsFull · TooManyTypes · OwnWorkspace · WorkspaceDeleting · HttpsRequired
+    ├── FAILED_PRECONDITION EventsFull · TooManyTypes · TooManySecrets · OwnWorkspace · WorkspaceDeleting
+    ├── FAILED_PRECONDITION HttpsRequired
     ├── RESOURCE_EXHAUSTED  RateLimited · TooManySignIns · TooManyStreams · TooManyPending
     ├── ABORTED             Aborted
     ├── DEADLINE_EXCEEDED   DeadlineExceeded
@@ -36,6 +37,7 @@ from openmcp_chain.domain.errors.identity import (
     TokenExpired,
     TokenInvalid,
     TokenMissing,
+    TooManySecrets,
     TooManySignIns,
     TypeNotAllowed,
     WorkspaceDeleting,
@@ -117,6 +119,7 @@ __all__ = [
     "TokenInvalid",
     "TokenMissing",
     "TooManyPending",
+    "TooManySecrets",
     "TooManySignIns",
     "TooManyStreams",
     "TooManyTypes",

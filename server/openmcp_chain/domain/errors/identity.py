@@ -1,5 +1,7 @@
 """Who calls, what that allows, and what administrators do with workspaces."""
 
+from collections.abc import Sequence
+
 from openmcp_chain.domain.errors.base import Error, Status, Violation, shown
 
 
@@ -104,6 +106,20 @@ class SecretNotFound(Error):
     def __init__(self, secret_id: str) -> None:
         super().__init__(f"Secret {shown(secret_id)} does not exist")
         self.resource = ("openmcp.chain.v1.SecretInfo", shown(secret_id))
+
+
+class TooManySecrets(Error):
+    code = "TOO_MANY_SECRETS"
+    status = Status.FAILED_PRECONDITION
+    when = "A workspace is to get a new secret beside as many as it may have."
+
+    def __init__(self, secret_ids: Sequence[str]) -> None:
+        """`secret_ids` are those that it has, the oldest first."""
+        super().__init__(
+            f"The workspace has the secrets {' and '.join(secret_ids)}, and may have no more. Revoke the one that no "
+            "program uses (RevokeSecret, or `openmcp secrets revoke`), the newest if the answer that told it was lost; "
+            "or let one run out. With an overlap of 0 the new one ends them all."
+        )
 
 
 class WorkspaceExists(Error):

@@ -159,8 +159,10 @@ class WorkspaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateSecret(self, request, context):
-        """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`; of more than two, the
-        oldest ends at once. Not an administrator's: its secrets are rotated on the deployment itself.
+        """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`. A workspace has two
+        at most: while two are valid a third is refused with `TOO_MANY_SECRETS`, since one of them may be in use, unless
+        `overlap` is 0, which ends both. So if the answer is lost, the same call does no harm: revoke the newest, which nobody
+        has, then make it again. Not an administrator's: its secrets are rotated on the deployment itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

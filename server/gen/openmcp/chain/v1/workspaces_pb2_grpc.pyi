@@ -62,8 +62,10 @@ class WorkspaceServiceStub:
     background, then the workspace itself. Until then it is `DELETING`, and nothing undoes that. Not an administrator.
     """
     RotateSecret: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.RotateSecretRequest, _workspaces_pb2.RotateSecretResponse]
-    """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`; of more than two, the
-    oldest ends at once. Not an administrator's: its secrets are rotated on the deployment itself.
+    """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`. A workspace has two
+    at most: while two are valid a third is refused with `TOO_MANY_SECRETS`, since one of them may be in use, unless
+    `overlap` is 0, which ends both. So if the answer is lost, the same call does no harm: revoke the newest, which nobody
+    has, then make it again. Not an administrator's: its secrets are rotated on the deployment itself.
     """
     RevokeSecret: _grpc.UnaryUnaryMultiCallable[_workspaces_pb2.RevokeSecretRequest, _workspaces_pb2.RevokeSecretResponse]
     """Ends a secret at once; tokens got with it end within five seconds. An administrator can't revoke its own: `OWN_WORKSPACE`."""
@@ -108,8 +110,10 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     background, then the workspace itself. Until then it is `DELETING`, and nothing undoes that. Not an administrator.
     """
     RotateSecret: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.RotateSecretRequest, _workspaces_pb2.RotateSecretResponse]  # type: ignore[assignment]
-    """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`; of more than two, the
-    oldest ends at once. Not an administrator's: its secrets are rotated on the deployment itself.
+    """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`. A workspace has two
+    at most: while two are valid a third is refused with `TOO_MANY_SECRETS`, since one of them may be in use, unless
+    `overlap` is 0, which ends both. So if the answer is lost, the same call does no harm: revoke the newest, which nobody
+    has, then make it again. Not an administrator's: its secrets are rotated on the deployment itself.
     """
     RevokeSecret: _aio.UnaryUnaryMultiCallable[_workspaces_pb2.RevokeSecretRequest, _workspaces_pb2.RevokeSecretResponse]  # type: ignore[assignment]
     """Ends a secret at once; tokens got with it end within five seconds. An administrator can't revoke its own: `OWN_WORKSPACE`."""
@@ -199,8 +203,10 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspaces_pb2.RotateSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workspaces_pb2.RotateSecretResponse, _abc.Awaitable[_workspaces_pb2.RotateSecretResponse]]:
-        """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`; of more than two, the
-        oldest ends at once. Not an administrator's: its secrets are rotated on the deployment itself.
+        """Makes a new secret, told in the answer and never again. The one before stays valid for `overlap`. A workspace has two
+        at most: while two are valid a third is refused with `TOO_MANY_SECRETS`, since one of them may be in use, unless
+        `overlap` is 0, which ends both. So if the answer is lost, the same call does no harm: revoke the newest, which nobody
+        has, then make it again. Not an administrator's: its secrets are rotated on the deployment itself.
         """
 
     @_abc_1.abstractmethod
