@@ -4,9 +4,10 @@ import io
 import json
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.transforms import Transform, refusal
+from support.transforms import Transform, parquet, refusal, written
 
 from openmcp_chain.executors.codes import Code
 
@@ -33,9 +34,51 @@ def test_fields_that_only_case_tells_apart(
     assert {f'"{name}"', f'"{other}"'} <= set(message.replace(",", "").split())
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [("id", "ID", 'a column "ID", which only case tells from "id"'), ("id", "id", 'a column "id" twice')],
+)
+@pytest.mark.parametrize("sql", [None, "SELECT id_1 FROM input"], ids=["copied", "by_sql"])
+def test_columns_that_nothing_but_case_tells_apart(
+    transform: Transform, first: str, second: str, told: str, sql: str | None
+) -> None:
+    """The same holds for every format, and for what SQL makes: a third column keeps its name, and its values."""
+    names = [first, second, "id_1"]
+    table = pa.Table.from_arrays([pa.array([number]) for number in range(3)], names=names)
+    assert refusal(transform, written(table), "parquet", sql=sql) == (Code.INPUT_INVALID, f"has {told}")
+    in_csv = f"{','.join(names)}\n0,1,2\n"
+    assert refusal(transform, in_csv, "csv", sql=sql) == (Code.INPUT_INVALID, f"line 1: has {told}")
+    by_sql = "SELECT " + ", ".join(f'{number} AS "{name}"' for number, name in enumerate(names))
+    code, message = refusal(transform, "[]", sql=by_sql)
+    assert code is Code.SQL_INVALID
+    assert message.startswith(f"its result has {told}")
+
+
+def test_the_name_that_a_csv_column_lacks(transform: Transform) -> None:
+    """Is its position's, unless that is another's."""
+    assert json.loads(transform(",a\n1,2\n", "csv")[1]) == [{"column0": 1, "a": 2}]
+    assert refusal(transform, ",column0\n1,2\n", "csv")[0] is Code.INPUT_INVALID
+
+
+def test_a_parquet_column_without_a_name(transform: Transform) -> None:
+    """Gets none of DuckDB's, which may be another's."""
+    assert refusal(transform, parquet(**{"": [1]}), "parquet")[0] is Code.INPUT_INVALID
+
+
+def test_fields_in_parquet_that_only_case_tells_apart(transform: Transform) -> None:
+    """Are told with the place of their struct; the keys of a map are values, and names at other places are others."""
+    nested = parquet(t=[1], s=pa.array([[{"q": {"a": 1, "A": 2}}]]))
+    told = 'has a field "A", which only case tells from "a", in "s.list.element.q"'
+    assert refusal(transform, nested, "parquet") == (Code.INPUT_INVALID, told)
+    kind = pa.map_(pa.string(), pa.int64())
+    apart = parquet(a=[1], s=pa.array([{"a": {"A": 1}}]), m=pa.array([[("a", 1), ("A", 2)]], kind))
+    assert json.loads(transform(apart, "parquet")[1]) == [{"a": 1, "s": {"a": {"A": 1}}, "m": {"a": 1, "A": 2}}]
+
+
 def test_letters_past_ascii_tell_fields_apart(transform: Transform) -> None:
-    """As they do for columns."""
-    assert json.loads(transform('[{"é":1,"É":2}]', sql="FROM input")[1]) == [{"é": 1, "É": 2}]
+    """As they do for columns, whatever the format."""
+    for data, source in (('[{"é":1,"É":2}]', "json"), ("é,É\n1,2\n", "csv"), (parquet(é=[1], É=[2]), "parquet")):
+        assert json.loads(transform(data, source, sql="FROM input")[1]) == [{"é": 1, "É": 2}]
 
 
 @pytest.mark.parametrize(
@@ -74,10 +117,3 @@ def test_results_with_the_names_of_types(transform: Transform) -> None:
     table = pq.read_table(io.BytesIO(transform('[{"v":1},{"v":2}]', target="parquet", sql=sql)[1]))
     assert table.to_pylist() == [{"s": {"HUGEINT": 3}, "l": [3], "m": [("k", 3)], "e": "UHUGEINT"}]
     assert str(table.schema.field("l").type.value_type) == "decimal128(38, 0)"
-
-
-def test_a_csv_columns_suffix_is_nobodys_name(transform: Transform) -> None:
-    """Whether the column with that name comes before or after."""
-    assert json.loads(transform("id,ID,ID_1\n1,2,3\n", "csv")[1]) == [{"id": 1, "ID_2": 2, "ID_1": 3}]
-    assert json.loads(transform("id_1,id,ID\n3,1,2\n", "csv")[1]) == [{"id_1": 3, "id": 1, "ID_2": 2}]
-    assert json.loads(transform(",column0\n1,2\n", "csv")[1]) == [{"column0_1": 1, "column0": 2}]

@@ -40,6 +40,11 @@ def refusal(transform: Transform, *arguments: Any, **options: Any) -> tuple[Code
 
 def parquet(**columns: Any) -> bytes:
     """A file with these columns."""
+    return written(pa.table(columns))
+
+
+def written(table: pa.Table) -> bytes:
+    """A Parquet file of this table, whose columns may have any names."""
     file = io.BytesIO()
-    pq.write_table(pa.table(columns), file)
+    pq.write_table(table, file)
     return file.getvalue()

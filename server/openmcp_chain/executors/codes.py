@@ -29,7 +29,7 @@ MEANING: Mapping[Code, str] = MappingProxyType(
         Code.INPUT_UNAVAILABLE: "The input could not be fetched: network, timeout, 5xx. Tried again if that can help.",
         Code.INPUT_TOO_LARGE: "The input has more bytes than the worker takes.",
         Code.INPUT_INVALID: "The input is not what `input_format` says; with line and column where they are known.",
-        Code.SQL_INVALID: "`sql` is not one SELECT statement, or it fails on this input; with DuckDB's own words.",
+        Code.SQL_INVALID: "`sql` is not one SELECT statement, names columns alike, or fails; with DuckDB's own words.",
         Code.LIMIT_EXCEEDED: "The work needs more memory, temporary space or time than the worker allows.",
         Code.OUTPUT_INVALID: "The result has a value that the output format cannot express.",
         Code.OUTPUT_TOO_LARGE: "The result has more rows or bytes than the worker writes.",

@@ -6,7 +6,7 @@ import pathlib
 import duckdb
 
 from openmcp_chain.executors.codes import Code, Refused
-from openmcp_chain.executors.transform import guard, reading, writing
+from openmcp_chain.executors.transform import guard, reading, tables, writing
 from openmcp_chain.executors.transform.job import INPUT, OUTPUT, Done, Job
 
 _RESULT = "result"
@@ -88,6 +88,8 @@ def _select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """Makes the view `result` from the tenant's SQL."""
     try:
         relation = connection.query(guard.check(connection, sql))
+        if same := tables.clash(relation.columns):
+            raise Refused(Code.SQL_INVALID, f"its result has a column {same}; name them apart with AS")
         relation.create_view(_RESULT, replace=True)
     except duckdb.OutOfMemoryException:
         raise

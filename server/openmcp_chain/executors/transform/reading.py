@@ -6,6 +6,7 @@ a CSV column gets a type only if every one of its values survives that type. And
 CSV, so `strict_json` and `strict_csv` look at it before. `docs/data-pipeline.md` says what does not survive.
 """
 
+import json
 import pathlib
 import re
 import shutil
@@ -16,7 +17,7 @@ import duckdb
 from openmcp_chain.executors.codes import Code, Refused
 from openmcp_chain.executors.transform import exact, strict_csv, strict_json
 from openmcp_chain.executors.transform.job import INPUT, Format, Job
-from openmcp_chain.executors.transform.tables import columns, quoted, spelled
+from openmcp_chain.executors.transform.tables import clash, columns, quoted, spelled
 
 _BOM = b"\xef\xbb\xbf"
 _SPARE = 1 << 10
@@ -41,8 +42,8 @@ def load(connection: duckdb.DuckDBPyConnection, job: Job) -> int | None:
     path = pathlib.Path(INPUT)
     try:
         if job.input_format is Format.PARQUET:
-            source = f"read_parquet('{INPUT}')"
-            connection.execute(f'CREATE TABLE "{INPUT}" AS FROM {source}')
+            _check_parquet_names(connection)
+            connection.execute(f"CREATE TABLE \"{INPUT}\" AS FROM read_parquet('{INPUT}')")
         else:
             _drop_bom(path)
             found = _load_csv(connection, path) if job.input_format is Format.CSV else _load_json(connection, path, job)
@@ -59,6 +60,26 @@ def load(connection: duckdb.DuckDBPyConnection, job: Job) -> int | None:
         raise Refused(Code.INPUT_INVALID, _explain(error, path, job.input_format)) from None
     (rows,) = connection.execute(f'SELECT count(*) FROM "{INPUT}"').fetchall()[0]
     return int(rows)
+
+
+def _check_parquet_names(connection: duckdb.DuckDBPyConnection) -> None:
+    """Looks at the names as they are in the file: `read_parquet` gives one that is there before another one."""
+    # Each group before what is in it; the first is the whole file's.
+    nodes = connection.execute(f"SELECT name, num_children FROM parquet_schema('{INPUT}')").fetchall()
+    # The groups that a node is in, each with the number of its nodes, and the names of those that were met.
+    inside: list[tuple[str, int, list[str]]] = []
+    for name, size in nodes:
+        if inside:
+            inside[-1][2].append(name)
+        inside.append((name, size or 0, []))
+        while inside and len(inside[-1][2]) >= inside[-1][1]:
+            path = [group for group, _, _ in inside[1:]]
+            _, _, names = inside.pop()
+            if same := clash(names):
+                what = f"a field {same}, in {json.dumps('.'.join(path))}" if path else f"a column {same}"
+                raise Refused(Code.INPUT_INVALID, f"has {what}")
+            if not inside and "" in names:
+                raise Refused(Code.INPUT_INVALID, "has a column without a name")
 
 
 def _drop_bom(path: pathlib.Path) -> None:
@@ -109,7 +130,9 @@ def _load_csv(connection: duckdb.DuckDBPyConnection, path: pathlib.Path) -> bool
     header = strict_csv.check(path)
     if len(header) > _COLUMNS:
         raise Refused(Code.INPUT_INVALID, f"line 1: has {len(header)} columns; at most {_COLUMNS} are read")
-    names = distinct(header)
+    names = [text or f"column{position}" for position, text in enumerate(header)]
+    if same := clash(names):
+        raise Refused(Code.INPUT_INVALID, f"line 1: has a column {same}")
     listed = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
     # One fixed dialect: a wrong guess would change the data without a word.
     connection.execute(
@@ -122,23 +145,6 @@ def _load_csv(connection: duckdb.DuckDBPyConnection, path: pathlib.Path) -> bool
     connection.execute(f'CREATE TABLE "{INPUT}" AS SELECT {typed} FROM text')
     connection.execute("DROP TABLE text")
     return True
-
-
-def distinct(header: Sequence[str]) -> list[str]:
-    """The names of the columns, told apart as DuckDB does it; but a name that is there is nobody else's."""
-    names: list[str] = []
-    there = {text.lower() for text in header}
-    taken: set[str] = set()
-    last: dict[str, int] = {}
-    for position, text in enumerate(header):
-        name = base = text or f"column{position}"
-        while name.lower() in taken or (name != text and name.lower() in there):
-            # Not from 1 each time: a header of the same name a hundred thousand times would take for ever.
-            last[base.lower()] = last.get(base.lower(), 0) + 1
-            name = f"{base}_{last[base.lower()]}"
-        taken.add(name.lower())
-        names.append(name)
-    return names
 
 
 def _types(connection: duckdb.DuckDBPyConnection, names: list[str]) -> dict[str, str]:

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Never
 
+from openmcp_chain.executors.transform.tables import folded
+
 DEEPEST = 128
 """Levels of nesting in a record, itself among them: DuckDB's limit."""
 LARGEST = 16 << 20
@@ -107,7 +109,7 @@ class _Reader:
         self._names: set[str] = set()
         """Of all fields."""
         self._folded: dict[bytes, str] = {}
-        """The same by what they are to DuckDB, which tells no two columns apart by the case of a letter (of ASCII)."""
+        """The same by what they are to DuckDB."""
         self._rounds = False
         self._parse = json.JSONDecoder(
             object_pairs_hook=_object,
@@ -171,8 +173,7 @@ class _Reader:
 
     def _learn(self, start: int, fields: Iterable[str]) -> None:
         for name in fields:
-            # As bytes, of which only ASCII's letters have two cases.
-            other = self._folded.setdefault(name.encode().lower(), name)
+            other = self._folded.setdefault(folded(name), name)
             if other != name:
                 self._fault(start, f"has a field {json.dumps(name)}, which only case tells from {json.dumps(other)}")
         self._names.update(fields)

@@ -1,6 +1,7 @@
-"""The names and types of DuckDB's columns, as text in its SQL."""
+"""The names and types of DuckDB's columns, and how its SQL spells them."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 
 import duckdb
 from duckdb.sqltypes import DuckDBPyType
@@ -10,6 +11,23 @@ def columns(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, Duc
     """The columns of a table or table function: name to type, in order."""
     found = connection.sql(f"FROM {source}")
     return dict(zip(found.columns, found.types, strict=True))
+
+
+def folded(name: str) -> bytes:
+    """What a name is to DuckDB, which tells no two columns apart by the case of a letter (of ASCII)."""
+    return name.encode().lower()
+
+
+def clash(names: Iterable[str]) -> str | None:
+    """Says which name is another's too, since DuckDB would give it a third one, which may be another's; or None."""
+    there: dict[bytes, str] = {}
+    for name in names:
+        other = there.get(folded(name))
+        if other is not None:
+            written = json.dumps(name)
+            return f"{written} twice" if name == other else f"{written}, which only case tells from {json.dumps(other)}"
+        there[folded(name)] = name
+    return None
 
 
 def spelled(kind: DuckDBPyType, changes: Mapping[str, str]) -> str:
