@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 
 import duckdb
@@ -177,9 +178,11 @@ def _survives(value: str, kind: str) -> str:
     """SQL that says whether the text is the same after it has been of this type."""
     if kind != "DOUBLE":
         return f"TRY_CAST({value} AS {kind})::VARCHAR = {value}"
-    # A double holds every decimal number of 15 significant digits (IEEE 754); here `1.50` may come back as `1.5`.
+    # A double holds every decimal number of 15 significant digits (IEEE 754), unless it is infinite or subnormal to it;
+    # here `1.50` may come back as `1.5`.
     digits = f"length(regexp_replace(regexp_replace({value}, '[eE].*', ''), '^-?0+\\.?0*|[^0-9]', '', 'g'))"
-    return f"regexp_full_match({value}, '{_NUMBER}') AND {digits} <= 15 AND isfinite(TRY_CAST({value} AS DOUBLE))"
+    held = f"abs(TRY_CAST({value} AS DOUBLE)) BETWEEN {sys.float_info.min!r} AND {sys.float_info.max!r}"
+    return f"regexp_full_match({value}, '{_NUMBER}') AND ({digits} = 0 OR {digits} <= 15 AND {held})"
 
 
 def _literal(text: str) -> str:
