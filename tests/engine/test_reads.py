@@ -13,6 +13,7 @@ from openmcp_chain.engine.reads import LARGE_AT_ONCE
 from openmcp_chain.store.memory import MemoryStore
 
 MEBIBYTE = 1024 * 1024
+KEYED, PLAIN = "5f0c1f2e-0000-4000-8000-000000000001", "5f0c1f2e-0000-4000-8000-000000000002"
 
 
 class HeavyStore(MemoryStore):
@@ -52,7 +53,7 @@ async def test_nobody_waits_for_anothers_large_tasks() -> None:
     assert not engine.app.ledger._reads[View.FULL]._turns
 
 
-@pytest.mark.parametrize("view", View)
+@pytest.mark.parametrize("view", [View.BASIC, View.RESULT, View.FULL])
 async def test_nobody_waits_for_anothers_metadata(view: View) -> None:
     """It is weighed as payloads are: so much is read at a time, and of one workspace a few tasks."""
     store = HeavyStore()
@@ -76,7 +77,7 @@ async def test_small_tasks_share_their_reads() -> None:
 
 
 async def test_what_a_view_leaves_out_is_not_read() -> None:
-    """Neither by a call for one, nor for many, nor for a list, nor for those who follow a task's events."""
+    """Neither by a call for one, nor for many, nor for a list, nor by who follows its events or submits it again."""
     store = HeavyStore()
     engine = Engine(store)
     ids = [(await engine.submit(payload=b"x" * MEBIBYTE)).id for _ in range(20)]
@@ -87,6 +88,10 @@ async def test_what_a_view_leaves_out_is_not_read() -> None:
     assert len((await tasks.list(tenant(), "", 100, "", View.BASIC)).tasks) == 20
     async with engine.app.events.subscribe(Key("ws-1", ids[0]), 0, 10) as events:
         assert len(await events.next(0)) == 1
+    for _ in range(2):
+        keyed = await engine.submit(payload=b"x" * MEBIBYTE, request_id=KEYED, dedupe_key="nightly")
+        await engine.submit(payload=b"x" * MEBIBYTE, request_id=PLAIN)
+        assert (await engine.submit(dedupe_key="nightly", use_existing=True)).id == keyed.id
     assert {size for *_, size in store.batches} == {0}
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,8 +10,9 @@ from support.samples import NOW, PROGRESS, SECOND, TERMS, at, make_lease, make_t
 
 from openmcp_chain.domain import transitions
 from openmcp_chain.domain.sizes import AROUND
-from openmcp_chain.domain.task import HIGH, Change, Failure, Key, Status, Task, View
+from openmcp_chain.domain.task import HIGH, Change, Failure, Key, Status, Task, View, seen
 from openmcp_chain.store.base import LARGE_BYTES, Large, Store
+from openmcp_chain.store.mongo.tasks import OUTLINES
 
 Connect = Callable[[], Awaitable[Store]]
 
@@ -78,24 +79,37 @@ async def test_what_is_empty_comes_back_empty(store: Store) -> None:
 
 
 async def test_a_task_whose_key_is_taken_leaves_the_stored_one_as_it_is(store: Store) -> None:
-    """The second of two inserts loses, and is told what is there, in whatever state that is by now."""
-    first = make_task(payload=b"first")
+    """The second of two inserts loses, and is told what is there, in whatever state that is by now: its outline.
+
+    No more of it is read, however much there is: many that lose at once would read as many results.
+    """
+    first = make_task(payload=b"first", metadata={"a": "b"}, labels={"c": "d"}, fingerprint=b"first")
     await store.insert_tasks([first])
-    running = claimed(first)
-    await store.update_tasks([Change(first, running)])
-    (there,) = await store.insert_tasks([replace(first, payload=b"second")])
-    assert there == running
-    assert await read(store, first) == running
+    running = claimed(first, "token")
+    done = transitions.complete(running, "token", b"result", at(NOW))
+    for before, after in pairwise([first, running, done]):
+        await store.update_tasks([Change(before, after)])
+        (there,) = await store.insert_tasks([replace(first, payload=b"second", fingerprint=b"second")])
+        assert there == replace(after, payload=b"", result=None, metadata={}, labels={}, events=())
+    assert await read(store, first) == done
+
+
+async def test_all_that_lose_are_told_what_is_there(store: Store) -> None:
+    """Also where they are more than are looked up at a time."""
+    tasks = [make_task() for _ in range(OUTLINES + 1)]
+    await store.insert_tasks(tasks)
+    there = await store.insert_tasks([replace(task, fingerprint=b"second") for task in tasks])
+    assert there == [seen(task, View.OUTLINE) for task in tasks]
 
 
 async def test_one_that_loses_does_not_stop_the_others(store: Store) -> None:
     """A batch is many inserts, not one."""
     old = make_task()
     await store.insert_tasks([old])
-    batch = [make_task(), replace(old, payload=b"other"), make_task()]
+    batch = [make_task(), replace(old, payload=b"other", fingerprint=b"other"), make_task()]
     stored = await store.insert_tasks(batch)
     assert stored[0] is batch[0]
-    assert stored[1] == old
+    assert stored[1] == seen(old, View.OUTLINE)
     assert stored[2] is batch[2]
     assert await store.get_tasks([task.key for task in batch]) == {
         batch[0].key: batch[0],
@@ -126,11 +140,11 @@ async def test_racing_inserts_of_one_key_have_one_winner(connected: Connect) -> 
     """Everyone is told of the same task, and only its submitter that it is its own."""
     stores = [await connected(), await connected()]
     task_id = str(uuid.uuid4())
-    tasks = [make_task(task_id=task_id, payload=str(n).encode()) for n in range(20)]
+    tasks = [make_task(task_id=task_id, fingerprint=str(n).encode()) for n in range(20)]
     answers = await asyncio.gather(*(stores[n % 2].insert_tasks([task]) for n, task in enumerate(tasks)))
     winners = [task for task, (answer,) in zip(tasks, answers, strict=True) if answer is task]
     assert len(winners) == 1
-    assert all(answer == winners[0] for (answer,) in answers)
+    assert all(answer is winners[0] or answer == seen(winners[0], View.OUTLINE) for (answer,) in answers)
 
 
 async def test_a_task_of_another_workspace_does_not_exist(store: Store) -> None:
@@ -277,16 +291,14 @@ async def test_a_view_is_all_that_is_read(store: Store) -> None:
         await store.update_tasks([Change(task, running)])
         await store.update_tasks([Change(running, whole[name])])
     keys = [task.key for task in tasks.values()]
+    views: Mapping[View, Callable[[Task], Task]] = {
+        View.OUTLINE: lambda task: replace(task, payload=b"", result=None, metadata={}, labels={}, events=()),
+        View.BASIC: lambda task: replace(task, payload=b"", result=None),
+        View.RESULT: lambda task: replace(task, payload=b""),
+        View.FULL: lambda task: task,
+    }
     for view in View:
-        seen = {
-            task.key: replace(
-                task,
-                payload=task.payload if view is View.FULL else b"",
-                result=None if view is View.BASIC else task.result,
-            )
-            for task in whole.values()
-        }
-        assert await store.get_tasks(keys, view) == seen
+        assert await store.get_tasks(keys, view) == {task.key: views[view](task) for task in whole.values()}
     missing = make_task().key
     assert await store.large_tasks([], View.FULL) == {}
     assert await store.large_tasks([*keys, missing], View.BASIC) == {}
@@ -302,12 +314,13 @@ async def test_a_view_is_all_that_is_read(store: Store) -> None:
 
 
 async def test_metadata_and_events_are_large_in_every_view(store: Store) -> None:
-    """Metadata with labels, by its bytes; what has happened as it comes."""
+    """Metadata with labels, by its bytes; what has happened as it comes. An outline has nothing that can be large."""
     words = {"k": "é" * (LARGE_BYTES // 2)}
     tasks = [make_task(metadata=words, labels={}), make_task(metadata={}, labels=words), make_task()]
     await store.insert_tasks(tasks)
     keys, entries = [task.key for task in tasks], LARGE_BYTES + 1 + 2 * AROUND
-    for view in View:
+    whole = [view for view in View if view is not View.OUTLINE]
+    for view in whole:
         assert await store.large_tasks(keys, view) == dict.fromkeys(keys[:2], Large(0, entries))
     running = claimed(tasks[2], "token")
     logged = running
@@ -315,12 +328,13 @@ async def test_metadata_and_events_are_large_in_every_view(store: Store) -> None
         logged = transitions.note(logged, "token", NOW, line="x" * 1000)
     await store.update_tasks([Change(tasks[2], running)])
     await store.update_tasks([Change(running, logged)])
-    for view in View:
+    for view in whole:
         large = (await store.large_tasks(keys, view))[keys[2]]
         assert large.content == 0
         assert 17_000 < large.rest < 20_000
     assert await store.update_tasks([Change(running, logged)]) == [True]
     assert await store.get_tasks(keys) == {task.key: task for task in (*tasks[:2], logged)}
+    assert await store.large_tasks(keys, View.OUTLINE) == {}
 
 
 async def test_a_version_tells_of_each_change(store: Store) -> None:

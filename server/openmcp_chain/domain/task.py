@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
@@ -66,6 +66,8 @@ class Event:
 class View(enum.Enum):
     """What of a task is wanted."""
 
+    OUTLINE = enum.auto()
+    """Which request made it, and where it is now: all but payload, result, metadata, labels and events."""
     BASIC = enum.auto()
     """All but payload and result."""
     RESULT = enum.auto()
@@ -208,6 +210,15 @@ class Task:
     def deadline(self) -> datetime | None:
         """While PENDING, when it fails unless a worker has it by then; a lease ends in time by itself."""
         return deadline(self.status, self.start_by, self.close_by)
+
+
+def seen(task: Task, view: View) -> Task:
+    """What a view has of the task; what it leaves out is empty, or None."""
+    if view is View.FULL:
+        return task
+    if view is View.OUTLINE:
+        return replace(task, payload=b"", result=None, metadata={}, labels={}, events=())
+    return replace(task, payload=b"", result=task.result if view is View.RESULT else None)
 
 
 def deadline(status: Status, start_by: datetime | None, close_by: datetime | None) -> datetime | None:

@@ -43,11 +43,11 @@ class Ledger:
         self._followers.append(follower)
 
     async def insert(self, task: Task) -> Task:
-        """Adds the task; returns what is stored under its key: the task itself, or the one that was there."""
+        """Adds the task; returns what is stored under its key: the task itself, or the outline of what was there."""
         return await self._inserts(task)
 
     async def get(self, key: Key, view: View = View.FULL) -> Task | None:
-        """The task as it is now. One without its result must not be changed: followers are told of all but payloads."""
+        """The task as it is now. One that lacks more than its payload must not be changed: followers are told of it."""
         return await self._reads[view](key)
 
     async def newer(self, task: Task, view: View) -> Task | None:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from openmcp_chain.domain.task import Key, Task, View
-from openmcp_chain.engine.groupcommit import GroupCommit
+from openmcp_chain.engine.groupcommit import BATCH_ITEMS, GroupCommit
 from openmcp_chain.store.base import Store
 
 FEW = 4
 """So many are read without a look at their sizes: it would cost as much as they do."""
 SIZES = 100
-"""So many sizes are read at a time: to tell them, a database may have to look through the tasks."""
+"""So many sizes, or outlines, are read at a time: for that, a database may have to look through the tasks."""
 LARGE_AT_ONCE = 4
 """Large tasks of one workspace that are read at a time."""
 
@@ -39,7 +39,8 @@ class Reads:
     def __init__(self, store: Store, view: View) -> None:
         self._store = store
         self._view = view
-        self._all = GroupCommit[Key, Task | _Large | None](self._read)
+        most = SIZES if view is View.OUTLINE else BATCH_ITEMS
+        self._all = GroupCommit[Key, Task | _Large | None](self._read, most=most)
         self._large = GroupCommit[_Large, Task | None](self._read_large, lambda large: large.bytes)
         self._sizes = GroupCommit[Key, int](self._read_sizes, most=SIZES)
         self._turns: dict[str, _Turn] = {}
@@ -54,7 +55,7 @@ class Reads:
 
     async def size(self, key: Key) -> int:
         """The bytes of its payload and result, as far as the view has them; 0 if they are not large."""
-        return 0 if self._view is View.BASIC else await self._sizes(key)
+        return 0 if self._view in (View.OUTLINE, View.BASIC) else await self._sizes(key)
 
     async def _read_sizes(self, keys: Sequence[Key]) -> Sequence[int]:
         large = await self._store.large_tasks(set(keys), self._view)

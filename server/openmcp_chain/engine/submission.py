@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import uuid_utils
 
 from openmcp_chain.domain import errors, ids, transitions
-from openmcp_chain.domain.task import STANDARD, Key, Task, Terms
+from openmcp_chain.domain.task import STANDARD, Key, Task, Terms, View
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import shared, tracing
 from openmcp_chain.engine.clock import Clock
@@ -97,7 +97,7 @@ class Submission:
         ledger.follow(self._announced)
 
     async def submit(self, principal: Principal, request: Submit) -> Task:
-        """Stores the task durably and offers it to workers. A request_id seen before gets the task that it made.
+        """Stores the task durably and offers it to workers. A request_id seen before gets the outline of what it made.
 
         Raises RequestIdReused if the request differs from the one first made with its request_id, DedupeKeyTaken,
         TooManyTypes, TooManyPending.
@@ -152,11 +152,8 @@ class Submission:
             if there is not None and not there.status.terminal:
                 return await self._conflict(task, request_id, there, use_existing=use_existing)
             with self._pending.place(task.key, limit):
-                if there is not None:
-                    try:
-                        await self._ledger.change(there, lambda there: transitions.supersede(there, self._clock()))
-                    except (errors.DedupeKeyTaken, errors.LeaseLost):
-                        continue  # it is being tried again, or retention took it
+                if there is not None and not await self._supersede(there.key):
+                    continue
                 # A caller who gives up must not leave a key with a task that never comes.
                 if stored := await asyncio.shield(self._track(self._take_key(task, holder))):
                     return _same(stored, task)
@@ -165,7 +162,7 @@ class Submission:
     async def _first_answer(self, task: Task, request_id: str) -> Task | None:
         """What the request was answered before, whatever has become of the key; None if it is new."""
         there, answer = await asyncio.gather(
-            self._ledger.get(task.key), self._store.recorded_call(task.workspace, _call(request_id))
+            self._ledger.get(task.key, View.OUTLINE), self._store.recorded_call(task.workspace, _call(request_id))
         )
         if there is not None:
             return _same(there, task)
@@ -173,17 +170,28 @@ class Submission:
             return None
         if answer.fingerprint != task.fingerprint:
             raise errors.RequestIdReused
-        return await self._ledger.get(answer.granted[0].key)
+        return await self._ledger.get(answer.granted[0].key, View.OUTLINE)
 
     async def _there(self, workspace: str, key: str, holder: str) -> Task | None:
-        """The task that has the key, stored now if it was not; None if the key is free after all."""
-        there = await self._ledger.get(Key(workspace, holder))
+        """The outline of the task that has the key, stored now if it was not; None if the key is free after all."""
+        there = await self._ledger.get(Key(workspace, holder), View.OUTLINE)
         if there is None:
             held = await self._store.held_submit(workspace, key)
             if held is None or held.id != holder:
                 return None  # too late: the key went to another meanwhile
             there, _ = await self._insert(held)
         return there if there.dedupe_key == key else None
+
+    async def _supersede(self, key: Key) -> bool:
+        """Marks an ended task; returns whether that is done: not if it is tried again, or retention took it."""
+        there = await self._ledger.get(key, View.RESULT)
+        if there is None:
+            return False
+        try:
+            await self._ledger.change(there, lambda there: transitions.supersede(there, self._clock()))
+        except (errors.DedupeKeyTaken, errors.LeaseLost):
+            return False
+        return True
 
     async def _take_key(self, task: Task, holder: str) -> Task | None:
         """Takes the key from the task with the id `holder`; returns what is stored, None if others came first."""
@@ -204,7 +212,7 @@ class Submission:
             kept = await self._store.record_call(task.workspace, _call(request_id), answer, expire_at)
             if kept.fingerprint != task.fingerprint:
                 raise errors.RequestIdReused
-            return await self._ledger.get(kept.granted[0].key) or there
+            return await self._ledger.get(kept.granted[0].key, View.OUTLINE) or there
         return there
 
     async def _store_task(self, task: Task, limit: int) -> Task:
@@ -217,7 +225,7 @@ class Submission:
                 stored, _ = await self._insert(task)
                 return stored
         except errors.TooManyPending:
-            there = await self._ledger.get(task.key) if task.fingerprint else None
+            there = await self._ledger.get(task.key, View.OUTLINE) if task.fingerprint else None
             if there is None:
                 raise
             return there

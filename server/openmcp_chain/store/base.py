@@ -92,9 +92,10 @@ class Store(Protocol):
     async def insert_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Adds tasks, each by itself: one that loses does not stop the others.
 
-        Returns, for each, the task now stored under its key: the very task given if it was added, the one that was
-        there otherwise. Two of the batch may have the same key: the first wins. A task equal to the one that is there
-        counts as added: an earlier try of the same call has done it.
+        Returns, for each, the very task given if it was added; otherwise the outline of the one that was there, however
+        much there is to that one. Two of the batch may have the same key: the first wins. A task that has the same
+        outline as the one that is there counts as added: an earlier try of the same call has done it. So of what an
+        outline lacks, `fingerprint` must tell, or the key.
         """
         ...
 
@@ -110,7 +111,7 @@ class Store(Protocol):
     async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
         """The tasks with these keys; a key that has none is left out.
 
-        What the view leaves out is not read: the payload is empty, the result None.
+        What the view leaves out does not leave the database: see `domain.task.seen`.
         """
         ...
 

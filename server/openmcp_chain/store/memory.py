@@ -11,7 +11,7 @@ from typing import TypeVar
 from openmcp_chain.domain import audit, filters, sizes
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
-from openmcp_chain.domain.task import Change, Key, Queue, Status, Task, View
+from openmcp_chain.domain.task import Change, Key, Queue, Status, Task, View, seen
 from openmcp_chain.domain.workspace import SigningKey, State, Workspace
 from openmcp_chain.store.base import LARGE_BYTES, Answer, Large, Page, Place, Signal
 
@@ -46,8 +46,8 @@ class MemoryStore:
         return [stored[task.key] for task in tasks]
 
     def _insert(self, task: Task) -> Task:
-        stored = self._tasks.setdefault(task.key, task)
-        return task if stored == task else stored
+        stored = seen(self._tasks.setdefault(task.key, task), View.OUTLINE)
+        return task if stored == seen(task, View.OUTLINE) else stored
 
     async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
         return [self._update(change) for change in changes]
@@ -63,13 +63,13 @@ class MemoryStore:
         return True
 
     async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
-        return {key: _seen(self._tasks[key], view) for key in keys if key in self._tasks}
+        return {key: seen(self._tasks[key], view) for key in keys if key in self._tasks}
 
     async def task_versions(self, keys: Collection[Key]) -> Mapping[Key, int]:
         return {key: self._tasks[key].version for key in keys if key in self._tasks}
 
     async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, Large]:
-        found = {key: _large(_seen(self._tasks[key], view)) for key in keys if key in self._tasks}
+        found = {key: _large(seen(self._tasks[key], view)) for key in keys if key in self._tasks}
         return {key: large for key, large in found.items() if any(large)}
 
     async def ready_tasks(
@@ -147,7 +147,7 @@ class MemoryStore:
 
         found = sorted(self._all(listed), key=_place, reverse=True)
         page, more = found[:limit], len(found) > limit
-        shown = [replace(_seen(task, View.BASIC), events=()) for task in page]
+        shown = [replace(seen(task, View.BASIC), events=()) for task in page]
         return Page(shown, Place(page[-1].submitted_at, page[-1].id) if page and more else None)
 
     async def count_tasks(self, workspace: str, chosen: Filter) -> Mapping[Status, int]:
@@ -304,9 +304,3 @@ def _large(task: Task) -> Large:
 
     content = only_large(len(task.payload), len(task.result or b""))
     return Large(content, only_large(sizes.of_entries(task), sizes.of_events(task.events)))
-
-
-def _seen(task: Task, view: View) -> Task:
-    if view is View.FULL:
-        return task
-    return replace(task, payload=b"", result=task.result if view is View.RESULT else None)

@@ -29,6 +29,7 @@ STATE = (
 """The fields of a task that change in its life, but for its events."""
 
 HIDDEN: Mapping[View, Document] = {
+    View.OUTLINE: {"payload": 0, "result": 0, "metadata": 0, "labels": 0, "events": 0},
     View.BASIC: {"payload": 0, "result": 0},
     View.RESULT: {"payload": 0},
     View.FULL: {},

@@ -9,7 +9,7 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import PRIORITIES, Change, Key, Queue, Task, View
+from openmcp_chain.domain.task import PRIORITIES, Change, Key, Queue, Task, View, seen
 from openmcp_chain.store.base import Large, TooMuch
 from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.client import Connection
@@ -20,6 +20,9 @@ from openmcp_chain.store.mongo.timers import Timers
 
 EMBEDDED_COUNT = 0.0005
 """Seconds that the embedded server takes to count a task, more or less."""
+
+OUTLINES = 100
+"""So many are read at a time: for each, a database may have to look through all of the task."""
 
 _WAITING = {"submitted_at": 1, "due_at": 1}
 
@@ -49,7 +52,7 @@ class Tasks(Part):
         return [stored[task.key] for task in tasks]
 
     async def _insert(self, tasks: Mapping[Key, Task]) -> dict[Key, Task]:
-        """One round trip if all are new, else a second to see what the others lost to."""
+        """One round trip if all are new, else others to see what the rest lost to."""
         if not tasks:
             return {}
         try:
@@ -59,7 +62,12 @@ class Tasks(Part):
             lost = {keys[index]: tasks[keys[index]] for index in taken(error)}
         else:
             return dict(tasks)
-        there = {key: _same_if_equal(tasks[key], found) for key, found in (await self._find(lost)).items()}
+        there: dict[Key, Task] = {}
+        left = list(lost)
+        while left:
+            for key, found in (await self._find(left[:OUTLINES], View.OUTLINE)).items():
+                there[key] = tasks[key] if seen(tasks[key], View.OUTLINE) == found else found
+            del left[:OUTLINES]
         # One that was in the way and is gone: retention took it in between.
         again = await self._insert({key: task for key, task in lost.items() if key not in there})
         return {**tasks, **there, **again}
@@ -107,7 +115,7 @@ class Tasks(Part):
         return {documents.to_key(one): one["version"] for one in found}
 
     async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, Large]:
-        if not keys:
+        if not keys or view is View.OUTLINE:
             return {}
         content, rest = documents.CONTENT_BYTES[view], documents.REST_BYTES
         query, shown = _one_of([documents.primary_key(key) for key in keys]), dict.fromkeys((*content, *rest), 1)
@@ -180,11 +188,6 @@ class Tasks(Part):
             found, more = await self._persist(lambda: self._timers.due(now, limit, skip, since, known))
             late = list(dict.fromkeys([*late, *found]))
         return late[:limit]
-
-
-def _same_if_equal(given: Task, found: Task) -> Task:
-    """What an earlier try has added counts as added, and so is the task given, not a copy of it."""
-    return given if found == given else found
 
 
 def _one_of(ids: list[str]) -> dict[str, Any]:
