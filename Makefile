@@ -30,11 +30,11 @@ run: install ## start everything and run a sample task; ARGS="--once" passes arg
 test faults: export PYTHONDONTWRITEBYTECODE :=
 test faults: export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
-test: install ## run the tests, but for the faults; ARGS="-k name" passes arguments on
-	@$(BIN)/python -m pytest --numprocesses 3 --ignore tests/faults $(ARGS)
+test: install ## run the tests, but for those marked slow; ARGS="-k name" passes arguments on
+	@$(BIN)/python -m pytest --numprocesses 3 -m "not slow" $(ARGS)
 
-faults: install ## kill -9 amid 200 tasks, ten seeds for each process, a fleet and its database for a minute, and a deletion; ARGS="-k server" passes arguments on
-	@$(BIN)/python -m pytest tests/faults --seeds 10 $(ARGS)
+faults: install ## run the slow tests: kill -9 amid 200 tasks with ten seeds, a fleet under fire for a minute, floods; ARGS="-k server" passes arguments on
+	@$(BIN)/python -m pytest -m slow --seeds 10 $(ARGS)
 
 bench: install ## measure against peers and lower bounds; writes bench/results. ARGS="submit --rounds 3" passes arguments on
 	@$(BIN)/python -m bench $(ARGS)

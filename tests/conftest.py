@@ -26,6 +26,9 @@ TOGETHER = ("tests/contract", "tests/envoy", "tests/readme", "tests/security")
 FIRST = ("tests/contract", "tests/stack/test_dev.py", "tests/security", "tests/readme", "tests/fleet/test_keys.py")
 """What takes longest, whatever the number of its tests: begun last, it would end last, beside idle processes."""
 
+SEEDS = 3
+"""Rounds of a test with seeds that are not slow."""
+
 
 class InUnits(LoadScopeScheduling):  # type: ignore[misc]  # its base ships no types
     """The processes share the run file by file, or folder by folder where a folder's tests share what is dear."""
@@ -50,5 +53,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> InUnits
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of single rooms; pytest takes none from further down."""
-    parser.addoption("--seeds", type=int, default=1, help="tests/faults: how many rounds of each kind (default: 1)")
+    parser.addoption(
+        "--seeds", type=int, default=SEEDS, help=f"how many rounds a test with seeds has (default: {SEEDS})"
+    )
     parser.addoption("--examples", type=int, default=0, help="tests/model: how many, at random (default: a fixed few)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for a `seed` has a round for each from 1 to --seeds; those past SEEDS are slow."""
+    if "seed" in metafunc.fixturenames:
+        few = range(1, SEEDS + 1)
+        seeds = range(1, metafunc.config.getoption("seeds") + 1)
+        marked = [seed if seed in few else pytest.param(seed, marks=pytest.mark.slow) for seed in seeds]
+        metafunc.parametrize("seed", marked)

@@ -13,6 +13,7 @@ from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
 CLIENTS, CALLS = 30, 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["direct", "envoy"])
 async def test_everyone_is_served(stack: StackInfo, rest: Rest, way: str) -> None:
     """Three thousand calls that begin in one moment, on thirty connections, are all answered."""

@@ -184,6 +184,7 @@ def secrets(machine: Machine, database: Database) -> None:
         Path(f"{machine.folder}/run/secrets/{name}").write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("secrets")
 def test_what_compose_runs_serves_and_works(machine: Machine) -> None:
     """Server, Envoy, enrolment and worker, each with its command, variables and files: a task goes in by REST and ends.

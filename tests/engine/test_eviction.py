@@ -121,7 +121,6 @@ async def test_no_process_remembers_a_deleted_workspace() -> None:
         assert remembered(engine) == [], number
 
 
-@pytest.mark.parametrize("seed", range(20))
 async def test_a_deletion_survives_death_at_any_moment(seed: int) -> None:
     """The process that began it dies anywhere, and so do others that go on with it; the last one finishes it."""
     chance = random.Random(seed)  # noqa: S311 - interleavings, not secrets

@@ -88,7 +88,6 @@ async def test_any_process_notices_a_silent_worker_by_what_is_stored() -> None:
     assert engine.task(task.key).status is Status.PENDING
 
 
-@pytest.mark.parametrize("seed", range(5))
 async def test_a_worker_heard_of_by_one_process_is_not_silent_to_another(seed: int) -> None:
     """However its heartbeats are spread over processes that don't hear each other, a live worker keeps its lease.
 
@@ -107,7 +106,6 @@ async def test_a_worker_heard_of_by_one_process_is_not_silent_to_another(seed: i
     assert engines[0].task(task.key).attempt == 1
 
 
-@pytest.mark.parametrize("seed", range(5))
 async def test_a_worker_that_comes_back_elsewhere_is_not_silent_where_it_was(seed: int) -> None:
     """Nor if the process that it was cut off from has not noticed the cut, and would write off its lease."""
     chance = random.Random(seed)  # noqa: S311 - interleavings, not secrets

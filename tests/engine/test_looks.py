@@ -195,7 +195,7 @@ class Stubborn(Watched):
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("quiet", [0, 100, 10_000], ids=lambda quiet: f"{quiet}s_quiet")
+@pytest.mark.parametrize("quiet", [0, 10_000], ids=lambda quiet: f"{quiet}s_quiet")
 async def test_a_server_that_reads_to_the_end_is_not_asked_in_vain(quiet: float) -> None:
     """A crowd is too much once as a whole, and then only where a span grew long before it."""
     store = Stubborn()
@@ -309,7 +309,7 @@ async def test_what_comes_due_is_given_out_in_time_however_many_others_wait() ->
     """Scheduled tasks of a process that is gone, among a crowd that is always there: at once, by their priority."""
     store = MemoryStore()
     begin = virtual.clock()
-    due = [begin + timedelta(seconds=seconds) for seconds in (50, 55, 500, 1000)]
+    due = [begin + timedelta(seconds=seconds) for seconds in (50, 55, 200, 400)]
     scheduled = await store_tasks(
         store, *(make_task(task_type="echo", now=begin, schedule_time=at, priority=HIGH) for at in due)
     )
@@ -364,7 +364,6 @@ async def test_many_queues_take_turns_with_the_looks(monkeypatch: pytest.MonkeyP
     assert len(set(order)) == 50
 
 
-@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.usefixtures("small")
 async def test_nothing_is_overlooked(seed: int) -> None:
     """Two processes with little memory and slow answers; failures, cancels, retries: all is given out in the end."""

@@ -144,7 +144,6 @@ async def test_a_claim_on_its_way_when_the_pause_is_answered_is_given_back() -> 
     assert there.task(waiting.key).attempt == 0
 
 
-@pytest.mark.parametrize("seed", range(12))
 async def test_no_task_slips_through(seed: int) -> None:
     """Pauses against claims and submits over three processes, with slow answers.
 

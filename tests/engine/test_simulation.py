@@ -22,7 +22,7 @@ from openmcp_chain.domain.task import Key, Queue, Status, Task, Terms
 SEEDS = st.integers(0, 2**32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=SEEDS)
 def test_two_processes_never_run_a_task_twice(seed: int) -> None:
     """However accesses to the store interleave: with two processes and no lost lease, each task runs exactly once."""
@@ -58,7 +58,7 @@ def test_two_processes_never_run_a_task_twice(seed: int) -> None:
     virtual.run(main())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=SEEDS)
 def test_every_task_ends_once_whoever_dies(seed: int) -> None:
     """Processes and workers die, answers are lost, leases run out, tasks are cancelled and retried, types paused.

@@ -234,7 +234,6 @@ async def test_hundred_submits_with_one_dedupe_key_make_one_task(old: bool, use_
     assert sum(not task.status.terminal for task in store._tasks.values()) == 1
 
 
-@pytest.mark.parametrize("seed", range(20))
 async def test_a_retry_and_a_successor_never_both_have_the_key(seed: int) -> None:
     """However a retry by hand meets a new submit: at most one task with the key has not ended."""
     store = distant(seed)
@@ -419,7 +418,6 @@ async def test_a_submit_that_is_refused_for_its_number_leaves_no_key() -> None:
     assert len(engine.store._tasks) == 1
 
 
-@pytest.mark.parametrize("seed", range(20))
 async def test_racing_requests_with_one_key_each_make_one_task_at_most(seed: int) -> None:
     """Each asks again until it has its task, over two processes; tasks end meanwhile. None runs twice, none at once."""
     store = distant(seed)

@@ -203,7 +203,6 @@ async def test_no_process_takes_its_tokens_any_more(
     calling.cancel()
 
 
-@pytest.mark.parametrize("seed", range(20))
 async def test_nothing_is_given_out_between_disabled_and_enabled(seed: int) -> None:
     """However far processes are from their database, whatever types are new: between the answers nothing goes out."""
     store = DistantStore()

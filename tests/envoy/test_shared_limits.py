@@ -92,6 +92,7 @@ async def test_the_plans_rate_is_for_all_of_them(fleet: Fleet) -> None:
     assert all(0.4 * allowed <= one <= 0.6 * allowed for one in passed), (passed, seconds)
 
 
+@pytest.mark.slow
 async def test_a_noisy_neighbour_is_not_noticed(fleet: Fleet) -> None:
     """While one workspace calls without end, a hundred others find their buckets full, at either Envoy."""
     flood = asyncio.create_task(fleet.flood("ws-noisy", SECONDS))
@@ -103,6 +104,7 @@ async def test_a_noisy_neighbour_is_not_noticed(fleet: Fleet) -> None:
     assert sum(passed) <= 1.1 * (BURST + RATE * seconds) + 2
 
 
+@pytest.mark.slow
 async def test_hundreds_of_workspaces_keep_their_buckets(fleet: Fleet) -> None:
     """A workspace that has used up its bucket does not get it back because hundreds of others call meanwhile."""
 

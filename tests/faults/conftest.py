@@ -12,12 +12,6 @@ FIGURES = "figures"
 """The name under which a round tells its figures."""
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A round for each seed from 1 to --seeds."""
-    if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(1, metafunc.config.getoption("seeds") + 1))
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints each round's figures."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]

@@ -15,6 +15,8 @@ from openmcp_chain.domain import filters
 from openmcp_chain.store.mongo import store as mongo
 from openmcp_chain.store.mongo.store import MongoStore
 
+pytestmark = pytest.mark.slow
+
 TASKS = 6000
 BATCH = 1000
 Metadata = tuple[tuple[str, str], ...]

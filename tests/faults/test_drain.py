@@ -8,11 +8,14 @@ from collections import Counter
 
 import grpc
 import httpx
+import pytest
 from support.rest import Rest
 from support.stack import StackInfo
 from support.workspaces import Credentials
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
+
+pytestmark = pytest.mark.slow
 
 CALLERS = 4
 """Of each kind."""

@@ -17,6 +17,8 @@ from support.fleet import Fleet, ServerProcess, running_fleet
 
 from openmcp.chain.v1 import tasks_pb2
 
+pytestmark = pytest.mark.slow
+
 SERVERS, WORKERS = 3, 6
 SECONDS = 60.0
 """With ten seeds or more; a tenth of that with fewer."""

@@ -20,6 +20,8 @@ from support.workspaces import Credentials
 
 from openmcp.chain.v1 import tasks_pb2
 
+pytestmark = pytest.mark.slow
+
 TASKS = 200
 PIPELINE_TASKS = 30
 TASK_SECONDS = 0.02

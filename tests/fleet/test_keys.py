@@ -35,6 +35,8 @@ from openmcp_chain.stack.envoy import Address, Settings
 from openmcp_chain.store.mongo import store as mongo
 from openmcp_chain.store.mongo.store import MongoStore
 
+pytestmark = pytest.mark.slow
+
 ACTOR = Actor("local:test")
 JWKS_SECONDS = 1
 LEAD = timedelta(seconds=10)

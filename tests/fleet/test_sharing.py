@@ -14,6 +14,8 @@ from support.workspaces import Credentials
 from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 from openmcp_chain.worker import Context, Worker
 
+pytestmark = pytest.mark.slow
+
 FLOOD = 10_000
 BATCH = 1000
 CONCURRENCY = 2

@@ -14,6 +14,8 @@ from support.service import PATIENCE
 
 from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2, tasks_pb2_grpc, workers_pb2, workers_pb2_grpc
 
+pytestmark = pytest.mark.slow
+
 Metadata = tuple[tuple[str, str], ...]
 Work: TypeAlias = "Callable[[Caller, str, asyncio.Event], Awaitable[list[workers_pb2.LeasedTask]]]"
 

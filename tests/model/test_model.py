@@ -85,7 +85,7 @@ def test_in_memory(live: Live) -> None:
         live(open_shelf, 12, 20)
 
 
-@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+@pytest.mark.parametrize("driver", ["motor", pytest.param("pymongo", marks=pytest.mark.slow)])
 def test_on_a_database(live: Live, database: Database, driver: Driver) -> None:
     """So do two processes' worth of stores on one database, whose writes race."""
     name = f"model-{uuid.uuid4().hex}"

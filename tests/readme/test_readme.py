@@ -88,6 +88,7 @@ def test_python_program(stack: StackInfo) -> None:
     assert done.splitlines()[-1].startswith("sha256:")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)  # it starts a dozen commands, and each disable waits until every server knows
 def test_page_on_workspaces(stack: StackInfo) -> None:
     """Its commands, in one shell and in their order: a workspace's whole life, by REST and on the database itself."""

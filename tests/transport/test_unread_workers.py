@@ -154,6 +154,7 @@ async def test_what_is_being_sent_is_held_in_bytes_alone(monkeypatch: pytest.Mon
     assert holders == [sys.getrefcount(alone[0])]
 
 
+@pytest.mark.slow
 async def test_flood_by_who_does_not_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that sends reports and reads no answer is no longer read from: memory stays bounded, others unharmed."""
     monkeypatch.setattr(workstream, "REPORTS", 16)
