@@ -100,25 +100,29 @@ async def running(
 @asynccontextmanager
 async def process(settings: Settings, folder: Path, rest: httpx.AsyncClient) -> AsyncIterator[Path]:
     """An Envoy, from when it serves `rest`; gives its log."""
-    log = folder / "envoy.log"
-    command = envoy.command(envoy.write(settings, folder))
+    async with answering(envoy.write(settings, folder), rest, httpx.codes.OK) as log:
+        yield log
+
+
+@asynccontextmanager
+async def answering(config: Path, rest: httpx.AsyncClient, status: int) -> AsyncIterator[Path]:
+    """An Envoy with this configuration, from when it answers `rest` so; gives its log."""
+    log = config.with_name("envoy.log")
     with log.open("wb") as out:
-        started = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
+        started = await asyncio.create_subprocess_exec(*envoy.command(config), stdout=out, stderr=out)
         try:
-            await _ready(rest, started, log)
+            async with asyncio.timeout(READY_SECONDS):
+                while not await _answers(rest, status):
+                    assert started.returncode is None, f"Envoy ended; see {log}"
+                    await asyncio.sleep(0.05)
             yield log
         finally:
             started.terminate()
             await asyncio.wait_for(started.wait(), 10)
 
 
-async def _ready(rest: httpx.AsyncClient, process: asyncio.subprocess.Process, log: Path) -> None:
-    async with asyncio.timeout(READY_SECONDS):
-        while True:
-            assert process.returncode is None, f"Envoy ended; see {log}"
-            try:
-                if (await rest.get("/v1/tasks/pending")).status_code == httpx.codes.OK:
-                    return
-            except httpx.TransportError:
-                pass
-            await asyncio.sleep(0.05)
+async def _answers(rest: httpx.AsyncClient, status: int) -> bool:
+    try:
+        return (await rest.get("/v1/tasks/pending")).status_code == status
+    except httpx.TransportError:
+        return False

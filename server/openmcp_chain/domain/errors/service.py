@@ -36,7 +36,8 @@ class Unavailable(Error):
 class Overloaded(Error):
     code = "OVERLOADED"
     status = Status.UNAVAILABLE
-    when = "This server process has as many calls under way as it takes; repeat the call."
+    when = "This server process has as many calls under way as it takes, or Envoy as much memory; repeat the call."
+    sent_by = "both"
     retry_after = 0.5
 
     def __init__(self) -> None:

@@ -157,7 +157,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
 
     But where certificates are is told by files in the folder, which `write` writes. Raises ValueError without one.
     """
-    methods, otlp = view.methods(), settings.otlp
+    methods, otlp, overloaded = view.methods(), settings.otlp, errors.Overloaded()
     if folder is None and (settings.identity or settings.server_tls):
         raise ValueError("TLS needs files of its own beside the configuration, and so a file for that")
     beside = (folder or Path()).absolute()
@@ -179,9 +179,8 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "ENVOYS": _endpoints("envoys", *settings.peers),
         "HEAP": settings.heap_bytes,
         "HEADERS": f"local HEADER_BYTES, HEADER_COUNT = {HEADER_BYTES}, {HEADER_COUNT}\n" + _source("headers.lua"),
-        "HSTS": tls.told(settings.identity),
-        # Envoy reads % as the beginning of one of its own variables.
-        "INTERNAL": status.shown(errors.Internal()).replace("%", "%%"),
+        "HSTS": tls.TOLD,
+        "INTERNAL": _literal(status.shown(errors.Internal())),
         "ISSUER": settings.issuer,
         "JWKS_REFRESH": f"{settings.jwks_seconds}s",
         "LISTENER_FILTERS": tls.inspector() if settings.identity else [],
@@ -192,6 +191,10 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "MAX_ADDRESSES": settings.max_addresses,
         "MAX_CONNECTIONS": settings.max_connections,
         "MAX_WORKSPACES": settings.max_workspaces,
+        "OVERLOADED": _literal(status.shown(overloaded)),
+        "OVERLOADED_DETAILS": replies.details(overloaded),
+        "OVERLOADED_MESSAGE": _literal(overloaded.message),
+        "OVERLOADED_SECONDS": replies.retry_after(overloaded),
         "OTLP": _endpoints("otlp", *([Address(otlp.host, otlp.port)] if otlp else [])),
         "OTLP_TRANSPORT": otlp.transport_socket() if otlp else None,
         "RATE_LIMITS": _rate_limits(settings.plans),
@@ -232,6 +235,11 @@ def request_lua() -> str:
     messages = "".join(f'  ["{message}"] = {{ {kinds} }},\n' for message, kinds in fields.items())
     tables = f"local MESSAGES = {{\n{messages}}}\nlocal LEVELS = {structs.LEVELS}\n"
     return tables + "".join(_source(name) for name in ("text.lua", "json.lua", "request.lua"))
+
+
+def _literal(text: str) -> str:
+    """The text as a format of Envoy's, which reads % as the beginning of a variable of its own."""
+    return text.replace("%", "%%")
 
 
 def _source(name: str) -> str:

@@ -86,6 +86,16 @@ def lua_table(table: Mapping[str, Reply]) -> str:
     return f"local REPLIES = {{\n{rows}}}\n"
 
 
+def details(error: errors.Error) -> str:
+    """The header `grpc-status-details-bin`."""
+    return base64.b64encode(status.encode(error).SerializeToString()).decode().rstrip("=")
+
+
+def retry_after(error: errors.Error) -> str:
+    """The header `retry-after`, in whole seconds."""
+    return str(math.ceil(error.retry_after or 0))
+
+
 def _row(reply: Reply) -> str:
     error, encoded = reply.error, status.encode(reply.error)
     fields = {
@@ -93,10 +103,10 @@ def _row(reply: Reply) -> str:
         "body": status.shown(error),
         "grpc_status": str(encoded.code),
         "grpc_message": urllib.parse.quote(encoded.message, safe=_PRINTABLE),
-        "grpc_details": base64.b64encode(encoded.SerializeToString()).decode().rstrip("="),
+        "grpc_details": details(error),
     }
     if error.retry_after is not None:
-        fields["retry_after"] = str(math.ceil(error.retry_after))
+        fields["retry_after"] = retry_after(error)
     return ", ".join(f"{field} = {_quote(value)}" for field, value in fields.items())
 
 

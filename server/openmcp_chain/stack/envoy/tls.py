@@ -15,6 +15,8 @@ Json = dict[str, Any]
 
 HSTS = "max-age=31536000"
 """What clients are told with every answer: to come by HTTPS only, for a year."""
+TOLD = f'%CEL(connection.tls_version == "" ? "" : "{HSTS}")%'
+"""The same as a format of Envoy's, empty on a connection without TLS: a header that is empty is not sent."""
 _SECRETS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 _TLS = "envoy.transport_sockets.tls"
 _OWN, _CLIENT, _AUTHORITY = "listener", "client", "authority"
@@ -91,11 +93,6 @@ def subject_kind(name: str) -> str:
     except ValueError:
         return "DNS"
     return "IP_ADDRESS"
-
-
-def told(identity: Identity | None) -> list[Json]:
-    """The header that tells a client to come by HTTPS; none where HTTPS is not spoken."""
-    return [{"header": {"key": "strict-transport-security", "value": HSTS}}] if identity else []
 
 
 def inspector() -> list[Json]:

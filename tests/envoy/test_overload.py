@@ -1,0 +1,69 @@
+"""What Envoy says near its limit of memory, where it makes no filters for a call."""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import grpc
+import httpx
+import yaml
+from support.gateway import PLANS, READY_SECONDS, answering
+from support.service import refused
+
+from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
+from openmcp_chain.client.connection import Server
+from openmcp_chain.domain import errors
+from openmcp_chain.stack import envoy, ports
+from openmcp_chain.stack.authority import Authority
+from openmcp_chain.stack.envoy import Address, Settings
+from openmcp_chain.stack.envoy.tls import HSTS, Identity
+from openmcp_chain.transport import status
+
+
+def config(folder: Path, port: int, identity: Identity) -> Path:
+    """For an Envoy that is always over the limit at which it refuses calls, but never over that of connections."""
+    listen, nowhere = Address("127.0.0.1", port), Address("127.0.0.1", 1)
+    settings = Settings(listen=listen, server=nowhere, plans=PLANS, identity=identity, heap_bytes=1024 * 1024)
+    path = envoy.write(settings, folder)
+    rendered = yaml.safe_load(path.read_text())
+    actions = rendered["overload_manager"]["actions"]
+    actions.remove(next(one for one in actions if one["name"] == "envoy.overload_actions.reject_incoming_connections"))
+    path.write_text(yaml.safe_dump(rendered))
+    return path
+
+
+async def test_a_call_that_is_refused_for_want_of_memory(tmp_path: Path) -> None:
+    """It is told so in the contract's form, by REST and gRPC, with all that goes with every answer; without TLS too."""
+    authority = Authority.opened(tmp_path)
+    certificate = authority.issue("envoy")
+    (port,) = ports.choose({"envoy": 0})
+    trust = ssl.create_default_context(cafile=authority.file)
+    path = config(tmp_path, port, Identity(certificate.certificate, certificate.key))
+    async with (
+        httpx.AsyncClient(base_url=f"https://127.0.0.1:{port}", verify=trust) as rest,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as plain,
+        answering(path, rest, 503),
+    ):
+        async with asyncio.timeout(READY_SECONDS):
+            while (await rest.get("/healthz")).json()["error"]["code"] != "OVERLOADED":  # noqa: ASYNC110 - Envoy's doing
+                await asyncio.sleep(0.05)
+        for client in (rest, plain):
+            answer = await client.post("/v1/tasks", json={})
+            assert (answer.status_code, answer.text) == (503, status.shown(errors.Overloaded()))
+            answer.headers.pop("connection", "")
+            told = {name: value for name, value in answer.headers.items() if name not in ("date", "content-length")}
+            assert told == {
+                "content-type": "application/json",
+                "retry-after": "1",
+                "x-content-type-options": "nosniff",
+                "cache-control": "no-store",
+            } | ({"strict-transport-security": HSTS} if client is rest else {})
+        for ca in (authority.file, None):
+            async with Server(f"127.0.0.1:{port}", ca=ca).channel() as channel:
+                call = tasks_pb2_grpc.TaskServiceStub(channel).GetTask(tasks_pb2.GetTaskRequest(task_id="x"))
+                told_so = await refused(call)
+                assert (told_so.status, told_so.code) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED")
+                sent = {**dict(await call.initial_metadata()), **dict(await call.trailing_metadata())}
+                assert sent["retry-after"] == "1"
+                assert sent.get("strict-transport-security") == (HSTS if ca else None)
+                assert not any(name.startswith("x-openmcp") for name in sent)
