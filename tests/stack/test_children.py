@@ -11,9 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openmcp_chain.stack import children
+from openmcp_chain.stack import children, probes
 from openmcp_chain.stack.children import Child, Program
+from openmcp_chain.stack.console import Console
 from openmcp_chain.stack.failure import StackError
+from openmcp_chain.stack.parts import Parts
+from openmcp_chain.stack.state import DataFolder
 
 SLEEPER = [sys.executable, "-S", "-c", "import time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
@@ -173,6 +176,23 @@ async def test_stop_during_the_wait_for_a_restart(nursery: Nursery, monkeypatch:
     await child.stop()
     assert nursery.restarts.empty()
     assert not psutil.pid_exists(child.pid)
+
+
+async def test_a_part_that_is_lost_ends_what_is_done_meanwhile(tmp_path: Path) -> None:
+    """A part that can't be started again is told at once, and not after a step that waits for it, maybe in vain."""
+    with DataFolder(tmp_path) as folder:
+        parts = Parts(folder, Console())
+        await parts.spawn(Program("worker", SLEEPER))
+        log = folder.logs / "worker.log"
+        try:
+            await parts.until_ready("worker", probes.exists(log))
+            log.unlink()
+            log.mkdir()
+            os.kill(parts.pids["worker"], signal.SIGKILL)
+            with pytest.raises(StackError, match="worker was killed by SIGKILL and can't be started again"):
+                await parts.unless_lost(asyncio.Event().wait())
+        finally:
+            await parts.end()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")

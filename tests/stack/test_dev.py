@@ -20,7 +20,7 @@ from support import stack
 from support.database import Database
 from support.stack import StackInfo, running_stack
 
-from openmcp_chain.stack import sample
+from openmcp_chain.stack import demo, sample
 from openmcp_chain.stack.console import Console
 from openmcp_chain.stack.state import DataFolder, Info
 
@@ -206,6 +206,19 @@ async def test_a_failed_sample_is_told(running: StackInfo, tmp_path: Path, capsy
         assert not await sample.run(info, folder, Console())
     artifact.rmdir()
     assert "the sample failed: the task ended FAILED: " in capsys.readouterr().out
+
+
+async def test_a_sample_that_does_not_end_is_told(
+    running: StackInfo, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that nobody takes is not waited for without end, though the stream of its events has pings."""
+    running.until_shown("Ctrl-C ends everything.")
+    info = Info(**json.loads((running.data_dir / "dev.json").read_text()))
+    monkeypatch.setattr(demo, "TASK_TYPE", "nobodys")
+    monkeypatch.setattr(sample, "_TASK_SECONDS", 0.1)
+    with DataFolder(tmp_path) as folder:
+        assert not await sample.run(info, folder, Console())
+    assert "the sample failed: the task has not ended after 0.1 s" in capsys.readouterr().out
 
 
 LATE = """

@@ -80,7 +80,7 @@ async def _work(options: Options, place: Site, parts: Parts, console: Console) -
     if options.sample:
         from openmcp_chain.stack import sample  # noqa: PLC0415 - not before all is ready
 
-        succeeded = await sample.run(info, place.folder, console)
+        succeeded = await parts.unless_lost(sample.run(info, place.folder, console))
         if options.once:
             return 0 if succeeded else 1
     console.note("\nCtrl-C ends everything.")

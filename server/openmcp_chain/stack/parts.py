@@ -1,7 +1,8 @@
 """The processes of one stack, as a whole."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from openmcp_chain.stack.children import Child, Program
 from openmcp_chain.stack.console import Console
@@ -12,6 +13,7 @@ READY_SECONDS = 60.0
 END_ORDER = ("worker", "server", "envoy", "database")
 """The worker gives its tasks back while the server can still note it; the server ends its streams while Envoy still
 carries them."""
+_Result = TypeVar("_Result")
 
 
 class Parts:
@@ -40,6 +42,18 @@ class Parts:
     async def lost(self) -> None:
         """Raises StackError when a part can't be started again; until then it doesn't return."""
         await asyncio.gather(*(child.lost() for child in self._children.values()))
+
+    async def unless_lost(self, step: Coroutine[Any, Any, _Result]) -> _Result:
+        """Returns what the step does. Raises StackError, and stops it, when a part can't be started again meanwhile."""
+        doing, losing = asyncio.create_task(step), asyncio.create_task(self.lost())
+        try:
+            await asyncio.wait((doing, losing), return_when=asyncio.FIRST_COMPLETED)
+            if losing.done():
+                losing.result()
+            return doing.result()
+        finally:
+            doing.cancel()
+            losing.cancel()
 
     async def end(self) -> None:
         """Ends all, each within its grace."""

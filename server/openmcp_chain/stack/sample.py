@@ -1,5 +1,6 @@
 """The sample: one real task through the whole stack, as a client of each surface would do it, shown step by step."""
 
+import asyncio
 import hashlib
 import json
 import shlex
@@ -22,8 +23,10 @@ from openmcp_chain.stack import demo
 from openmcp_chain.stack.console import Console
 from openmcp_chain.stack.state import DataFolder, Info
 
-_SECONDS = 60.0
-"""How long the task may take, and any single answer."""
+_TASK_SECONDS = 60.0
+"""How long the task may take: for ever, if its type is paused or its worker keeps dying."""
+_ANSWER_SECONDS = 60.0
+"""How long any single answer may take. A stream may take longer: its pings are answers."""
 _ORDERS = """\
 order,customer,country,amount
 1001,Ada,GB,120.50
@@ -61,14 +64,14 @@ async def run(info: Info, folder: DataFolder, console: Console) -> bool:
     headers = {"accept": "application/json"}
     trust = ssl.create_default_context(cafile=info.ca_file) if info.ca_file else False
     async with httpx.AsyncClient(
-        base_url=info.rest_url, headers=headers, timeout=_SECONDS, trust_env=False, verify=trust
+        base_url=info.rest_url, headers=headers, timeout=_ANSWER_SECONDS, trust_env=False, verify=trust
     ) as rest:
         try:
             token = await _sign_in(rest, info)
             rest.headers["authorization"] = f"Bearer {token}"
             await _show_earlier(rest, folder, console)
             task_id = await _submit(rest, info, console)
-            await _follow(rest, task_id, console)
+            await _follow_to_its_end(rest, task_id, console)
             detail = await _json(await rest.get(f"/v1/tasks/{task_id}"))
             _show_result(detail, console)
             await _show_by_grpc(info, token, detail, console)
@@ -118,6 +121,14 @@ async def _submit(rest: httpx.AsyncClient, info: Info, console: Console) -> str:
     return str(summary["task_id"])
 
 
+async def _follow_to_its_end(rest: httpx.AsyncClient, task_id: str, console: Console) -> None:
+    try:
+        async with asyncio.timeout(_TASK_SECONDS):
+            await _follow(rest, task_id, console)
+    except TimeoutError:
+        raise SampleError(f"the task has not ended after {_TASK_SECONDS:g} s") from None
+
+
 async def _follow(rest: httpx.AsyncClient, task_id: str, console: Console) -> None:
     """Shows the task's events as they arrive, until the terminal one."""
     console.heading("Its events, as they arrive by SSE")
@@ -160,7 +171,7 @@ async def _show_by_grpc(info: Info, token: str, detail: dict[str, Any], console:
         task = await stub.GetTask(
             tasks_pb2.GetTaskRequest(task_id=detail["task_id"]),
             metadata=(("authorization", f"Bearer {token}"),),
-            timeout=_SECONDS,
+            timeout=_ANSWER_SECONDS,
         )
     if MessageToDict(task.result) != detail["result"]:
         raise SampleError("gRPC shows another result than REST")
