@@ -80,6 +80,8 @@ def configure(level: str) -> None:
     # The level is that of our own logs. Others' debug logs hold what ours never do: a database driver's, each document.
     logging.basicConfig(level=max(logging.INFO, logging.getLevelNamesMapping()[level]), handlers=[handler], force=True)
     logging.getLogger(__package__).setLevel(level)
+    # What no line of ours has need not be looked up for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_fatal
     sys.unraisablehook = _log_unraisable

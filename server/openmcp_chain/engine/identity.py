@@ -141,13 +141,16 @@ class Identity:
         waits a moment for the others of its kind, and all have one read.
         """
         began = asyncio.get_running_loop().time()
-        _, lately = self._recalled.get(workspace_id, (0.0, None))
-        good = workspace.matches(lately, secret, self._master.pepper, self._clock()) is not None
-        reads = self._reads if good or not self._sign_ins.crowded(workspace_id) else self._gathered
-        found = await reads(workspace_id)
+        late = self._sign_ins.crowded(workspace_id) and not self._was_good(workspace_id, secret)
+        found = await (self._gathered if late else self._reads)(workspace_id)
         if found is not None:  # strangers' guesses at names are not remembered
             self._remember(workspace_id, began, found)
         return found
+
+    def _was_good(self, workspace_id: str, secret: str) -> bool:
+        """Whether the secret was one of the workspace's when that was last read."""
+        _, lately = self._recalled.get(workspace_id, (0.0, None))
+        return workspace.matches(lately, secret, self._master.pepper, self._clock()) is not None
 
     async def _gather(self, workspace_ids: Sequence[str]) -> Sequence[Workspace | None]:
         await asyncio.sleep(GATHER_SECONDS)
