@@ -7,11 +7,22 @@ from types import FrameType
 import pytest
 from support.engine import Engine, tenant
 
+from openmcp_chain.domain.task import Queue
 from openmcp_chain.engine.leasing import Ask
 from openmcp_chain.engine.sessions import Demand
 
 FEW, MANY = 5, 500
 TASKS = 20
+
+
+class Noticed(str):
+    """A name that nobody compares without a function being called."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other)
 
 
 async def calls_of(action: Awaitable[object]) -> int:
@@ -102,3 +113,21 @@ async def test_a_task_costs_the_same_however_many_wait() -> None:
         return await calls_of(tasks())
 
     assert_alike(await cost(10 * FEW), await cost(10 * MANY))
+
+
+async def test_a_workspaces_queues_are_found_at_the_same_cost_however_many_others_have() -> None:
+    """Each list of types, and each count of what waits, asks for them."""
+
+    async def cost(others: int) -> int:
+        queues = Engine().app.queues
+        for number in range(others):
+            await queues.ensure(Queue(Noticed(f"ws-{number}"), "echo"))
+        await queues.ensure(Queue("mine", "echo"))
+
+        async def find() -> None:
+            (state,) = queues.of_workspace("mine")
+            assert state.queue == Queue("mine", "echo")
+
+        return await calls_of(find())
+
+    assert_alike(await cost(FEW), await cost(MANY))

@@ -53,6 +53,7 @@ class Queues:
         self._clock = clock
         self._states: dict[Queue, QueueState] = {}
         self._by_type: defaultdict[str, dict[Queue, None]] = defaultdict(dict)
+        self._by_workspace: defaultdict[str, dict[Queue, None]] = defaultdict(dict)
         self._types = Counter[str]()
         self._adding: dict[Queue, asyncio.Task[None]] = {}
         self._since: datetime | None = None
@@ -82,7 +83,7 @@ class Queues:
 
     def of_workspace(self, workspace: str) -> Sequence[QueueState]:
         """A workspace's queues, by type."""
-        mine = (state for state in self._states.values() if state.queue.workspace == workspace)
+        mine = map(self._states.__getitem__, self._by_workspace.get(workspace, ()))
         return sorted(mine, key=lambda state: state.queue.type)
 
     def halted(self, wanted: Queue) -> bool:
@@ -234,15 +235,17 @@ class Queues:
         if known is None:
             self._types[state.queue.workspace] += 1
             self._by_type[state.queue.type][state.queue] = None
+            self._by_workspace[state.queue.workspace][state.queue] = None
         self._states[state.queue] = state
         self.changed(state)
 
     def _forget(self, state: QueueState) -> None:
         gone = state.queue
         del self._states[gone]
-        del self._by_type[gone.type][gone]
-        if not self._by_type[gone.type]:
-            del self._by_type[gone.type]
+        for index, name in ((self._by_type, gone.type), (self._by_workspace, gone.workspace)):
+            del index[name][gone]
+            if not index[name]:
+                del index[name]
         self._uncount(gone.workspace)
         self.forgotten(gone)
 
