@@ -225,6 +225,33 @@ async def test_the_same_change_again_counts_as_made(store: Store) -> None:
     assert await read(store, task) == running
 
 
+async def test_another_change_of_the_same_moment_is_not_taken_for_this_one(store: Store) -> None:
+    """Of two that were decided on the same task, at the same time, by the same lease, and differ in one thing only."""
+
+    def ended(task: Task, result: bytes) -> Task:
+        return transitions.complete(task, "token", result, at(NOW))
+
+    def logged(task: Task, line: str) -> Task:
+        return transitions.note(task, "token", NOW, line=line)
+
+    pairs: list[tuple[Callable[[Task], Task], Callable[[Task], Task]]] = [
+        (lambda task: ended(task, b"1"), lambda task: ended(task, b"2")),
+        (lambda task: ended(task, b""), lambda task: ended(task, b"2")),
+        (lambda task: ended(task, b"1" * 50_000), lambda task: ended(task, b"2" * 50_000)),
+        (lambda task: logged(task, "1"), lambda task: logged(task, "2")),
+        (lambda task: logged(task, "1"), lambda task: transitions.extend(task, "token", NOW + 60 * SECOND)),
+    ]
+    for decide in pairs:
+        task = make_task()
+        held = claimed(task, "token")
+        await store.insert_tasks([task])
+        await store.update_tasks([Change(task, held)])
+        one, other = (each(held) for each in decide)
+        for change, made in ((one, True), (other, False), (one, True)):
+            assert await store.update_tasks([Change(held, change)]) == [made]
+        assert await read(store, task) == one
+
+
 async def test_each_change_of_a_batch_has_its_own_outcome(store: Store) -> None:
     """Winners win whatever happens to their neighbours."""
     tasks = [make_task() for _ in range(6)]

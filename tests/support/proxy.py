@@ -14,6 +14,8 @@ class Proxy:
         self.port = 0
         self.lost = 0
         """How many replies it has lost."""
+        self.replied = 0
+        """Bytes of replies that it has passed."""
 
     def lose_reply_to(self, mark: bytes) -> None:
         """The next request that holds `mark` reaches the server; its reply is lost, and the connection with it."""
@@ -36,6 +38,7 @@ class Proxy:
                 if losing.is_set():
                     self.lost += 1
                     return
+                self.replied += len(data)
                 writer.write(data)
                 await writer.drain()
 

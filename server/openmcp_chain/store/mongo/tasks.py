@@ -90,13 +90,28 @@ class Tasks(Part):
         )
         if result.matched_count == len(changes):
             return [True] * len(changes)
-        fields = dict.fromkeys((*documents.STATE, "events"), 1)
-        found = await self._tasks.find(_one_of(ids), fields).to_list(None)
-        stored = {document.pop("_id"): document for document in found}
-        return [
-            stored.get(id_) == {**documents.state(change.after), "events": documents.events(change.after.events)}
-            for id_, change in zip(ids, changes, strict=True)
-        ]
+        made = await self._made(dict(zip(ids, changes, strict=True)))
+        return [id_ in made for id_ in ids]
+
+    async def _made(self, changes: Mapping[str, Change]) -> Collection[str]:
+        """The ids of those tasks that are now as their changes make them.
+
+        A task may have megabytes of events, and many may lose at once, so no more is read than it takes to tell: of
+        events the last, since those of the right version are the same up to the change; a result only where all else
+        is as it should be, its length too if it is large.
+        """
+        last = max(1, *(len(change.after.events) - len(change.before.events) for change in changes.values()))
+        shown = {**dict.fromkeys(documents.STATE, 1), "events": {"$slice": -last}}
+        del shown["result"]
+        wanted = {
+            id_: {**documents.state(change.after), "events": documents.events(change.after.events[-last:])}
+            for id_, change in changes.items()
+        }
+        results = {id_: state.pop("result", None) for id_, state in wanted.items()}
+        found = await self._tasks.find(_one_of(list(changes)), shown).to_list(None)
+        alike = [id_ for document in found if document == wanted[id_ := document.pop("_id")]]
+        found = await self._tasks.find(_one_of(alike), {"result": 1}).to_list(None) if alike else []
+        return {id_ for document in found if document.get("result") == results[id_ := document["_id"]]}
 
     async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
         return await self._persist(lambda: self._find(keys, view)) if keys else {}
