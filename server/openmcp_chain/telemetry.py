@@ -2,7 +2,7 @@
 
 By gRPC, the one protocol for which the exporters are there, and in W3C's trace context, the one that Envoy passes on.
 Without an endpoint no provider is installed, and the API's calls in the code do next to nothing. Sampling follows the
-standard OTEL_TRACES_SAMPLER.
+standard OTEL_TRACES_SAMPLER; so does that of Envoy, which begins most traces (`stack.envoy.sampling`).
 """
 
 import contextlib

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from support.gateway import running
 
 from openmcp_chain.stack import ports
-from openmcp_chain.stack.envoy import Address
+from openmcp_chain.stack.envoy import Address, sampling
 from openmcp_chain.stack.envoy.collector import Collector
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -128,6 +128,26 @@ async def test_what_is_asked_all_the_time_is_not_traced(tmp_path_factory: pytest
         assert paths == {"/v1/tasks/pending"}
 
 
+async def test_traces_that_are_not_sampled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whoever follows Envoy is told of it; where a caller has decided, that stands."""
+    async with collecting() as (collector, port):
+        environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0",
+        }
+        folder = tmp_path_factory.mktemp("sampled")
+        async with running(folder, otlp=Collector.from_environment(environment)) as gateway:
+            await gateway.rest.get("/v1/tasks/pending")
+            assert gateway.upstream.tasks.metadata["traceparent"].endswith("-00")
+            async with asyncio.timeout(15):
+                while collector.requests.empty():  # what is sent before there is a connection is lost
+                    await gateway.rest.get("/v1/tasks/pending", headers={"traceparent": f"00-{TRACE}-{SPAN}-01"})
+        request = collector.requests.get_nowait()
+    spans = [span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans]
+    assert {span.trace_id.hex() for span in spans} == {TRACE}
+
+
 @pytest.mark.parametrize(
     ("host", "name"),
     [
@@ -183,6 +203,31 @@ def test_collectors() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "argument", "share", "follows"),
+    [
+        ("always_on", "", 1_000_000, False),
+        ("always_off", "0.5", 0, False),
+        ("traceidratio", "", 1_000_000, False),
+        ("parentbased_always_off", "", 0, True),
+        ("ParentBased_TraceIdRatio", "0.25", 250_000, True),
+    ],
+)
+def test_samplers(name: str, argument: str, share: int, follows: bool) -> None:
+    """OpenTelemetry's samplers have their names and meanings for Envoy too."""
+    sampler = sampling.from_environment({"OTEL_TRACES_SAMPLER": name, "OTEL_TRACES_SAMPLER_ARG": argument})
+    assert sampler
+    assert ("wrapped_sampler" in sampler["typed_config"]) is follows
+    sampler = sampler["typed_config"].get("wrapped_sampler", sampler)
+    assert sampler["typed_config"]["sampling_percentage"] == {"numerator": share, "denominator": "MILLION"}
+
+
+@pytest.mark.parametrize("name", ["", "parentbased_always_on", "parentbased_jaeger_remote"])
+def test_the_usual_sampler(name: str) -> None:
+    """Is Envoy's own; and so for a name that it does not know."""
+    assert sampling.from_environment({"OTEL_TRACES_SAMPLER": name}) is None
+
+
+@pytest.mark.parametrize(
     ("environment", "named"),
     [
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, "must be http://host:port or https://host:port"),
@@ -190,6 +235,17 @@ def test_collectors() -> None:
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/none.pem"},
             "the OTLP certificate '/none.pem' can't be read",
+        ),
+        *(
+            (
+                {
+                    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c",
+                    "OTEL_TRACES_SAMPLER": "traceidratio",
+                    "OTEL_TRACES_SAMPLER_ARG": text,
+                },
+                f"OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, not '{text}'",
+            )
+            for text in ("1.5", "nan", "some")
         ),
     ],
 )

@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 import grpc
 
+from openmcp_chain.stack.envoy import sampling
+from openmcp_chain.stack.envoy.sampling import Sampler
 from openmcp_chain.stack.envoy.tls import subject_kind
 
 PATH = "%DYNAMIC_METADATA(openmcp:path)%"
@@ -31,6 +33,8 @@ class Collector:
     """The certificates to trust, in PEM; None: no TLS."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """What each request carries, such as a key; secret."""
+    sampler: Sampler | None = None
+    """Which traces it gets; None: all that their callers have not decided against."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Collector | None":
@@ -56,6 +60,7 @@ class Collector:
             port,
             _certificates(value("CERTIFICATE")) if url.scheme == "https" else None,
             _headers(value("HEADERS")),
+            sampling.from_environment(environment),
         )
 
     def transport_socket(self) -> dict[str, Any] | None:
@@ -82,6 +87,7 @@ class Collector:
             "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
             "service_name": "openmcp-envoy",
             "grpc_service": service,
+            "sampler": self.sampler,
         }
         return {
             "provider": {"name": "envoy.tracers.opentelemetry", "typed_config": config},
