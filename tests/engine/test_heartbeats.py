@@ -115,7 +115,7 @@ async def test_a_worker_that_comes_back_elsewhere_is_not_silent_where_it_was(see
     for _ in range(20):
         there = chance.choice(engines)
         worker = there.worker(room=0)
-        there.app.leases.claimed(ref(task), worker.session)
+        there.app.leases.claimed(worker.principal, ref(task), worker.session)
         for _ in range(chance.randrange(1, 4)):
             await asyncio.sleep(chance.uniform(0.01, 0.95) * LEASE)
             await worker.heartbeat(task)
@@ -141,7 +141,7 @@ async def test_a_half_open_stream_takes_no_lease_from_a_worker_that_lives_elsewh
     task = await worker.next()
     again = there.worker(room=1)
     if stream:
-        there.app.leases.claimed(ref(task), again.session)
+        there.app.leases.claimed(again.principal, ref(task), again.session)
     else:
         again.leave()
     for _ in range(int(share * 3)):
@@ -158,7 +158,7 @@ async def test_a_silence_is_noticed_where_the_worker_was_heard_of_last() -> None
     await asyncio.sleep(3)
     worker, task = await leased(here)
     again = there.worker(room=1)
-    there.app.leases.claimed(ref(task), again.session)
+    there.app.leases.claimed(again.principal, ref(task), again.session)
     await again.heartbeat(task)
     await asyncio.sleep(LEASE + 1)
     assert here.task(task.key).events[2].context["code"] == "LEASE_EXPIRED"
@@ -173,7 +173,7 @@ async def test_a_worker_that_came_back_to_where_it_was_before_is_not_silent_in_b
     worker, task = await leased(here)
     for engine, pause in ((there, 0.1), (here, 0.3), (there, 0.85)):
         worker = engine.worker(room=0)
-        engine.app.leases.claimed(ref(task), worker.session)
+        engine.app.leases.claimed(worker.principal, ref(task), worker.session)
         await worker.heartbeat(task)
         await asyncio.sleep(pause * LEASE)
     await worker.complete(task)

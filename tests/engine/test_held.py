@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from support.engine import LEASE, DistantStore, Engine, Worker, ref, tenant
@@ -149,9 +150,57 @@ async def test_what_a_worker_said_that_it_held_goes_with_it() -> None:
     """Nobody has looked whether there are such leases: a worker may make up as many as it likes. A real one stays."""
     engine = Engine()
     worker, task = await leased(engine)
-    made_up = LeaseRef(Key("ws-1", "none"), "none")
-    engine.app.leases.claimed(made_up, worker.session)
-    assert engine.app.leases.holds(made_up.key)
+    held = engine.app.leases._held
+    for number in range(1000):
+        made_up = LeaseRef(task.key if number % 2 else Key("ws-1", "none"), f"made up {number}")
+        engine.app.leases.claimed(worker.principal, made_up, worker.session)
+    assert (len(held), len(held._claims), len(held._of_claimant)) == (1, 1000, 1)
     worker.leave()
-    assert not engine.app.leases.holds(made_up.key)
+    assert (len(held), len(held._claims), len(held._of_claimant)) == (1, 0, 0)
     assert engine.app.leases.holds(task.key)
+
+
+STRANGERS = [{"workspace": "ws-2"}, {"workspace": None, "task_types": ["other"]}]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["held here", "held elsewhere"])
+@pytest.mark.parametrize("stranger", STRANGERS, ids=["another tenant", "an operator of other types"])
+async def test_who_says_that_he_holds_anothers_lease_takes_nothing(stranger: Mapping[str, Any], known: bool) -> None:
+    """Nor learns anything. Its holder is heard from memory and told to stop, and has room for another when it ends."""
+    store = DistantStore()
+    here = Engine(store)
+    worker, task = await leased(here)
+    there = here if known else Engine(store)
+    thief = there.worker(*stranger.get("task_types", ["echo"]), workspace=stranger["workspace"], room=0)
+    there.app.leases.claimed(thief.principal, ref(task), thief.session)
+    for report in (thief.heartbeat, thief.complete, thief.fail, thief.stop):
+        with pytest.raises(errors.LeaseLost):
+            await report(task)
+    assert thief.session.credits == 1, "what was taken for a lease is none, once"
+    store.calls.clear()
+    await worker.heartbeat(task)
+    assert not store.calls
+    await here.app.tasks.cancel(tenant(), task.id, "enough")
+    assert (await worker.told_to_stop()).cancel == "enough"
+    assert thief.stops.empty()
+    await worker.stop(task)
+    assert worker.session.credits == 1
+
+
+async def test_who_comes_back_elsewhere_is_told_to_stop_when_it_has_shown_what_it_holds() -> None:
+    """And at once by the process that knows its lease; the last of its streams that says so has it."""
+    store = DistantStore()
+    here, there = Engine(store), Engine(store)
+    cut, task = await leased(here)
+    await here.app.tasks.cancel(tenant(), task.id, "enough")
+    for engine in (here, there):
+        streams = [engine.worker(room=0) for _ in range(2)]
+        for worker in streams:
+            engine.app.leases.claimed(worker.principal, ref(task), worker.session)
+        if engine is there:
+            await asyncio.gather(*(streams[1].heartbeat(task) for _ in range(3)))
+            assert streams[0].stops.empty()
+        assert (await streams[1].told_to_stop()).cancel == "enough"
+        assert streams[1].stops.empty()
+    await streams[1].stop(task)
+    assert [worker.session.credits for worker in (cut, *streams)] == [0, 0, 1]

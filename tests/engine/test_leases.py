@@ -210,7 +210,7 @@ async def test_a_worker_that_comes_back_reports_on_what_it_holds() -> None:
     task = await cut.next()
     cut.leave()
     worker = there.worker(room=0)
-    there.app.leases.claimed(ref(task), worker.session)
+    there.app.leases.claimed(worker.principal, ref(task), worker.session)
     await there.submit()
     assert worker.inbox.empty()
     await worker.heartbeat(task)
@@ -228,7 +228,7 @@ async def test_a_lease_that_was_lost_over_the_cut_makes_room() -> None:
     task = await cut.next()
     await here.app.leases.fail(cut.principal, ref(task), Failure("E", "m"), retryable=False)
     worker = there.worker(room=0)
-    there.app.leases.claimed(ref(task), worker.session)
+    there.app.leases.claimed(worker.principal, ref(task), worker.session)
     await there.submit()
     with pytest.raises(errors.LeaseLost):
         await worker.heartbeat(task)

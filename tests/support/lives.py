@@ -122,7 +122,7 @@ class Actor:
                 worker = engine.worker(room=3 - len(self.held))
                 worker.session.deliver = self._deliver(worker)
                 for task in self.held.values():
-                    engine.app.leases.claimed(ref(task), worker.session)
+                    engine.app.leases.claimed(worker.principal, ref(task), worker.session)
                 cut = self.chance.random() * 60
                 while engine in self.site.engines and (cut > 0 or self.site.calm):
                     while not worker.inbox.empty():

@@ -32,6 +32,7 @@ HELLO: dict[str, Any] = {"worker_name": "worker-1", "task_types": ["echo"], "max
         ({"task_types": ["t"] * 65}, "hello.task_types"),
         ({"task_types": ["echo", "no good"]}, "hello.task_types[1]"),
         ({"held": [workers_pb2.LeaseRef()] * 2}, "hello.held"),
+        ({"held": [NOBODYS] * 2, "max_concurrency": 2}, "hello.held"),
     ],
 )
 async def test_hello_is_checked(changed: dict[str, Any], field: str) -> None:
@@ -141,6 +142,23 @@ async def test_refresh_must_be_of_the_same_identity() -> None:
             await worker.hello()
             await worker.say(refresh=workers_pb2.Refresh(token=token))
             assert (await refused(worker.call)).code == code
+
+
+async def test_a_strangers_hello_takes_no_lease() -> None:
+    """The stream that names another workspace's lease hears nothing of it: its holder is told that it is to stop."""
+    async with serving() as service:
+        owner, stranger = await service.workspace(), await service.workspace()
+        task_id, worker = await service.submit(owner), service.work(owner)
+        await worker.hello()
+        lease = (await worker.task()).lease
+        thief = service.work(stranger)
+        await thief.hello(held=[lease])
+        await service.tasks.CancelTask(tasks_pb2.CancelTaskRequest(task_id=task_id), metadata=owner.metadata)
+        assert (await worker.next("cancel")).cancel.lease == lease
+        assert (await thief.heartbeat(lease)).error_code == "LEASE_LOST"
+        await worker.say(stopped=workers_pb2.Stopped(lease=lease))
+        assert not (await worker.ack()).error_code
+        await thief.end()
 
 
 async def test_leased_task_is_what_was_submitted() -> None:

@@ -6,11 +6,16 @@ task is read again when it is reported on, unless by a heartbeat of which nothin
 
 A lease that no session holds may be forgotten altogether: whoever reports on it has its task read again, and if nobody
 does, the sweep ends it when the stored lease runs out.
+
+What a worker that comes back says that it holds is a claim as long as it is not known here: a name, of which nothing is
+told to it and which takes nothing from anybody, but the place that the worker says it takes. Its first report shows
+what it is.
 """
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from openmcp_chain.domain import sizes
 from openmcp_chain.domain.task import Key, Task
@@ -34,15 +39,22 @@ class Held:
     """Whose credit it takes; None if it came by a call."""
     heard_at: float
     """When its worker was last heard of, by the loop's clock."""
+    task: Task
+    """The newest state known."""
     alone: bool = False
     """Whether its worker was heard of here, and by no other process since, as far as is known. (If it has a stream
     here, it can't have been: it says so when it comes back.)"""
-    task: Task | None = None
-    """The newest state known; None if the worker says that it holds it, and nobody has looked yet."""
     bytes: int = 0
     """What is kept of the task; 0 if it is no more than the state: no metadata, no labels, no events."""
     unsent: bool = False
     """Whether the task still waits to be sent to the worker: until then, the lease's end makes no room for others."""
+
+
+class Claim(NamedTuple):
+    """Names a lease, and the workspace or operator that says it holds it: to others, theirs is another one."""
+
+    bearer: str
+    token: str
 
 
 class HeldLeases:
@@ -51,13 +63,16 @@ class HeldLeases:
     def __init__(self, room: Callable[[Session, Held], None]) -> None:
         """`room` is called when a session's lease is let go, unless its task is unsent."""
         self._room = room
-        self._all: defaultdict[Key, list[Held]] = defaultdict(list)
+        self._all: defaultdict[Key, dict[str, Held]] = defaultdict(dict)
+        """By their tokens: but for the newest, a task's leases have ended, and not all of that was heard."""
         self._of_session: defaultdict[Session, dict[Held, None]] = defaultdict(dict)
         self._left: OrderedDict[Held, None] = OrderedDict()
         """Those that no session holds; the one that has been so for longest first."""
         self._whole: OrderedDict[Held, None] = OrderedDict()
         """Those with more than the state; the one whose task changed longest ago first."""
         self._bytes = 0
+        self._claims: dict[Claim, Session] = {}
+        self._of_claimant: defaultdict[Session, set[Claim]] = defaultdict(set)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._all
@@ -67,19 +82,20 @@ class HeldLeases:
 
     def __iter__(self) -> Iterator[Held]:
         for all_held in self._all.values():
-            yield from all_held
+            yield from all_held.values()
 
     def of(self, key: Key) -> list[Held]:
         """The leases that are known on a task."""
-        return self._all.get(key, [])
+        return list(self._all.get(key, {}).values())
 
     def find(self, key: Key, token: str) -> Held | None:
         """The lease; None if it is not known."""
-        return next((held for held in self.of(key) if held.token == token), None)
+        return self._all.get(key, {}).get(token)
 
     def add(self, held: Held) -> None:
         """Takes the lease in."""
-        self._all[held.key].append(held)
+        self._all[held.key][held.token] = held
+        self.learn(held, held.task)
         self._attach(held, held.session)
 
     def give(self, held: Held, session: Session | None) -> None:
@@ -87,12 +103,32 @@ class HeldLeases:
         self._detach(held)
         self._attach(held, session)
 
-    def leave(self, session: Session) -> list[Held]:
-        """The session has ended: returns what it held."""
-        gone = list(self._of_session.get(session, ()))
-        for held in gone:
+    def leave(self, session: Session) -> None:
+        """The session has ended: no session holds what it held, and its claims are gone."""
+        for held in list(self._of_session.get(session, ())):
             self.give(held, None)
-        return gone
+        for claim in self._of_claimant.pop(session, ()):
+            del self._claims[claim]
+
+    def claim(self, claim: Claim, session: Session) -> None:
+        """The session says that it holds a lease that is not known to be its bearer's. The last to say so counts."""
+        self.settle(claim)
+        self._claims[claim] = session
+        self._of_claimant[session].add(claim)
+
+    def claimant(self, claim: Claim) -> Session | None:
+        """Whose claim it is."""
+        return self._claims.get(claim)
+
+    def settle(self, claim: Claim) -> Session | None:
+        """It is known what the lease is, or another session has it: the claim is over. Returns whose it was."""
+        session = self._claims.pop(claim, None)
+        if session is not None:
+            mine = self._of_claimant[session]
+            mine.discard(claim)
+            if not mine:
+                del self._of_claimant[session]
+        return session
 
     def learn(self, held: Held, task: Task) -> None:
         """Keeps the newest state of the task, and what else there is room for."""
@@ -107,7 +143,7 @@ class HeldLeases:
         while self._bytes > ALL_KEPT_BYTES:
             oldest = next(iter(self._whole))
             self._drop(oldest)
-            oldest.task = _state(oldest.task) if oldest.task is not None else None
+            oldest.task = _state(oldest.task)
 
     def keep(self, key: Key, wanted: Callable[[Held], bool]) -> None:
         """Lets go of a task's other leases; each gives its credit back."""
@@ -115,7 +151,7 @@ class HeldLeases:
         for held in self.of(key):
             (kept if wanted(held) else gone).append(held)
         if kept:
-            self._all[key] = kept
+            self._all[key] = {held.token: held for held in kept}
         else:
             self._all.pop(key, None)
         for held in gone:

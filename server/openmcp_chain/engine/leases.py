@@ -25,7 +25,7 @@ from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import tracing
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import STORED, Dispatcher
-from openmcp_chain.engine.held import Held, HeldLeases
+from openmcp_chain.engine.held import Claim, Held, HeldLeases
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.sessions import Session
 from openmcp_chain.store.base import Store
@@ -86,12 +86,10 @@ class Leases:
         Raises EventsFull for a line that there is no room for; the lease is kept all the same, and so is the progress.
         """
         now, found = self._clock(), self._held.find(ref.key, ref.token)
-        known = found.task if found is not None and progress is None and not line else None
-        if found is not None and known is not None and self._lasts(found, known, now):
+        if found is not None and progress is None and not line and self._keeps(principal, ref, found, now):
             # For what writes nothing the state is enough, which is all that is kept of a task with much to it.
-            task = _allowed(principal, known, ref.key)
             found.heard_at = asyncio.get_running_loop().time()
-            return task
+            return found.task
         held, task = await self._look_up(principal, ref)
         held.heard_at = asyncio.get_running_loop().time()
         if not self._lasts(held, task, now):
@@ -148,9 +146,8 @@ class Leases:
     def granted(self, task: Task, session: Session) -> None:
         """The session got the task."""
         if task.lease is not None:
-            held = Held(task.key, task.lease.token, session, asyncio.get_running_loop().time(), alone=True)
-            self._held.add(held)
-            self._held.learn(held, task)
+            now = asyncio.get_running_loop().time()
+            self._held.add(Held(task.key, task.lease.token, session, now, task, alone=True))
 
     def waits(self, task: Task) -> None:
         """A task that was granted is not sent yet. Until it is, its lease's end makes no room for others.
@@ -178,24 +175,24 @@ class Leases:
     def lives(self, task: Task) -> bool:
         """Whether the lease with which a task was granted has not ended, as far as is known here."""
         held = self._of(task)
-        lease = held.task.lease if held is not None and held.task is not None else None
+        lease = held.task.lease if held is not None else None
         return lease is not None and lease.expires_at > self._clock()
 
-    def claimed(self, ref: LeaseRef, session: Session) -> None:
-        """The session says that it holds this lease, from a stream that was cut. It takes a credit until it ends."""
+    def claimed(self, principal: Principal, ref: LeaseRef, session: Session) -> None:
+        """The session says that it holds this lease, from a stream that was cut. It takes a credit until it ends.
+
+        It is the session's at once if it is known here, and the principal may report on it. Else it stays whose it is,
+        if it is anybody's: what it is is looked at when the principal reports on it, and not before.
+        """
         held = self._held.find(ref.key, ref.token)
-        if held is None:
-            self._held.add(Held(ref.key, ref.token, session, asyncio.get_running_loop().time()))
+        if held is not None and _may(principal, held.task, ref.key):
+            self._hand_over(held, session)
         else:
-            self._held.give(held, session)
-            held.alone = False
-            self._tell(held)
+            self._held.claim(_claim(principal, ref), session)
 
     def left(self, session: Session) -> None:
         """The session has ended. Its leases go on: the worker may come back with them."""
-        for held in self._held.leave(session):
-            if held.task is None:  # nobody knows whether it is one
-                self._forget(LeaseRef(held.key, held.token))
+        self._held.leave(session)
 
     async def give_back(self, task: Task, failure: Failure = WORKER_GONE) -> None:
         """A worker did not get the task that was claimed for it: it waits again, rather than for the lease to end."""
@@ -236,7 +233,7 @@ class Leases:
         known, task = held.task, held.task if held.bytes else await self._ledger.get(held.key, View.RESULT)
         if not self._silent(held):
             return
-        if task is not None and known is not None and task.version == known.version:
+        if task is not None and task.version == known.version:
             after = transitions.fail(task, held.token, LEASE_EXPIRED, self.moment(), retryable=True)
             if await self._ledger.try_change(task, after):
                 return
@@ -250,7 +247,7 @@ class Leases:
         past = self._clock() - PAST
 
         def over(held: Held) -> bool:
-            lease = held.task.lease if held.task is not None else None
+            lease = held.task.lease
             return held.session is None and lease is not None and lease.expires_at < past
 
         for key in {held.key for held in self._held if over(held)}:
@@ -260,10 +257,15 @@ class Leases:
 
     def _silent(self, held: Held) -> bool:
         """Whether its worker has been silent for too long, and it is for this process to say so."""
-        if held.task is None or not held.alone:
+        if not held.alone:
             return False
         silence = asyncio.get_running_loop().time() - held.heard_at
         return silence > self._dispatcher.lease_duration(held.task).total_seconds()
+
+    def _keeps(self, principal: Principal, ref: LeaseRef, held: Held, now: datetime) -> bool:
+        """Whether a heartbeat of the principal's keeps the lease, and nothing is to be read or written for that."""
+        settled = self._held.claimant(_claim(principal, ref)) is None
+        return settled and self._lasts(held, held.task, now) and _may(principal, held.task, ref.key)
 
     def _lasts(self, held: Held, task: Task, now: datetime) -> bool:
         """Whether the lease is stored for as long as its worker may be silent, and it is for this process to notice."""
@@ -286,29 +288,47 @@ class Leases:
             await self._store.keep_call(*lease.call, expires_at + ANSWER_KEPT)
 
     async def _look_up(self, principal: Principal, ref: LeaseRef) -> tuple[Held, Task]:
+        """The lease, which is known here from now on if it lives, and its task. Raises LeaseLost if it is not theirs.
+
+        That nobody else's lease suffers from: whoever has seen a lease's token may say what he likes.
+        """
         held = self._held.find(ref.key, ref.token)
-        if held is None or held.task is None:
+        if held is None:
             task = await self._ledger.get(ref.key, View.RESULT)
-        elif held.bytes:
+        elif held.bytes or not _may(principal, held.task, ref.key):
             task = held.task
         else:
             task = await self.look(ref.key)
-        try:
-            task = _allowed(principal, task, ref.key)
-        except errors.LeaseLost:
+        if task is None:
             self._forget(ref)
-            raise
+        if task is None or not _may(principal, task, ref.key):
+            self._settle(principal, ref, None)
+            raise errors.LeaseLost
+        held, lease = self._held.find(ref.key, ref.token), _running_lease(task)
+        lives = lease is not None and lease.token == ref.token
         if held is None:
-            held = Held(ref.key, ref.token, None, asyncio.get_running_loop().time())
-        if held.task is None and task.lease is not None and task.lease.token == ref.token:
-            if task.status is Status.RUNNING:
-                if held not in self._held.of(ref.key):
-                    self._held.add(held)
-                self._held.learn(held, task)
-                self._tell(held)
-            else:
-                self._forget(ref)  # what it reports was reported before, and is answered alike
+            held = Held(ref.key, ref.token, None, asyncio.get_running_loop().time(), task)
+            if lives:
+                self._held.add(held)
+        # If it has ended, what is reported was reported before, and is answered alike; or it is refused.
+        self._settle(principal, ref, held if lives else None)
         return held, task
+
+    def _settle(self, principal: Principal, ref: LeaseRef, held: Held | None) -> None:
+        """What the principal claimed to hold is known to be this; or (None) it has ended, or never was theirs."""
+        session = self._held.settle(_claim(principal, ref))
+        if session is not None:
+            if held is not None:
+                self._hand_over(held, session)
+            else:
+                self._dispatcher.credit(session)
+
+    def _hand_over(self, held: Held, session: Session) -> None:
+        """The lease is the session's from now on. Its worker may not know yet that its task is to stop."""
+        self._held.give(held, session)
+        held.alone = False
+        if held.task.cancel is not None:
+            session.cancel(held.task)
 
     def _make_room(self, session: Session, held: Held) -> None:
         """A lease of the session's has ended. If nothing was heard of it for so long, it may be stuck, and not know.
@@ -317,16 +337,11 @@ class Leases:
         it was given the lease there may have been nothing to say.
         """
         now = asyncio.get_running_loop().time()
-        duration = self._dispatcher.lease_duration(held.task) if held.task else self._dispatcher.standard_lease
+        duration = self._dispatcher.lease_duration(held.task)
         if session.heard_at is not None and now - max(session.heard_at, held.heard_at) > duration.total_seconds():
             session.owed += 1
         else:
             self._dispatcher.credit(session)
-
-    def _tell(self, held: Held) -> None:
-        """A worker that came back may not know yet that its task is to stop."""
-        if held.session is not None and held.task is not None and held.task.cancel is not None:
-            held.session.cancel(held.task)
 
     async def _report(self, ref: LeaseRef, task: Task, decide: Callable[[Task], Task]) -> Task:
         try:
@@ -351,17 +366,15 @@ class Leases:
         token = task.lease.token if task.status is Status.RUNNING and task.lease else None
         for held in self._held.of(task.key):
             if held.token == token:
-                asked = task.cancel is not None and (held.task is None or held.task.cancel is None)
-                if held.task is None or held.task.version <= task.version:
-                    if before is None and held.task is not None and held.task.lease != task.lease:
+                asked = task.cancel is not None and held.task.cancel is None
+                if held.task.version <= task.version:
+                    if before is None and held.task.lease != task.lease:
                         held.alone = False
                     self._held.learn(held, task)
                 if asked and held.session is not None:
                     held.session.cancel(task)
         # What was read may be older than a lease that has been granted since.
-        self._held.keep(
-            task.key, lambda held: held.token == token or held.task is None or held.task.version > task.version
-        )
+        self._held.keep(task.key, lambda held: held.token == token or held.task.version > task.version)
 
 
 def _running_lease(task: Task) -> Lease | None:
@@ -373,16 +386,15 @@ def _at_its_end(task: Task) -> bool:
     return task.lease is not None and task.lease.expires_at == task.lease.deadline
 
 
-def _allowed(principal: Principal, task: Task | None, key: Key) -> Task:
-    """The task, if it is there and the principal may report on it: an operator on its types, a workspace on its own.
+def _claim(principal: Principal, ref: LeaseRef) -> Claim:
+    return Claim(principal.workspace, ref.token)
 
-    Raises LeaseLost otherwise, so that nobody learns what others have.
+
+def _may(principal: Principal, task: Task, key: Key) -> bool:
+    """Whether the principal may report on the key's task, this one: an operator on its types, a workspace on its own.
+
+    Who may not is told what is told of a task that is not there, so that nobody learns what others have.
     """
-    if task is None or task.key != key:
-        raise errors.LeaseLost
-    if principal.worker_types:
-        if task.type not in principal.worker_types:
-            raise errors.LeaseLost
-    elif task.workspace != principal.workspace:
-        raise errors.LeaseLost
-    return task
+    if task.key != key:
+        return False
+    return task.type in principal.worker_types if principal.worker_types else task.workspace == principal.workspace

@@ -192,6 +192,8 @@ class WorkerStream:
             checks.refuse("hello.held", "names more leases than max_concurrency")
         for index, ref in enumerate(hello.held[:CONCURRENCY]):
             checks.lease(f"hello.held[{index}]", ref)
+        if len({ref.lease_token for ref in hello.held}) < len(hello.held):
+            checks.refuse("hello.held", "names a lease twice")
         checks.done()
         allow(self._bearer.principal, hello.task_types)
         duration = codec.duration_of(self._dispatcher.standard_lease)
@@ -206,7 +208,7 @@ class WorkerStream:
             most_bytes=OUTBOX_BYTES,
         )
         for ref in hello.held:
-            self._leases.claimed(codec.lease_ref(ref), session)
+            self._leases.claimed(self._bearer.principal, codec.lease_ref(ref), session)
         self._session = session
         self._dispatcher.join(session)
 

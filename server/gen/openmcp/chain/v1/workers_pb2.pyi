@@ -200,7 +200,9 @@ class Hello(_message.Message):
 
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRef]:
-        """Leases it still holds from a stream that was cut. They count against `max_concurrency` until they end."""
+        """Leases it still holds from a stream that was cut, each once. They count against `max_concurrency` until they end. Of one
+        that is not its own the worker hears `LEASE_LOST` when it reports on it.
+        """
 
     def __init__(
         self,
