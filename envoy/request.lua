@@ -9,6 +9,8 @@ local function query_fault(query, fields, in_path, has_body)
     local name = shown:gsub("%+", " "):gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
     if in_path[name] then -- the transcoder would let the query's value win over the path's
       return name, "is named by the path, and cannot be in the query too"
+    elseif name == "" then
+      return "request", "has a value without a name in its query"
     elseif not fields[name] then
       return shown, "this call has no such field"
     elseif has_body then

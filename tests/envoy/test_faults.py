@@ -37,7 +37,8 @@ async def test_a_server_that_is_away(gateway: Gateway) -> None:
     finally:
         await gateway.upstream.start()
     await gateway.until("/v1/tasks/pending", 200)
-    assert (await gateway.rest.get("/healthz")).status_code == 200
+    for probe in ("/healthz", "/healthz?from=elsewhere"):
+        assert (await gateway.rest.get(probe)).status_code == 200
     assert (await stub.GetTask(request, metadata=gateway.bearer)).task_id == "pending"
 
 
