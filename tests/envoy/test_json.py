@@ -207,6 +207,7 @@ def test_numbers_are_kept(digits: str, exponent: int | None) -> None:
         *(("0.12345678901234567890", True), ("0e999", True), ("1e23", True), ("100000000000000000000000", False)),
         *(("90071992547409921e22", False), ("90071992547409921e23", True), ("900719925474099211e23", False)),
         *(("1.7976931348623158e308", True), ("1.7976931348623159e308", False), ("0.17976931348623159e309", False)),
+        *(("2.4703282292062327209e-324", True), ("2.4703282292062327208e-324", False)),
         *(("2.4703282292062328e-324", True), ("2.4703282292062327e-324", False), ("0.00024703282292062328e-320", True)),
         *(("1" + "0" * 400 + "e-400", True), ("0." + "0" * 400 + "1e401", True), ("0." + "0" * 330 + "1", False)),
         *((str(2**1023), True), (str(2**1023 + 2), False), ("1" * 310, False), ("1e" + "0" * 400 + "1", True)),
@@ -216,6 +217,15 @@ def test_numbers_are_kept(digits: str, exponent: int | None) -> None:
 def test_numbers(number: str, kept: bool) -> None:
     """By example."""
     assert (judged(f'{{"payload":{{"a":{number}}}}}') == FITS) == kept
+
+
+def test_the_end_of_doubles() -> None:
+    """Up to its twentieth digit: a number that would be infinite is told so, and one before it that it is not exact."""
+    for number, wrong in (
+        ("1.7976931348623158078e308", "is an integer that"),
+        ("1.7976931348623158079e308", "is not a"),
+    ):
+        assert (judged(f'{{"payload":{{"a":{number}}}}}')[1] or "").startswith(wrong)
 
 
 @pytest.mark.parametrize("number", ["0.1%s1", "1%s.5", "1%s1e-200000", "0.%s1e200000", "1e%s1", "1.%s"])

@@ -77,10 +77,11 @@ def test_nulls(
     rest = {"type": "t", "payload": payload, "metadata": {"error": "", "result": ""}}
     printed = task | ({"result": result} if result is not None else {}) | {"error": error} | rest
     expected: Any = task | {"result": result, "error": error or None} | rest
-    answer: Any = {"tasks": [printed, printed], "next_page_token": ""} if listed else printed
+    unset, shown_unset = task | {"error": ""} | rest, task | {"result": None, "error": None} | rest
+    answer: Any = {"tasks": [printed, unset, printed], "next_page_token": ""} if listed else printed
     text = json.dumps(answer, separators=(",", ":"), ensure_ascii=ascii_only)
     _, shown = respond({":status": "200"}, text, nulls=3 if listed else 1)
-    assert shown == ({"tasks": [expected, expected], "next_page_token": ""} if listed else expected)
+    assert shown == ({"tasks": [expected, shown_unset, expected], "next_page_token": ""} if listed else expected)
 
 
 @given(message=TEXTS, details=st.lists(VALUES, max_size=3), ascii_only=st.booleans())

@@ -91,6 +91,12 @@ def test_an_integer_that_would_change_is_told_with_its_place(
     assert message.startswith(f"record 3, field `{field}`: an integer past 2^53 ")
 
 
+def test_an_integer_that_would_change_far_down_is_told(transform: Transform) -> None:
+    """After any number of records that look as if they could hold one."""
+    data = '{"v":1.5}\n' + '{"v":9007199254740994}\n' * 2500 + '{"v":9007199254740993}'
+    assert refusal(transform, data, sql="FROM input")[1].startswith("record 2502, field `v`: ")
+
+
 @pytest.mark.parametrize("name", ["record", "number", "text", "input", 'a "b'])
 @pytest.mark.parametrize("inner", ["%s", '{"a": %s}'])
 def test_an_integer_that_would_change_is_told_whatever_its_field_is_named(

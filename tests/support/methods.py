@@ -20,6 +20,8 @@ METHODS: dict[str, MethodDescriptor] = {
     for method in service.methods
 }
 """Every method served, by path: a new one is covered at once."""
+_AGAIN = 20
+"""How often a call is made whose answer is lost, which is rare."""
 
 
 async def caller_of(service: Service, path: str) -> Caller:
@@ -29,7 +31,7 @@ async def caller_of(service: Service, path: str) -> Caller:
 
 async def call(service: Service, path: str, data: bytes, metadata: Any = ()) -> Refusal | None:
     """Calls the method with these bytes; returns its refusal, None if it answered."""
-    while True:
+    for _ in range(_AGAIN):
         try:
             await _call(service, path, data, metadata)
             return None
@@ -37,6 +39,7 @@ async def call(service: Service, path: str, data: bytes, metadata: Any = ()) -> 
             # The client's word, in place of what it was told, if it was told while it wrote (grpc issue #36066).
             if error.details() != "Internal error from Core":
                 return refusal(error)
+    raise AssertionError(f"gRPC's client has lost all of {_AGAIN} answers of {path}")
 
 
 async def _call(service: Service, path: str, data: bytes, metadata: Any) -> None:
