@@ -41,6 +41,7 @@ from openmcp_chain.engine.tokens import Tokens
 from openmcp_chain.store.base import Store
 from openmcp_chain.store.mongo.store import connect
 from openmcp_chain.transport.auth import AuthService
+from openmcp_chain.transport.large import Large
 from openmcp_chain.transport.rest import RestService
 from openmcp_chain.transport.rpc import Rpc
 from openmcp_chain.transport.server import Server
@@ -97,9 +98,12 @@ class App:
         self.signals = Signals(store, self.ledger, now)
         self.signals.missed = self.sweep.look_again
         self.signals.heard = Neighbours(self.events, self.leases, self.dispatcher).heard
-        self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity, self.streams)
+        self.large = Large()
+        self.workers = WorkerService(
+            self.leases, self.leasing, self.dispatcher, self.identity, self.streams, self.large
+        )
         self.server = Server(
-            Rpc(self.identity, self.bearers),
+            Rpc(self.identity, self.bearers, self.large),
             auth=AuthService(self.identity),
             tasks=TaskService(self.submission, self.tasks, self.queues, self.events, self.identity, now),
             rest=RestService(self.events, self.identity, self.keys),

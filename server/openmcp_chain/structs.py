@@ -19,6 +19,9 @@ TINY_NUMBERS = 10_000
 """How many numbers closer to 0 than `TINY` a Struct may have. 95,000 would fit in; but Envoy takes up to 32 us to write
 one as JSON, some 20 times as long as others, and all its callers wait meanwhile (docs/decisions/0002-envoy.md)."""
 
+_EMPTY = 2
+"""Bytes of a Value that is a container with nothing in it, which need not be looked into."""
+
 # A linked path, the innermost step first: it is written out only for the one fault that is reported. Written out for
 # each value, a long key above many values would take gigabytes.
 _Path: TypeAlias = tuple["_Path | None", str]
@@ -47,10 +50,9 @@ def fault(field: str, struct: Struct) -> Violation | None:
                 tiny += 1
                 if tiny > TINY_NUMBERS:
                     return Violation(field, f"has more than {TINY_NUMBERS} numbers closer to 0 than {TINY}")
-            elif kind == "struct_value":
-                stack.append(((path, _step(key)), level + 1, value.struct_value))
-            elif kind == "list_value":
-                stack.append(((path, _step(key)), level + 1, value.list_value))
+            elif kind in ("struct_value", "list_value"):
+                if value.ByteSize() > _EMPTY or level == LEVELS:
+                    stack.append(((path, _step(key)), level + 1, getattr(value, kind)))
             elif kind is None:
                 return Violation(_written((path, _step(key))), "has no value; null is a value too")
     return None

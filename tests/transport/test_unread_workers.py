@@ -43,7 +43,7 @@ async def unread(
 ) -> tuple[WorkerStream, AsyncGenerator[workers_pb2.WorkResponse, None]]:
     """A worker's stream whose answers go nowhere unless a test takes them; it has been welcomed."""
     app, principal = service.app, await service.app.identity.check(caller.token, Scope.WORKER)
-    stream = WorkerStream(app.leases, app.dispatcher, app.identity, app.bearers.present(principal))
+    stream = WorkerStream(app.leases, app.dispatcher, app.identity, app.bearers.present(principal), app.large)
 
     hello = workers_pb2.Hello(worker_name="worker-1", task_types=["echo"], max_concurrency=concurrency)
 

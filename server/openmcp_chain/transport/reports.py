@@ -15,6 +15,7 @@ from openmcp_chain.engine.leases import LeaseRef, Leases
 from openmcp_chain.engine.sessions import Demand
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.checks import FAILURE_CODE_CHARACTERS, Checks
+from openmcp_chain.transport.large import Large, Reading
 
 TASK_TYPES = 64
 FAILURE_MESSAGE_CHARACTERS = 2048
@@ -64,14 +65,16 @@ def demand(principal: Principal, task_types: Sequence[str]) -> Demand:
 class Reports:
     """Carries out what workers report."""
 
-    def __init__(self, leases: Leases) -> None:
+    def __init__(self, leases: Leases, large: Large) -> None:
         self._leases = leases
+        self._large = large
 
     async def carry_out(self, principal: Principal, report: Report) -> None:
         """Does what a message of a stream says; its lease was checked. Raises what the worker is told."""
         ref = codec.lease_ref(report.lease)
         if isinstance(report, workers_pb2.Complete):
-            await self.complete(principal, ref, report.result, "complete.result")
+            reading = self._large.reading(principal.workspace, report.ByteSize())
+            await self.complete(principal, ref, report.result, "complete.result", reading)
         elif isinstance(report, workers_pb2.Fail):
             delay = report.retry_delay if report.HasField("retry_delay") else None
             await self.fail(principal, ref, report.code, report.message, delay, "fail.", retryable=report.retryable)
@@ -96,18 +99,19 @@ class Reports:
         checks.done()
         return await self._leases.heartbeat(principal, ref, said, line[:LOG_CHARACTERS])
 
-    async def complete(self, principal: Principal, ref: LeaseRef, result: Struct, field: str) -> None:
+    async def complete(self, principal: Principal, ref: LeaseRef, result: Struct, field: str, reading: Reading) -> None:
         """Ends the task with success."""
-        checks = Checks()
-        await checks.struct(field, result)
         try:
-            checks.done()
+            read = await reading.run(_result, field, result)
         except errors.InvalidArgument as error:
             # It would be refused as often as it were sent again: the task fails, and says why.
             failure = Failure("RESULT_INVALID", error.message[:FAILURE_MESSAGE_CHARACTERS])
             await self._leases.fail(principal, ref, failure, retryable=False)
             raise
-        await self._leases.complete(principal, ref, codec.struct_to_bytes(result, deterministic=True))
+        finally:
+            del result
+            reading.end()
+        await self._leases.complete(principal, ref, read)
 
     async def fail(
         self,
@@ -126,3 +130,11 @@ class Reports:
         checks.done()
         failure = Failure(code[:FAILURE_CODE_CHARACTERS] or "FAILED", message[:FAILURE_MESSAGE_CHARACTERS])
         return await self._leases.fail(principal, ref, failure, retryable=retryable, delay=wait)
+
+
+def _result(field: str, result: Struct) -> bytes:
+    """Raises InvalidArgument for one that can't be kept."""
+    checks = Checks()
+    checks.struct(field, result)
+    checks.done()
+    return codec.struct_to_bytes(result, deterministic=True)

@@ -3,7 +3,7 @@
 1. identify    request id and trace context, so that all that follows can be found in log and trace
 2. authorise   the token, before the request is read; and for as long as the call goes on, whatever it waits for
 3. admit       refuse at once what is over the limit of calls under way
-4. decode      bytes to message; what can't be decoded names its field
+4. decode      bytes to message, in its turn if it is large; what can't be decoded names its field
 5. run         the method, for no longer than a call may take
 6. encode      message to bytes
 7. refuse      any failure of the above, as a status with details
@@ -41,6 +41,7 @@ from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine.bearers import Bearer, Bearers
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.transport import messages, status, wire
+from openmcp_chain.transport.large import AT_ONCE, Large, Reading
 from openmcp_chain.transport.messages import REQUEST_BYTES, Context
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class Call:
     known: Bearer | None
     """The bearer of the token, where the method needs one."""
     context: Context
+    reading: Reading = AT_ONCE
+    """How its request is read, if it is no stream."""
 
     @property
     def bearer(self) -> Bearer:
@@ -101,9 +104,10 @@ class Access:
 class Rpc:
     """Wraps methods and holds what all calls share."""
 
-    def __init__(self, identity: Identity, bearers: Bearers) -> None:
+    def __init__(self, identity: Identity, bearers: Bearers, large: Large) -> None:
         self._identity = identity
         self._bearers = bearers
+        self._large = large
         self._under_way = 0
         self._latest = -math.inf
         # Without a provider, only the client's own context is there to be passed on.
@@ -149,10 +153,15 @@ class Rpc:
                         messages.weigh(size)
                         with await self._authorised(access, metadata) as bearer:
                             data = await messages.only_message(context)
-                            self._admit()
+                            reading = self._admit(bearer, len(data))
                             try:
-                                answer: Message = await behaviour(decode(data), Call(metadata, bearer, context))
+                                # Kept neither as bytes nor decoded: what is large is done with once it has been read.
+                                decoded = [await reading.run(decode, data)]
+                                data = b""
+                                call = Call(metadata, bearer, context, reading)
+                                answer: Message = await behaviour(decoded.pop(), call)
                             finally:
+                                reading.end()
                                 self._under_way -= 1
                     encoded = messages.encode(answer)
                     code = "OK"
@@ -218,11 +227,13 @@ class Rpc:
                 return
             await asyncio.sleep(wait)
 
-    def _admit(self) -> None:
-        """Counts a call whose request is there; a caller who sends nothing takes nobody's place."""
-        if self._under_way >= CALLS:
+    def _admit(self, bearer: Bearer | None, size: int) -> Reading:
+        """Counts a call whose request is there, to be read; a caller who sends nothing takes nobody's place."""
+        workspace = bearer.principal.workspace if bearer is not None else ""
+        if self._under_way >= CALLS or self._large.full(workspace, size):
             raise errors.Overloaded
         self._under_way += 1
+        return self._large.reading(workspace, size)
 
     def _identify(self, path: str, access: Access, metadata: Mapping[str, str]) -> trace.Span:
         """Names the call in the log, and begins its span: in the caller's trace, if it brings one."""

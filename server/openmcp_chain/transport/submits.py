@@ -26,8 +26,11 @@ _TERMS = (
 )
 
 
-async def read(request: tasks_pb2.SubmitTaskRequest, workspace: str, clock: Clock) -> Submit:
-    """The task to accept. Raises InvalidArgument naming every field at fault, WorkspaceMismatch."""
+def read(request: tasks_pb2.SubmitTaskRequest, workspace: str, clock: Clock) -> Submit:
+    """The task to accept. Raises InvalidArgument naming every field at fault, WorkspaceMismatch.
+
+    Runs in a thread where the request is large.
+    """
     if request.workspace_id and request.workspace_id != workspace:
         raise errors.WorkspaceMismatch
     checks = Checks()
@@ -45,7 +48,7 @@ async def read(request: tasks_pb2.SubmitTaskRequest, workspace: str, clock: Cloc
     terms = _terms(checks, request)
     if schedule_time and terms.schedule_to_close and schedule_time >= clock() + terms.schedule_to_close:
         checks.refuse("schedule_time", "must be before schedule_to_close_timeout ends, which counts from the submit on")
-    await checks.struct("payload", request.payload)
+    checks.struct("payload", request.payload)
     checks.done()
     return Submit(
         type=request.type,

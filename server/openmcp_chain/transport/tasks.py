@@ -1,7 +1,7 @@
 """TaskService."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from openmcp.chain.v1 import errors_pb2, tasks_pb2
 from openmcp_chain.domain import errors
@@ -11,7 +11,7 @@ from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.events import EventHub, Subscription
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.queues import Queues
-from openmcp_chain.engine.submission import Submission
+from openmcp_chain.engine.submission import Submission, Submit
 from openmcp_chain.engine.tasks import Tasks, key_of
 from openmcp_chain.transport import codec, submits
 from openmcp_chain.transport.checks import Checks
@@ -26,6 +26,8 @@ LONGEST_PAGE = 1000
 FULL_PAGE = 100
 """A page with payloads and results has no more tasks."""
 BATCH_SUBMIT = 1000
+READ = 16
+"""Of so many of a batch it is seen whether their caller is still there: a large one takes seconds to read."""
 BATCH_GET = 100
 RETRIED = 100
 MOST_RETRIED = 1000
@@ -53,7 +55,10 @@ class TaskService:
 
     async def SubmitTask(self, request: tasks_pb2.SubmitTaskRequest, call: Call) -> tasks_pb2.TaskSummary:
         """Accepts a task."""
-        return await self._submit(request, call.caller)
+        submit = await call.reading.run(submits.read, request, call.caller.workspace, self._clock)
+        del request
+        call.reading.end()
+        return codec.summary(await self._submission.submit(call.caller, submit))
 
     async def BatchSubmitTasks(
         self, request: tasks_pb2.BatchSubmitTasksRequest, call: Call
@@ -62,7 +67,14 @@ class TaskService:
         checks = Checks()
         _between(checks, "requests", len(request.requests), BATCH_SUBMIT)
         checks.done()
-        results = await asyncio.gather(*(self._submit_one(one, call.caller) for one in request.requests))
+        read = []
+        for begin in range(0, len(request.requests), READ):
+            part = request.requests[begin : begin + READ]
+            read += await call.reading.run(self._read, part, call.caller.workspace)
+            del part
+        del request
+        call.reading.end()
+        results = await asyncio.gather(*(self._submit(call.caller, one) for one in read))
         return tasks_pb2.BatchSubmitTasksResponse(results=results)
 
     async def GetTask(self, request: tasks_pb2.GetTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
@@ -177,15 +189,29 @@ class TaskService:
         state = await self._queues.resume(Queue(call.caller.workspace, request.type))
         return tasks_pb2.ResumeTaskTypeResponse(task_type=codec.task_type(state))
 
-    async def _submit(self, request: tasks_pb2.SubmitTaskRequest, caller: Principal) -> tasks_pb2.TaskSummary:
-        submit = await submits.read(request, caller.workspace, self._clock)
-        return codec.summary(await self._submission.submit(caller, submit))
-
-    async def _submit_one(self, request: tasks_pb2.SubmitTaskRequest, caller: Principal) -> tasks_pb2.BatchSubmitResult:
+    async def _submit(
+        self, caller: Principal, submit: Submit | tasks_pb2.BatchSubmitResult
+    ) -> tasks_pb2.BatchSubmitResult:
+        """Accepts one of a batch, unless it was refused when it was read."""
+        if isinstance(submit, tasks_pb2.BatchSubmitResult):
+            return submit
         try:
-            return tasks_pb2.BatchSubmitResult(task=await self._submit(request, caller))
+            task = await self._submission.submit(caller, submit)
         except errors.Error as error:
-            return tasks_pb2.BatchSubmitResult(error=errors_pb2.Error(code=error.code, message=error.message))
+            return _refused(error)
+        return tasks_pb2.BatchSubmitResult(task=codec.summary(task))
+
+    def _read(
+        self, requests: Sequence[tasks_pb2.SubmitTaskRequest], workspace: str
+    ) -> list[Submit | tasks_pb2.BatchSubmitResult]:
+        """Reads some of a batch: each is what to accept, or refused by itself."""
+        read: list[Submit | tasks_pb2.BatchSubmitResult] = []
+        for request in requests:
+            try:
+                read.append(submits.read(request, workspace, self._clock))
+            except errors.Error as error:
+                read.append(_refused(error))
+        return read
 
 
 def follow(
@@ -201,6 +227,10 @@ def follow(
     checks.done()
     key = key_of(caller, task_id)
     return hub.subscribe(key, after, identity.quotas(caller).streams, named)
+
+
+def _refused(error: errors.Error) -> tasks_pb2.BatchSubmitResult:
+    return tasks_pb2.BatchSubmitResult(error=errors_pb2.Error(code=error.code, message=error.message))
 
 
 def _require(task_id: str) -> None:

@@ -18,6 +18,7 @@ from openmcp_chain.engine.sessions import Session
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
+from openmcp_chain.transport.large import Large
 from openmcp_chain.transport.reports import Report, Reports, allow, demand, introduce
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,11 @@ class _Unsent(NamedTuple):
 class WorkerStream:
     """The state of one stream."""
 
-    def __init__(self, leases: Leases, dispatcher: Dispatcher, identity: Identity, bearer: Bearer) -> None:
+    def __init__(
+        self, leases: Leases, dispatcher: Dispatcher, identity: Identity, bearer: Bearer, large: Large
+    ) -> None:
         self._leases = leases
-        self._reports = Reports(leases)
+        self._reports = Reports(leases, large)
         self._dispatcher = dispatcher
         self._identity = identity
         self._bearer = bearer

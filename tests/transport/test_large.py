@@ -1,0 +1,190 @@
+"""Large requests are read one at a time beside the event loop, of each workspace in its turn; what waits is bounded."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from support.service import PATIENCE, Service, refused, serving, until
+
+from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp_chain import structs
+from openmcp_chain.domain.errors import Violation
+from openmcp_chain.transport import large
+from openmcp_chain.transport.large import AT_ONCE, SMALL, Large
+
+BIG = SMALL + 1
+
+
+def payload(size: int) -> Struct:
+    """Of about so many bytes, all of it small values."""
+    values = [Value(bool_value=True)] * (size // 4)
+    return Struct(fields={"a": Value(list_value=ListValue(values=values))})
+
+
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each Struct that was walked, whether that was on the event loop."""
+    seen: list[bool] = []
+    original = structs.fault
+
+    def fault(field: str, struct: Struct) -> Violation | None:
+        seen.append(threading.current_thread() is threading.main_thread())
+        return original(field, struct)
+
+    monkeypatch.setattr(structs, "fault", fault)
+    return seen
+
+
+async def submit(service: Service, *sizes: int) -> None:
+    """In one batch, or by itself."""
+    tenant = await service.workspace()
+    requests = [tasks_pb2.SubmitTaskRequest(type="t", payload=payload(size)) for size in sizes]
+    if len(requests) == 1:
+        await service.tasks.SubmitTask(requests[0], metadata=tenant.metadata, timeout=PATIENCE)
+        return
+    batch = tasks_pb2.BatchSubmitTasksRequest(requests=requests)
+    answer = await service.tasks.BatchSubmitTasks(batch, metadata=tenant.metadata, timeout=PATIENCE)
+    assert [result.WhichOneof("outcome") for result in answer.results] == ["task"] * len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "at_once"),
+    [([100], True), ([100] * 20, True), ([2 * SMALL], False), ([SMALL // 16] * 20, False)],
+    ids=["small", "small batch", "large", "large batch of small ones"],
+)
+async def test_what_is_large_as_a_whole_is_read_beside_the_event_loop(
+    sizes: list[int], at_once: bool, walked: list[bool]
+) -> None:
+    async with serving() as service:
+        await submit(service, *sizes)
+    assert walked == [at_once] * len(sizes)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_so_is_a_result(streamed: bool, walked: list[bool]) -> None:
+    async with serving() as service:
+        tenant = await service.workspace()
+        task_id = await service.submit(tenant, task_type="echo")
+        worker = service.work(tenant)
+        await worker.hello()
+        lease = (await worker.task()).lease
+        del walked[:]
+        if streamed:
+            await worker.say(complete=workers_pb2.Complete(lease=lease, result=payload(2 * SMALL)))
+            assert not (await worker.ack()).error_code
+        else:
+            request = workers_pb2.CompleteTaskRequest(lease=lease, result=payload(2 * SMALL))
+            await service.workers.CompleteTask(request, metadata=tenant.metadata, timeout=PATIENCE)
+        assert (await service.get(tenant, task_id)).result == payload(2 * SMALL)
+        await worker.end()
+    assert walked == [False]
+
+
+class Job:
+    """Something that is read until it is told that it has been."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.done = threading.Event()
+
+    def __call__(self) -> str:
+        self.begun.set()
+        assert self.done.wait(PATIENCE)
+        return "read"
+
+
+async def whole(at: Large, workspace: str, job: Callable[[], str]) -> str:
+    reading = at.reading(workspace, BIG)
+    try:
+        return await reading.run(job)
+    finally:
+        reading.end()
+
+
+async def begun(job: Job) -> None:
+    await until(job.begun.is_set)
+
+
+async def test_a_workspace_waits_behind_its_own_requests() -> None:
+    """Another's single one is the next, however many of the first wait."""
+    at = Large()
+    flood, single = [Job() for _ in range(5)], Job()
+    reading = [asyncio.create_task(whole(at, "a", job)) for job in flood]
+    await begun(flood[0])
+    last = asyncio.create_task(whole(at, "b", single))
+    await asyncio.sleep(0)
+    flood[0].done.set()
+    await begun(single)
+    assert not flood[1].begun.is_set()
+    for job in (single, *flood):
+        job.done.set()
+    assert await last == "read"
+    assert await asyncio.gather(*reading) == ["read"] * 5
+    assert not at._workspaces
+    assert not at._bytes
+
+
+async def test_one_whose_caller_has_gone_keeps_its_turn_until_it_is_done() -> None:
+    """The thread can't be stopped: another would be decoded beside it."""
+    at = Large()
+    gone, waiting, next_one = Job(), Job(), Job()
+    first = asyncio.create_task(whole(at, "a", gone))
+    second = asyncio.create_task(whole(at, "a", waiting))
+    third = asyncio.create_task(whole(at, "b", next_one))
+    await begun(gone)
+    for task in (first, second):
+        task.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)
+    assert at.turn.locked()
+    assert at._bytes == 2 * BIG
+    gone.done.set()
+    await begun(next_one)
+    next_one.done.set()
+    assert await third == "read"
+    assert not waiting.begun.is_set()
+    assert not at._workspaces
+    assert not at.turn.locked()
+
+
+async def test_what_fails_is_told_and_makes_room() -> None:
+    at = Large()
+
+    def fails() -> str:
+        raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            await whole(at, "a", fails)
+    assert not at._workspaces
+
+
+def test_what_waits_is_bounded_for_each_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "WORKSPACE_BYTES", 3 * BIG)
+    monkeypatch.setattr(large, "ALL_BYTES", 5 * BIG)
+    at = Large()
+    readings = [at.reading("a", BIG) for _ in range(3)]
+    assert at.full("a", BIG)
+    assert not at.full("a", SMALL)
+    assert at.reading("a", SMALL) is AT_ONCE
+    readings += [at.reading("b", BIG) for _ in range(2)]
+    assert at.full("b", BIG)
+    assert at.full("c", BIG)
+    readings.pop().end()
+    readings.pop().end()
+    assert not at.full("c", BIG)
+    for reading in readings:
+        reading.end()
+        reading.end()
+    assert not at._workspaces
+
+
+async def test_past_the_bound_a_call_is_refused_as_one_to_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as service:
+        tenant = await service.workspace()
+        monkeypatch.setattr(large, "WORKSPACE_BYTES", SMALL)
+        request = tasks_pb2.SubmitTaskRequest(type="t", payload=payload(2 * SMALL))
+        told = await refused(service.tasks.SubmitTask(request, metadata=tenant.metadata))
+        assert told.code == "OVERLOADED"
+        await service.submit(tenant)
