@@ -5,6 +5,7 @@ import random
 
 import pytest
 from support.engine import LEASE, DistantStore, Engine, Worker, ref, tenant
+from support.service import until
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Failure, Status, Task
@@ -112,6 +113,35 @@ async def test_a_cancel_in_another_process_reaches_the_worker_by_signal() -> Non
     await cancel(there, task)
     async with asyncio.timeout(0.1):
         assert (await worker.told_to_stop()).key == task.key
+
+
+@pytest.mark.parametrize("end", [True, False])
+async def test_what_is_done_to_a_task_that_is_being_handed_over_is_heard_of(end: bool) -> None:
+    """While it is asked whether its queue is paused: its worker is told after it got the task, or gets the next one."""
+    store = DistantStore()
+    engine = Engine(store)
+    worker = engine.worker()
+    await engine.app.queues.refresh()
+    await asyncio.sleep(LEASE)  # by then what is known of queues is too old
+    store.gates["list_queues"] = asyncio.Event()
+    submit = asyncio.create_task(engine.submit())
+    await until(lambda: store.calls["list_queues"] == 2)
+    (key,) = store._tasks
+    task = await cancel(engine, engine.task(key))
+    if end:
+        await worker.stop(task)
+    store.gates.pop("list_queues").set()
+    await submit
+    if end:
+        other = await engine.submit()
+        assert (await worker.next()).key == other.key
+    else:
+        got = await worker.next()
+        assert (got.key, got.cancel) == (key, None)
+        assert (await worker.told_to_stop()).cancel == "enough"
+        await worker.stop(got)
+        assert worker.session.credits == 1
+    assert worker.stops.empty()
 
 
 async def test_a_cancel_whose_signal_is_lost_is_told_by_the_heartbeats() -> None:

@@ -39,8 +39,12 @@ PAUSED = Failure("TYPE_PAUSED", "the type was paused, or its workspace disabled,
 class Holder(Protocol):
     """Keeps track of granted leases: `engine.leases`."""
 
-    def granted(self, task: Task, session: Session) -> None:
-        """The session got the task."""
+    def granted(self, task: Task) -> None:
+        """The task was claimed: what becomes of it from now on is heard of, before its worker has it."""
+        ...
+
+    def deliver(self, task: Task, session: Session) -> bool:
+        """The session gets the task, and is told if that was cancelled meanwhile; unless it has ended (False)."""
         ...
 
     async def give_back(self, task: Task, failure: Failure) -> None:
@@ -198,16 +202,17 @@ class Dispatcher:
 
     async def deliver(self, session: Session, task: Task) -> None:
         """Hands a claimed task to the worker, even one that left meanwhile; unless its queue was halted."""
-        if await self.lets_go(task):
-            if session.demand.workspace is None:
-                self.types.operated(task.type)
-            tracing.record_wait(task, self.types)
-            self.holder.granted(task, session)
-            session.deliver(task)
-            session.expected()
-        else:
+        self.holder.granted(task)
+        allowed = await self.lets_go(task)
+        if not allowed or not self.holder.deliver(task, session):
             self.give_back(session, task)
-            await self.holder.give_back(task, PAUSED)
+            if not allowed:
+                await self.holder.give_back(task, PAUSED)
+            return
+        if session.demand.workspace is None:
+            self.types.operated(task.type)
+        tracing.record_wait(task, self.types)
+        session.expected()
 
     async def lets_go(self, task: Task) -> bool:
         """Whether a claimed task may go to its worker now.

@@ -143,11 +143,25 @@ class Leases:
 
     # --- what a session holds
 
-    def granted(self, task: Task, session: Session) -> None:
-        """The session got the task."""
+    def granted(self, task: Task) -> None:
+        """The task was claimed, and is to be delivered unless it is given back."""
         if task.lease is not None:
             now = asyncio.get_running_loop().time()
-            self._held.add(Held(task.key, task.lease.token, session, now, task, alone=True))
+            self._held.add(Held(task.key, task.lease.token, None, now, task, alone=True))
+
+    def deliver(self, task: Task, session: Session) -> bool:
+        """Gives the session a task that was granted, and tells it if that was cancelled meanwhile.
+
+        Returns whether it did: not if the lease has ended by then.
+        """
+        held = self._of(task)
+        if held is None:
+            return False
+        self._held.give(held, session)
+        session.deliver(task)
+        if held.task.cancel is not None:
+            session.cancel(held.task)
+        return True
 
     def waits(self, task: Task) -> None:
         """A task that was granted is not sent yet. Until it is, its lease's end makes no room for others.
