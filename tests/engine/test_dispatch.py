@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.engine import DistantStore, Engine, operator, tenant
+from support.engine import DistantStore, Engine, operator, ref, tenant
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Status
+from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Failure, Status
 from openmcp_chain.engine import demands, room
 from openmcp_chain.engine.demands import KEPT_SECONDS
 from openmcp_chain.store.memory import MemoryStore
@@ -278,6 +278,29 @@ async def test_task_for_later_is_given_out_when_its_time_has_come() -> None:
     pending, running = again.events[2], again.events[3]
     assert pending.context["retry_in_ms"] == 250
     assert running.at - pending.at == timedelta(milliseconds=250)
+
+
+async def test_a_time_that_came_to_nothing_is_not_waited_for() -> None:
+    """A task that is cancelled amid a backoff of an hour, tried again, and so on: it leaves no timer behind."""
+    engine = Engine()
+    worker = engine.worker(room=1)
+    task = await engine.submit()
+
+    def timers() -> int:
+        scheduled: list[asyncio.TimerHandle] = vars(asyncio.get_running_loop())["_scheduled"]
+        return sum(not timer.cancelled() for timer in scheduled)
+
+    before = timers()
+    for _ in range(10):
+        failed = Failure("BROKEN", "it broke")
+        delay = timedelta(seconds=3599)
+        leased = await worker.next()
+        await engine.app.leases.fail(worker.principal, ref(leased), failed, retryable=True, delay=delay)
+        assert timers() == before + 1
+        await engine.app.tasks.cancel(tenant(), task.id, "")
+        assert timers() == before
+        await engine.app.tasks.retry(tenant(), task.id)
+    assert (await worker.next()).key == task.key
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,8 @@ class Dispatcher:
         self._idle = Idle()
         self._claiming: set[Key] = set()
         self._background: set[asyncio.Task[None]] = set()
-        self._later: dict[Key, datetime] = {}
-        """When each task that waits for its time is due."""
+        self._later: dict[Key, tuple[datetime, asyncio.TimerHandle]] = {}
+        """When each task that waits for its time is due, and what will offer it then."""
         queues.changed = self._queue_changed
         queues.forgotten = self._queue_forgotten
 
@@ -141,7 +141,8 @@ class Dispatcher:
     # --- tasks
 
     def offer(self, task: Task) -> None:
-        """A PENDING task is there: now, or from its `due_at` on."""
+        """A task has changed: if it is PENDING, it is there now, or from its `due_at` on."""
+        self._forget_later(task.key)
         if task.status is Status.PENDING:
             kept, size = None, 0
             if len(task.events) == 1:  # it is new: only then it has its payload
@@ -338,21 +339,28 @@ class Dispatcher:
                     self.look(queue, 0.0)
 
     def _keep_for_later(self, task: Waiting, wait: float) -> bool:
-        if wait > LATER_SECONDS or self._later.get(task.key) == task.due_at:
+        if task.key in self._later and self._later[task.key][0] == task.due_at:
+            return False
+        self._forget_later(task.key)
+        if wait > LATER_SECONDS:
             return False
         if len(self._later) >= LATER:
             self.backlogs[task.type].missing(task.key.workspace, task.priority, task.due_at)
             self.look(task.queue, wait)
             return False
-        self._later[task.key] = task.due_at
-        asyncio.get_running_loop().call_later(wait, self._offer_later, replace(task, task=None))
+        timer = asyncio.get_running_loop().call_later(wait, self._offer_later, replace(task, task=None))
+        self._later[task.key] = task.due_at, timer
         return True
 
+    def _forget_later(self, key: Key) -> None:
+        """The task is due at another time by now, or not at all."""
+        if later := self._later.pop(key, None):
+            later[1].cancel()
+
     def _offer_later(self, task: Waiting) -> None:
-        if self._later.get(task.key) == task.due_at:  # else it is due at another time by now
-            del self._later[task.key]
-            if self._queues.knows(task.queue):
-                self.offer_waiting(task)
+        del self._later[task.key]
+        if self._queues.knows(task.queue):
+            self.offer_waiting(task)
 
     def _queue_changed(self, state: QueueState) -> None:
         backlog = self.backlogs.get(state.queue.type)
