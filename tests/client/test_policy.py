@@ -186,6 +186,17 @@ def test_a_batch_is_tried_again_in_part() -> None:
     assert done[1].request_id == requests[0].requests[1].request_id == requests[2].requests[0].request_id
 
 
+def test_what_a_batch_had_accepted_is_told_though_the_rest_fails() -> None:
+    """A try for a part of it that fails as a whole is the outcome of that part. The first try's failure is raised."""
+    world = World()
+    tasks = [NewTask(name) for name in "abc"]
+    script = [outcomes("", "UNAVAILABLE", ""), refusal("PERMISSION_DENIED", "SCOPE_MISSING")]
+    done, _ = world.play(world.calls.batch_submit(tasks, None), *script)
+    assert [getattr(one, "code", "") for one in done] == ["", "SCOPE_MISSING", ""]
+    with pytest.raises(ApiError, match="SCOPE_MISSING"):
+        world.play(world.calls.batch_submit(tasks, None), refusal("PERMISSION_DENIED", "SCOPE_MISSING"))
+
+
 def test_a_batch_is_not_tried_for_ever() -> None:
     """What is not accepted in time is told by its own error."""
     world = World(timeout=0.1)

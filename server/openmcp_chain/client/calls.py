@@ -58,13 +58,21 @@ class Calls:
         return codec.submitted(summary, request.request_id)
 
     def batch_submit(self, tasks: Iterable[NewTask], timeout: Seconds | None) -> Steps[list[Submitted | ApiError]]:
-        """What passes is tried again for each task by itself, as `submit` does."""
+        """What passes is tried again for each task by itself, as `submit` does; what was accepted is told anyway."""
         requests = [codec.submit_request(task) for task in tasks]
         outcomes = dict[int, Submitted | ApiError]()
         tries, asked = self._tries(timeout), [*range(len(requests))]
         while True:
             batch = tasks_pb2.BatchSubmitTasksRequest(requests=[requests[number] for number in asked])
-            answer: tasks_pb2.BatchSubmitTasksResponse = yield from self._call("BatchSubmitTasks", batch, tries.left)
+            try:
+                answer: tasks_pb2.BatchSubmitTasksResponse = yield from self._call(
+                    "BatchSubmitTasks", batch, tries.left
+                )
+            except ApiError as error:
+                if not outcomes:
+                    raise
+                outcomes |= dict.fromkeys(asked, error)
+                break
             passing = dict[int, ApiError]()
             for number, result in zip(asked, answer.results, strict=True):
                 outcomes[number] = outcome = codec.outcome(result, requests[number].request_id)
@@ -72,8 +80,9 @@ class Calls:
                     passing[number] = outcome
             asked = [*passing]
             if not passing or (pause := tries.pause(passing[asked[0]])) is None:
-                return [outcomes[number] for number in sorted(outcomes)]
+                break
             yield Sleep(pause)
+        return [outcomes[number] for number in sorted(outcomes)]
 
     def get(self, task: TaskId, view: View | None, timeout: Seconds | None) -> Steps[Task]:
         request = tasks_pb2.GetTaskRequest(task_id=_id(task), view=codec.VIEWS[view])
