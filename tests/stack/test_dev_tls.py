@@ -28,18 +28,13 @@ OPENMCP = str(Path(sys.executable).with_name("openmcp"))
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
-    """A second start on a folder that has certificates of a first."""
+    """A start on a folder that has certificates of an earlier one."""
     data_dir = tmp_path_factory.mktemp("tls") / "data"
-    done = subprocess.run(
-        [OPENMCP, "dev", "--tls", "--once", "--rest-port", "0", "--grpc-port", "0", "--data-dir", str(data_dir)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    folder = data_dir / "tls"
+    folder.mkdir(parents=True)
+    Authority.opened(folder).issue("server")
     for name in ("ca", "server"):
-        (data_dir / "tls" / f"{name}.first").write_bytes((data_dir / "tls" / f"{name}.pem").read_bytes())
+        (folder / f"{name}.first").write_bytes((folder / f"{name}.pem").read_bytes())
     with running_stack(data_dir, "--tls") as info:
         yield info
 
