@@ -1,14 +1,16 @@
 """Event subscriptions: order, no gap, resuming at every place, other processes' changes, limits and ends."""
 
 import asyncio
+import gc
 import random
+from contextlib import AsyncExitStack
 
 import pytest
 from support.engine import DistantStore, Engine, tenant
 from support.service import PATIENCE, until
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Event, Key
+from openmcp_chain.domain.task import Event, Key, Task
 from openmcp_chain.engine.events import POLL_SECONDS, Subscription
 from openmcp_chain.store.memory import MemoryStore
 
@@ -127,6 +129,26 @@ async def test_a_poll_reads_the_task_only_if_there_is_news() -> None:
         assert 9 <= store.calls["task_versions"] <= 11
         await there.app.tasks.cancel(tenant(), task.id, "")
         assert [event.seq for event in await events.next(POLL_SECONDS + 0.001)] == [2]
+
+
+async def test_who_waits_for_news_keeps_nothing_of_the_task() -> None:
+    """A task may have megabytes of events and metadata, and as many may follow it as a plan allows."""
+    engine = Engine()
+    task = await engine.submit(payload=b"so that what a follower reads is a copy")
+
+    def tasks() -> int:
+        gc.collect()
+        return sum(isinstance(one, Task) for one in gc.get_objects())
+
+    before = tasks()
+    async with AsyncExitStack() as stack:
+        followers = [await stack.enter_async_context(subscribe(engine, task.key, 1)) for _ in range(20)]
+        waiting = [asyncio.create_task(follower.next(POLL_SECONDS / 2)) for follower in followers[1:]]
+        end = asyncio.create_task(followers[0].end(POLL_SECONDS / 2))
+        await asyncio.sleep(POLL_SECONDS / 4)
+        assert tasks() == before
+        assert not any(await asyncio.gather(*waiting))
+        assert (await end).version == task.version
 
 
 async def test_a_task_that_is_gone_ends_its_stream() -> None:

@@ -142,7 +142,7 @@ async def test_an_early_end_can_be_told(end: str, monkeypatch: pytest.MonkeyPatc
         elif end == "expiry":
             clock.advance(16 * 60)
         else:
-            monkeypatch.setattr(service.app.events, "read", None)
+            monkeypatch.setattr(service.app.events, "is_as_of", None)
         got.append(await call.read())
         told = await refused(call)
     assert told.code == {"drain": "SERVER_DRAINING", "expiry": "TOKEN_EXPIRED", "fault": "INTERNAL"}[end]

@@ -1,8 +1,9 @@
 """Event streams: a task's events, those of the past first, then each as it happens, up to the terminal one.
 
 A subscriber registers first and reads the task then, so nothing falls between; what it is woken for is the whole task,
-from which it takes the events it has not had yet. So nothing is queued per subscriber, a slow one costs no memory, and
-a wake-up too many or too few does no harm: the history itself says what is missing.
+from which it takes the events it has not had yet. So nothing is queued per subscriber, and a wake-up too many or too
+few does no harm: the history itself says what is missing. A task may have megabytes of it, so it is let go of once its
+events are taken: of one to which nothing happens, a subscriber keeps its place and the version.
 
 A change made by another server process is read when a signal tells of it, and in any case every `poll` seconds.
 """
@@ -30,7 +31,10 @@ class Subscription:
         self._limit = limit
         self._after = after
         self._named = named
+        self._version = 0
+        """The newest that was heard of."""
         self._task: Task | None = None
+        """That one, while its events are to be taken; once taken, only if it has ended."""
         self._news = asyncio.Event()
         self._stale = False
         """Whether the task is to be read again."""
@@ -38,7 +42,7 @@ class Subscription:
     async def __aenter__(self) -> Self:
         self._hub.add(self, self._key, self._limit)
         try:
-            self._accept(await self._hub.read(self._key))
+            await self._read()
         except BaseException:
             self._hub.remove(self, self._key)
             raise
@@ -80,7 +84,7 @@ class Subscription:
             self._news.clear()
             if self._stale:
                 self._stale = False
-                self._accept(await self._hub.read(self._key, self._task))
+                await self._read()
         return events
 
     async def end(self, wait: float) -> Task:
@@ -91,9 +95,7 @@ class Subscription:
             if remaining <= 0:
                 break
             await self.next(remaining)
-        if self._task is None:
-            raise errors.TaskNotFound(self._key.id)
-        return self._task
+        return self._task or await self._hub.read(self._key)
 
     def look(self) -> None:
         """Tells that the task has something new, which is to be read."""
@@ -102,17 +104,25 @@ class Subscription:
 
     def wake(self, task: Task | None) -> None:
         """Tells of the task's newest state, or with None only that something is up."""
-        if task is not None and (self._task is None or task.version > self._task.version):
-            self._task = task
+        if task is not None and task.version > self._version:
+            self._task, self._version = task, task.version
         self._news.set()
 
-    def _accept(self, task: Task) -> None:
+    async def _read(self) -> None:
+        if await self._hub.is_as_of(self._key, self._version):
+            return
+        task = await self._hub.read(self._key)
         if self._after > len(task.events):
             raise errors.SequenceOutOfRange(self._named, self._after, len(task.events))
         self.wake(task)
 
     def _take(self) -> Sequence[Event]:
-        events = self._task.events[self._after :] if self._task else ()
+        task = self._task
+        if task is None:
+            return ()
+        if not task.status.terminal:
+            self._task = None
+        events = task.events[self._after :]
         self._after += len(events)
         return events
 
@@ -157,12 +167,16 @@ class EventHub:
         """How many subscriptions there are."""
         return sum(map(len, self._followers.values()))
 
-    async def read(self, key: Key, known: Task | None = None) -> Task:
-        """The task as stored now, for a subscription; it is not read again if it is as it was `known`.
+    async def is_as_of(self, key: Key, version: int) -> bool:
+        """Whether nothing has happened to the task since this version, if it is one.
 
-        It may have some 300 KB of metadata, and as many subscribers as a plan allows look every few seconds.
+        As many subscribers as a plan allows look every few seconds: no more is read for it.
         """
-        task = await (self._ledger.newer(known, View.RESULT) if known else self._ledger.get(key, View.RESULT))
+        return version > 0 and await self._ledger.version(key) == version
+
+    async def read(self, key: Key) -> Task:
+        """The task as stored now, for a subscription."""
+        task = await self._ledger.get(key, View.RESULT)
         if task is None:
             raise errors.TaskNotFound(key.id)
         return task

@@ -50,9 +50,9 @@ class Ledger:
         """The task as it is now. One that lacks more than its payload must not be changed: followers are told of it."""
         return await self._reads[view](key)
 
-    async def newer(self, task: Task, view: View) -> Task | None:
-        """The task as it is now; itself, and nothing but its version read, if it is still as it was."""
-        return task if await self._versions(task.key) == task.version else await self.get(task.key, view)
+    async def version(self, key: Key) -> int | None:
+        """The task's version as it is now; None if it is gone."""
+        return await self._versions(key)
 
     async def sizes(self, keys: Iterable[Key], view: View) -> Sequence[int]:
         """Of each: the bytes of payload and result as far as the view has them; 0 if they are not large."""

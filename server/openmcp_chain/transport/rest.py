@@ -1,12 +1,13 @@
 """RestService: what REST needs and JSON can't carry. Envoy sends its bytes on as they are."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from google.api.httpbody_pb2 import HttpBody
 
 from openmcp.chain.v1 import rest_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
+from openmcp_chain.domain.task import Event
 from openmcp_chain.engine.events import EventHub
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.keys import Keys
@@ -44,15 +45,18 @@ class RestService:
             # The first message comes at once, since the response's headers come with it: to an EventSource it is open.
             wait = 0.0
             while not events.ended:
-                steps = await events.next(wait)
-                data = b"".join(codec.server_sent_event(events.task_id, step) for step in steps) or b": ping\n\n"
+                # Nothing of one answer is kept while the next is waited for: it may have megabytes.
                 # Only the first message names the media type (Envoy issue #10673).
-                yield HttpBody(content_type=content_type, data=preface + data)
+                yield HttpBody(content_type=content_type, data=preface + _told(events.task_id, await events.next(wait)))
                 content_type, preface, wait = "", b"", PING_SECONDS
 
     async def ServeJsonWebKeySet(self, _: rest_pb2.ServeJsonWebKeySetRequest, __: Call) -> HttpBody:
         """The public keys."""
         return HttpBody(content_type="application/json", data=await self._keys.key_set())
+
+
+def _told(task_id: str, steps: Sequence[Event]) -> bytes:
+    return b"".join(codec.server_sent_event(task_id, step) for step in steps) or b": ping\n\n"
 
 
 def last_words(error: errors.Error) -> HttpBody:

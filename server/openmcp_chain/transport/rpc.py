@@ -200,6 +200,7 @@ class Rpc:
                             # A caller may leave it unread as long as it likes; a Struct takes ten times its bytes.
                             del answer
                             await sender.send(encoded)
+                            del encoded  # the next answer may be hours away
                 return
             except BaseException as error:
                 if not _ours(error):
