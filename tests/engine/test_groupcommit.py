@@ -88,6 +88,27 @@ async def test_batches_are_bounded_by_items_and_bytes(monkeypatch: pytest.Monkey
     assert disk.batches == [[1, 2, 3], [4, 99], [5, 100], [6]]
 
 
+async def test_lanes_take_turns() -> None:
+    """One item is in the next batch, however many of another lane came before it; within a lane the order stays."""
+    disk = Disk()
+    commit = GroupCommit(disk.flush, most=4, lane=lambda item: str(item // 100))
+    calls = [asyncio.create_task(commit(item)) for item in (0, 1, 2, 3, 4, 5, 6, 100, 200, 201)]
+    await disk.began.wait()
+    disk.gate.set()
+    await asyncio.gather(*calls)
+    assert disk.batches == [[0, 100, 200, 1], [201, 2, 3, 4], [5, 6]]
+
+
+async def test_a_lane_of_large_items_leaves_room_for_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fills its share of a batch's bytes; the others, the rest of its items."""
+    monkeypatch.setattr(groupcommit, "BATCH_BYTES", 100)
+    disk = Disk()
+    disk.gate.set()
+    commit = GroupCommit(disk.flush, weigh=lambda item: item, lane=lambda item: "small" if item < 10 else "large")
+    await asyncio.gather(*map(commit, [30, 31, 32, 33, 1, 2, 3, 4]))
+    assert disk.batches == [[30, 1, 31, 2, 3, 4], [32, 33]]
+
+
 @pytest.mark.parametrize("poison", [ValueError("S3CRET"), errors.Internal()])
 async def test_poison_item_fails_alone(poison: Exception) -> None:
     """An item that can't be written, or not be encoded, gets its own exception; those in its batch are written."""

@@ -21,6 +21,8 @@ from support.service import until
 from openmcp_chain.domain import errors, transitions
 from openmcp_chain.domain.retry import RetryPolicy
 from openmcp_chain.domain.task import Change, Key, Status, Task, Terms
+from openmcp_chain.engine.groupcommit import BATCH_ITEMS
+from openmcp_chain.engine.ledger import UPDATES
 from openmcp_chain.engine.submission import Submit
 from openmcp_chain.store.memory import MemoryStore
 
@@ -151,6 +153,25 @@ async def test_submit_that_fails_gives_the_worker_back() -> None:
     store.cut = ""
     task = await engine.submit()
     assert (await worker.next()).key == task.key
+
+
+async def test_nobody_waits_for_another_tenants_crowd() -> None:
+    """One submit beside another tenant's thousands, and one report on a task: each is in the next batch."""
+    engine = Engine(distant(3))
+    worker = engine.worker()
+    await engine.submit(tenant("ws-2"))
+    running = await worker.next()
+    await engine.submit()
+    crowd = [asyncio.create_task(engine.submit()) for _ in range(4 * BATCH_ITEMS)]
+    await asyncio.sleep(0.01)
+    await engine.submit(tenant("ws-2"))
+    assert sum(one.done() for one in crowd) <= 2 * BATCH_ITEMS
+    tasks = await asyncio.gather(*crowd)
+    cancelled = [asyncio.create_task(engine.app.tasks.cancel(tenant(), task.id, "")) for task in tasks[: 4 * UPDATES]]
+    await asyncio.wait(cancelled, return_when=asyncio.FIRST_COMPLETED)
+    await worker.complete(running)
+    assert sum(one.done() for one in cancelled) <= 3 * UPDATES
+    await asyncio.gather(*cancelled)
 
 
 # --- dedupe_key

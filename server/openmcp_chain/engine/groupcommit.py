@@ -3,10 +3,13 @@
 A durable write costs the database much more than the document in it: a batch of 100 costs about a fifth of 100 single
 writes. So callers queue for one writer, which takes all that wait each time round. There is no timer: an idle system
 writes at once, a busy one makes larger batches the busier it is (as PostgreSQL's and InnoDB's log writers do).
+
+Those who share a writer take turns: each item is of a lane, its workspace's, and a batch takes one of each lane, then
+another. So what comes beside another tenant's thousands is in the next batch.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -29,15 +32,18 @@ class GroupCommit(Generic[T, R]):
         flush: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
         weigh: Callable[[T], int] = lambda _: 0,
         most: int = BATCH_ITEMS,
+        lane: Callable[[T], str] = lambda _: "",
     ) -> None:
         """`flush` does the operation and returns an answer for each item, in order; it is given `most` at a time.
 
-        `weigh` gives an item's bytes.
+        `weigh` gives an item's bytes; `lane` says among which it waits, in the order in which they came.
         """
         self._flush = flush
         self._weigh = weigh
         self._most = most
-        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._lane = lane
+        self._lanes: OrderedDict[str, deque[tuple[T, asyncio.Future[R]]]] = OrderedDict()
+        """What waits; the lane whose turn it is first."""
         self._writer: asyncio.Task[None] | None = None
 
     async def __call__(self, item: T) -> R:
@@ -46,7 +52,7 @@ class GroupCommit(Generic[T, R]):
         A cancelled caller stops waiting; the write goes on, since others are in it and since it may be under way.
         """
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, answer))
+        self._lanes.setdefault(self._lane(item), deque()).append((item, answer))
         if self._writer is None:
             self._writer = shared.alone(self._write_all())
         try:
@@ -62,18 +68,26 @@ class GroupCommit(Generic[T, R]):
 
     async def _write_all(self) -> None:
         try:
-            while self._waiting:
+            while self._lanes:
                 await self._write(self._take())
         finally:
             self._writer = None
 
     def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
+        """The next batch. A lane that has filled its share of the bytes leaves what room there is to the others."""
         batch: list[tuple[T, asyncio.Future[R]]] = []
-        size = 0
-        while self._waiting and len(batch) < self._most and size < BATCH_BYTES:
-            entry = self._waiting.popleft()
-            size += self._weigh(entry[0])
+        share, size, sizes = BATCH_BYTES // len(self._lanes), 0, defaultdict[str, int](int)
+        full: dict[str, deque[tuple[T, asyncio.Future[R]]]] = {}
+        while self._lanes and len(batch) < self._most and size < BATCH_BYTES:
+            lane, waiting = self._lanes.popitem(last=False)
+            entry = waiting.popleft()
             batch.append(entry)
+            weight = self._weigh(entry[0])
+            size += weight
+            sizes[lane] += weight
+            if waiting:
+                (self._lanes if sizes[lane] < share else full)[lane] = waiting
+        self._lanes.update(full)
         return batch
 
     async def _write(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:

@@ -33,10 +33,14 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._followers: list[Follower] = []
         self._store = store
-        self._inserts = GroupCommit[Task, Task](self._insert, lambda task: len(task.payload) + sizes.of_entries(task))
-        self._updates = GroupCommit[Change, bool](self._update, lambda change: len(change.after.result or b""), UPDATES)
+        self._inserts = GroupCommit[Task, Task](
+            self._insert, lambda task: len(task.payload) + sizes.of_entries(task), lane=lambda task: task.workspace
+        )
+        self._updates = GroupCommit[Change, bool](
+            self._update, lambda change: len(change.after.result or b""), UPDATES, lambda change: change.after.workspace
+        )
         self._reads = {view: Reads(store, view) for view in View}
-        self._versions = GroupCommit[Key, int | None](self._read_versions, most=SIZES)
+        self._versions = GroupCommit[Key, int | None](self._read_versions, most=SIZES, lane=lambda key: key.workspace)
 
     def follow(self, follower: Follower) -> None:
         """Tells `follower` of every change from now on. It must return soon, and not raise."""
