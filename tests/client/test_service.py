@@ -191,6 +191,8 @@ async def test_batches(kind: Kind) -> None:
             await client.call("cancel", task)
         retried = await client.call("batch_retry", "status = CANCELLED", limit=1)
         assert (len(retried.task_ids), retried.more) == (1, True)
+        rest = await client.call("batch_retry", "status = CANCELLED", page_token=retried.next_page_token)
+        assert ({*retried.task_ids, *rest.task_ids}, rest.more) == ({one.task_id, other.task_id}, False)
 
 
 @both

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import Mapping
 
 import pytest
 from support.engine import DistantStore, Engine, tenant
@@ -10,8 +11,10 @@ from support.engine import DistantStore, Engine, tenant
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Status, Task, View
 from openmcp_chain.engine import answers
+from openmcp_chain.engine.counts import COUNT_SECONDS, COUNTS, WAITING, WITHIN_SECONDS
 from openmcp_chain.engine.submission import new_task_id
-from openmcp_chain.engine.tasks import COUNT_SECONDS, COUNTS
+from openmcp_chain.store.base import TooMuch
+from openmcp_chain.store.memory import MemoryStore
 
 
 async def some(engine: Engine, count: int, **labels: str) -> list[str]:
@@ -196,6 +199,48 @@ async def test_a_count_that_fails_is_not_kept() -> None:
     assert await second == {Status.PENDING: 1}
 
 
+async def test_counts_have_a_bound_for_each_workspace_and_one_for_all() -> None:
+    """Whatever filters somebody thinks of: one count of it is under way, and two of all; others wait, so many."""
+    store = DistantStore()
+    engine = Engine(store)
+    gate = store.gates["count_tasks"] = asyncio.Event()
+
+    def count(workspace: str, number: int) -> asyncio.Task[Mapping[Status, int]]:
+        return asyncio.create_task(engine.app.tasks.count(tenant(workspace), f"labels.n = {number}"))
+
+    crowd = [count("ws-1", number) for number in range(WAITING + 1)]
+    await asyncio.sleep(1)
+    assert store.calls["count_tasks"] == 1
+    again = count("ws-1", 0)  # what is being counted already takes no place
+    with pytest.raises(errors.Overloaded):
+        await count("ws-1", WAITING + 1)
+    crowd.pop().cancel()
+    crowd.append(count("ws-1", WAITING + 1))
+    others = [count("ws-2", 0), count("ws-3", 0)]
+    await asyncio.sleep(1)
+    assert store.calls["count_tasks"] == 2
+    gate.set()
+    assert await asyncio.gather(*crowd, *others, again) == [{}] * (WAITING + 4)
+    assert store.calls["count_tasks"] == WAITING + 3
+
+
+async def test_a_count_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workspace's next one has its turn then."""
+    limits = []
+
+    async def count_tasks(*_: object) -> None:
+        limits.append(_[-1])
+        raise TooMuch
+
+    engine = Engine()
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryStore, "count_tasks", count_tasks)
+        with pytest.raises(errors.DeadlineExceeded):
+            await engine.app.tasks.count(tenant(), "")
+    assert limits == [WITHIN_SECONDS]
+    assert await engine.app.tasks.count(tenant(), "") == {}
+
+
 async def test_counts_that_are_kept_are_bounded() -> None:
     """Whatever filters a workspace thinks of; those that were counted last are kept."""
     store = DistantStore()
@@ -206,7 +251,7 @@ async def test_counts_that_are_kept_are_bounded() -> None:
     assert store.calls["count_tasks"] == COUNTS + 1
     await engine.app.tasks.count(tenant(), "labels.n = 0")
     assert store.calls["count_tasks"] == COUNTS + 2
-    assert len(engine.app.tasks._counts) == COUNTS
+    assert len(engine.app.tasks._counts._known) == COUNTS
 
 
 async def test_a_batch_is_answered_task_by_task() -> None:

@@ -65,9 +65,9 @@ async def test_retries_count_too() -> None:
     for task in ended:
         await engine.app.tasks.cancel(tenant(), task.id, "")
     await fill(engine, LIMIT - 3)
-    retried, more = await engine.app.tasks.retry_many(tenant(), "", 100)
-    assert (len(retried), more) == (3, True)
-    left = next(task for task in ended if task.id not in retried)
+    retried = await engine.app.tasks.retry_many(tenant(), "", 100)
+    assert (len(retried.task_ids), retried.more) == (3, True)
+    left = next(task for task in ended if task.id not in retried.task_ids)
     for refused in (engine.app.tasks.retry(tenant(), left.id), engine.app.tasks.retry_many(tenant(), "", 100)):
         with pytest.raises(errors.TooManyPending):
             await refused

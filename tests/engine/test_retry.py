@@ -1,12 +1,14 @@
 """Retries by hand: of one task, and of all that a filter selects."""
 
 import asyncio
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from support.engine import DistantStore, Engine, Worker, ref, tenant
 
-from openmcp_chain.domain import errors
+from openmcp_chain.domain import errors, filters
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.task import Failure, Status, Task
 from openmcp_chain.engine import tasks
@@ -80,6 +82,12 @@ async def test_two_who_retry_at_once_retry_once() -> None:
     assert sorted(type(result).__name__ for result in results) == ["Task", "TaskNotRetryable"]
 
 
+async def retry_many(engine: Engine, text: str, limit: int) -> tuple[Sequence[str], bool]:
+    """What a call that begins with the newest has tried again, and whether it says that there is more."""
+    done = await engine.app.tasks.retry_many(tenant(), text, limit)
+    return done.task_ids, done.more
+
+
 async def test_bulk_retry_takes_what_the_filter_selects(monkeypatch: pytest.MonkeyPatch) -> None:
     """The failed and cancelled ones of it, in parts, up to the limit, the newest first; and says if there are more."""
     monkeypatch.setattr(tasks, "PART", 4)
@@ -95,17 +103,17 @@ async def test_bulk_retry_takes_what_the_filter_selects(monkeypatch: pytest.Monk
         if number == 0:
             await failed(engine, engine.worker(workspace="ws-2"), principal=tenant("ws-2"), labels={"team": "search"})
     worker.leave()
-    first, more = await engine.app.tasks.retry_many(tenant(), 'labels.team = "search"', 10)
+    first, more = await retry_many(engine, 'labels.team = "search"', 10)
     assert first == [task.id for task in reversed(chosen[2:])]
     assert more
-    rest, more = await engine.app.tasks.retry_many(tenant(), 'labels.team = "search"', 10)
+    rest, more = await retry_many(engine, 'labels.team = "search"', 10)
     assert rest == [task.id for task in reversed(chosen[:2])]
     assert not more
-    assert await engine.app.tasks.retry_many(tenant(), 'labels.team = "search"', 10) == ([], False)
+    assert await retry_many(engine, 'labels.team = "search"', 10) == ([], False)
     waiting = [task for task in engine.store._tasks.values() if task.status is Status.PENDING]
     assert {task.key for task in waiting} == {task.key for task in chosen}
     with pytest.raises(errors.InvalidArgument):
-        await engine.app.tasks.retry_many(tenant(), "team ~ search", 10)
+        await retry_many(engine, "team ~ search", 10)
 
 
 async def test_bulk_retry_that_takes_long_is_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +129,7 @@ async def test_bulk_retry_that_takes_long_is_answered_in_time(monkeypatch: pytes
     calls, more = 0, True
     while more:
         async with asyncio.timeout(UNARY_SECONDS):
-            retried, more = await engine.app.tasks.retry_many(tenant(), "", 1000)
+            retried, more = await retry_many(engine, "", 1000)
         assert retried
         told += retried
         calls += 1
@@ -143,7 +151,7 @@ async def test_bulk_retry_that_fails_amid_its_work_tells_what_it_has_done(
     worker.leave()
     store.cut = cut
     with pytest.raises(errors.Unavailable):
-        await engine.app.tasks.retry_many(tenant(), "", 1000)
+        await retry_many(engine, "", 1000)
     store.cut = ""
     # Three parts are listed. The second of them, or what is done with it, meets the fault.
     listed = MemoryStore.list_tasks
@@ -157,7 +165,7 @@ async def test_bulk_retry_that_fails_amid_its_work_tells_what_it_has_done(
         return page
 
     monkeypatch.setattr(DistantStore, "list_tasks", list_tasks)
-    retried, more = await engine.app.tasks.retry_many(tenant(), "", 1000)
+    retried, more = await retry_many(engine, "", 1000)
     assert more
     assert len(retried) == 4
     assert {task.id for task in store._tasks.values() if task.status is Status.PENDING} == set(retried) < chosen
@@ -171,7 +179,7 @@ async def test_bulk_retry_passes_over_what_can_not_be_retried() -> None:
     for _ in range(2):
         await failed(engine, worker, dedupe_key="nightly")
     worker.leave()
-    retried, more = await engine.app.tasks.retry_many(tenant(), "", 2)
+    retried, more = await retry_many(engine, "", 2)
     assert not more
     assert len(retried) == 2
     assert old.id in retried
@@ -196,9 +204,9 @@ async def test_bulk_retry_goes_on_past_pages_that_are_empty() -> None:
         await asyncio.sleep(0.001)
         await failed(engine, worker)
     worker.leave()
-    retried, more = await engine.app.tasks.retry_many(tenant(), "", 2)
+    retried, more = await retry_many(engine, "", 2)
     assert (len(retried), more) == (2, True)
-    retried, more = await engine.app.tasks.retry_many(tenant(), "", 2)
+    retried, more = await retry_many(engine, "", 2)
     assert (len(retried), more) == (1, False)
 
 
@@ -252,5 +260,63 @@ async def test_bulk_retry_does_not_look_at_what_left_its_key_to_others(monkeypat
     worker.leave()
     store.delay = 4.0
     async with asyncio.timeout(UNARY_SECONDS):
-        retried, more = await engine.app.tasks.retry_many(tenant(), "", 100)
+        retried, more = await retry_many(engine, "", 100)
     assert (set(retried), more) == ({runs[-1], *without}, False)
+
+
+async def test_bulk_retry_goes_on_behind_what_it_has_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it has found nothing for as long as a call may take, and whatever has been submitted since."""
+    monkeypatch.setattr(tasks, "PART", 4)
+
+    class Slow(MemoryStore):
+        """Reads some of the newest, selected or not, in five seconds."""
+
+        async def list_tasks(self, workspace: str, chosen: Filter, after: Place | None, limit: int) -> Page:
+            await asyncio.sleep(5)
+            page = await super().list_tasks(workspace, filters.EVERYTHING, after, limit)
+            return Page([task for task in page.tasks if filters.matches(chosen, task)], page.rest)
+
+    engine = Engine(Slow())
+    worker = engine.worker()
+    old = [await failed(engine, worker) for _ in range(6)]
+    for _ in range(40):
+        await asyncio.sleep(0.001)
+        await engine.submit()
+        await worker.complete(await worker.next())
+    worker.leave()
+    calls, told, token, more = 0, list[str](), "", True
+    while more:
+        async with asyncio.timeout(UNARY_SECONDS):
+            done = await engine.app.tasks.retry_many(tenant(), "", 5, token)
+        await engine.submit()
+        calls, told, token, more = calls + 1, [*told, *done.task_ids], done.next_page_token, done.more
+    assert calls > 2
+    assert sorted(told) == sorted(task.id for task in old)
+    assert token == ""
+    with pytest.raises(errors.InvalidArgument):
+        await engine.app.tasks.retry_many(tenant(), "", 5, "bm8")
+
+
+async def test_bulk_retry_comes_again_to_what_failed_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the token of the call that told of it; one for another filter is refused."""
+    monkeypatch.setattr(tasks, "PART", 4)
+    store = DistantStore()
+    engine = Engine(store)
+    worker = engine.worker()
+    chosen = {(await failed(engine, worker)).id for _ in range(12)}
+    worker.leave()
+    listed, parts = MemoryStore.list_tasks, itertools.count(1)
+
+    async def list_tasks(self: DistantStore, *args: Any) -> Page:
+        page = await listed(self, *args)
+        store.cut = "update_tasks" if next(parts) == 2 else ""
+        return page
+
+    monkeypatch.setattr(DistantStore, "list_tasks", list_tasks)
+    first = await engine.app.tasks.retry_many(tenant(), "", 1000)
+    assert (len(first.task_ids), first.more) == (4, True)
+    rest = await engine.app.tasks.retry_many(tenant(), "", 1000, first.next_page_token)
+    assert {*first.task_ids, *rest.task_ids} == chosen
+    assert not rest.more
+    with pytest.raises(errors.InvalidArgument):
+        await engine.app.tasks.retry_many(tenant(), "status = FAILED", 1000, first.next_page_token)

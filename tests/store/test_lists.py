@@ -12,7 +12,7 @@ from support.samples import NOW, PROGRESS, SECOND, TERMS, at, make_lease, make_t
 from openmcp_chain.domain import filters, transitions
 from openmcp_chain.domain.filters import EVERYTHING, Filter
 from openmcp_chain.domain.task import Change, Status, Task
-from openmcp_chain.store.base import Place, Store
+from openmcp_chain.store.base import Place, Store, TooMuch
 from openmcp_chain.store.mongo import lists
 from openmcp_chain.store.mongo.store import MongoStore
 
@@ -141,6 +141,14 @@ async def test_tasks_are_counted_by_status(store: Store) -> None:
     await store.update_tasks(cancelled)
     assert await store.count_tasks("ws-1", EVERYTHING) == {Status.CANCELLED: 5, Status.PENDING: len(tasks) - 5}
     assert await store.count_tasks("ws-3", EVERYTHING) == {}
+
+
+async def test_a_count_that_takes_too_long_is_given_up(mongo: MongoStore) -> None:
+    """It says so rather than fail; one without a limit of time is made."""
+    await mongo.insert_tasks([make_task() for _ in range(20)])
+    with pytest.raises(TooMuch):
+        await mongo.count_tasks("ws-1", EVERYTHING, within=0.0001)
+    assert await mongo.count_tasks("ws-1", EVERYTHING, within=60) == {Status.PENDING: 20}
 
 
 async def test_a_workspace_lists_only_its_own(store: Store) -> None:

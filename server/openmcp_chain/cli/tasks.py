@@ -287,6 +287,8 @@ def retry(
         _report(client.retry(task_id), as_json=as_json)
         return
     retried = client.batch_retry(query, limit=limit, timeout=MANY_SECONDS)
+    while retried.more and not retried.task_ids:  # there was none in what could be looked through in time
+        retried = client.batch_retry(query, limit=limit, page_token=retried.next_page_token, timeout=MANY_SECONDS)
     if as_json:
         typer.echo(json.dumps({"task_ids": retried.task_ids, "more": retried.more}))
         return

@@ -113,9 +113,19 @@ class AsyncClient(Base):
         """Tries a failed or cancelled task again."""
         return await self._run(self._calls.retry(task, timeout))
 
-    async def batch_retry(self, filter: str = "", *, limit: int = 0, timeout: Seconds | None = None) -> Retried:  # noqa: A002 - the contract's name
-        """Tries again up to `limit` (0: 100) of the failed and cancelled tasks that the filter selects."""
-        return await self._run(self._calls.batch_retry(filter, limit, timeout))
+    async def batch_retry(
+        self,
+        filter: str = "",  # noqa: A002 - the contract's name
+        *,
+        limit: int = 0,
+        page_token: str = "",
+        timeout: Seconds | None = None,
+    ) -> Retried:
+        """Tries again up to `limit` (0: 100) of the failed and cancelled tasks that the filter selects.
+
+        While there are `more`, call it again with the `next_page_token` that it gave.
+        """
+        return await self._run(self._calls.batch_retry(filter, limit, page_token, timeout))
 
     async def task_types(self, *, timeout: Seconds | None = None) -> Sequence[TaskType]:
         """The task types that the workspace has used."""

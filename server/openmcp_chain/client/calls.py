@@ -169,10 +169,10 @@ class Calls:
             raise refused
         return task
 
-    def batch_retry(self, query: str, limit: int, timeout: Seconds | None) -> Steps[Retried]:
-        request = tasks_pb2.BatchRetryTasksRequest(filter=query, limit=limit)
+    def batch_retry(self, query: str, limit: int, token: str, timeout: Seconds | None) -> Steps[Retried]:
+        request = tasks_pb2.BatchRetryTasksRequest(filter=query, limit=limit, page_token=token)
         answer: tasks_pb2.BatchRetryTasksResponse = yield from self._call("BatchRetryTasks", request, timeout)
-        return Retried(task_ids=tuple(answer.task_ids), more=answer.more)
+        return Retried(task_ids=tuple(answer.task_ids), more=answer.more, next_page_token=answer.next_page_token)
 
     def task_types(self, timeout: Seconds | None) -> Steps[list[TaskType]]:
         request = tasks_pb2.ListTaskTypesRequest()

@@ -161,3 +161,5 @@ class Retried:
     task_ids: tuple[str, ...]
     more: bool
     """Whether the filter may select more of them."""
+    next_page_token: str = ""
+    """With `more`: the `page_token` by which the next call goes on, with the same filter."""

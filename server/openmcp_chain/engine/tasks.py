@@ -1,7 +1,6 @@
 """What a workspace does with the tasks that it has: read them, list them, end them, try them again."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +10,8 @@ from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.task import Key, Status, Task, View
 from openmcp_chain.domain.workspace import Principal
-from openmcp_chain.engine import answers, pages, shared
+from openmcp_chain.engine import answers, pages
+from openmcp_chain.engine.counts import Counts
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.quotas import Pending
@@ -20,11 +20,8 @@ from openmcp_chain.store.base import Place, Store
 PART = 200
 """How many listed tasks are read at once: each may have some 300 KB of metadata."""
 RETRY_SECONDS = 15.0
-"""A call that has retried some tasks begins no other part after this: half of what a call may take is left for a slow
-one, so that all that was done is told."""
-COUNT_SECONDS = 2.0
-"""How old a count may be: however often it is asked for, the database counts no more often."""
-COUNTS = 1000
+"""A call that tries tasks again begins no other part after this: half of what it may take is left for a slow one, so
+that all that was done is told, and where to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +32,17 @@ class Listed:
     next_page_token: str
 
 
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What a call has tried again, and where the next one goes on."""
+
+    task_ids: Sequence[str]
+    more: bool
+    """Whether there may be more."""
+    next_page_token: str = ""
+    """Behind what was seen to; empty: from the newest on."""
+
+
 class Tasks:
     """A workspace's tasks. Another workspace's do not exist: TaskNotFound."""
 
@@ -43,7 +51,7 @@ class Tasks:
         self._ledger = ledger
         self._leases = leases
         self._pending = pending
-        self._counts: OrderedDict[tuple[str, str], tuple[float, asyncio.Task[Mapping[Status, int]]]] = OrderedDict()
+        self._counts = Counts(store)
 
     async def get(self, principal: Principal, task_id: str, view: View = View.FULL) -> Task:
         """The task as it is now. Raises TaskNotFound."""
@@ -86,25 +94,11 @@ class Tasks:
             tasks = [task for task in filled if filters.matches(chosen, task)]
         if rest is None:
             return Listed(tasks, "")
-        milliseconds = round(rest.submitted_at.timestamp() * 1000)
-        return Listed(tasks, pages.encode(mark, milliseconds, rest.task_id))
+        return Listed(tasks, _token(mark, rest))
 
     async def count(self, principal: Principal, text: str) -> Mapping[Status, int]:
-        """How many tasks the filter selects, by status. May be COUNT_SECONDS old. Raises InvalidArgument."""
-        chosen = filters.parse(text)
-        now, key = asyncio.get_running_loop().time(), (principal.workspace, text)
-        known = self._counts.get(key)
-        if known is None or (known[1].done() and now - known[0] > COUNT_SECONDS):
-            counting = shared.begin(self._store.count_tasks(principal.workspace, chosen))
-            known = self._counts[key] = (now, counting)
-            self._counts.move_to_end(key)
-            if len(self._counts) > COUNTS:
-                self._counts.popitem(last=False)
-        try:
-            return await asyncio.shield(known[1])
-        except errors.Error:
-            self._counts.pop(key, None)
-            raise
+        """How many tasks the filter selects, by status: see `counts`."""
+        return await self._counts(principal.workspace, text)
 
     async def cancel(self, principal: Principal, task_id: str, reason: str) -> Task:
         """Ends a waiting task, or asks a running one to stop; returns it without its payload.
@@ -121,39 +115,46 @@ class Tasks:
         """
         return await self._retry(await self.get(principal, task_id, View.RESULT), self._pending.limit(principal))
 
-    async def retry_many(self, principal: Principal, text: str, limit: int) -> tuple[Sequence[str], bool]:
-        """Retries up to `limit` of the tasks that the filter selects; returns which, and whether there may be more.
+    async def retry_many(self, principal: Principal, text: str, limit: int, page_token: str = "") -> Retried:
+        """Retries up to `limit` of the tasks that the filter selects, the newest first, from where `page_token` says.
 
-        Fewer, if it takes long, or if something fails: what was done is told in any case. One that can't be tried again
-        is passed over. Raises InvalidArgument; TooManyPending, Unavailable or Aborted only if none was retried.
+        Fewer, or none, if it takes long; fewer if something fails: what was done is told in any case. One that can't be
+        tried again is passed over. Raises InvalidArgument; TooManyPending, Unavailable or Aborted only if none was
+        retried.
         """
         waiting = self._pending.limit(principal)
         chosen = _retryable(filters.parse(text))
+        mark = pages.mark(principal.workspace, text, "retry")
+        after = _place(page_token, mark) if page_token else None
         retried: list[str] = []
-        after: Place | None = None
         loop = asyncio.get_running_loop()
         enough = loop.time() + RETRY_SECONDS
+
+        def unfinished() -> Retried:
+            """What is not seen to begins behind `after`."""
+            return Retried(retried, more=True, next_page_token=_token(mark, after) if after else "")
+
         while True:
-            if retried and loop.time() > enough:
-                return retried, True
             wanted = min(PART, limit - len(retried))
             try:
                 page = await self._store.list_tasks(principal.workspace, chosen, after, max(wanted, 1))
             except errors.Error:
                 if not retried:
                     raise
-                return retried, True
-            if wanted == 0 and (page.tasks or page.rest is None):
-                return retried, bool(page.tasks)
+                return unfinished()
+            if wanted == 0 and page.tasks:
+                return unfinished()
             results = await asyncio.gather(*(self._retry_listed(task, waiting) for task in page.tasks))
             retried += [task.id for task in results if isinstance(task, Task)]
             if failed := next((one for one in results if isinstance(one, errors.Error)), None):
                 if not retried:
                     raise failed
-                return retried, True
+                return unfinished()
             if page.rest is None:
-                return retried, False
+                return Retried(retried, more=False)
             after = page.rest
+            if loop.time() > enough:
+                return unfinished()
 
     async def _retry(self, task: Task, limit: int) -> Task:
         with self._pending.place(task.key, limit):
@@ -224,6 +225,10 @@ def _retryable(chosen: Filter) -> Filter:
 
     over = filters.Or(tuple(has("status", status) for status in (Status.FAILED, Status.CANCELLED)))
     return filters.And((chosen, over, filters.Not(has("superseded", True))))
+
+
+def _token(mark: str, place: Place) -> str:
+    return pages.encode(mark, round(place.submitted_at.timestamp() * 1000), place.task_id)
 
 
 def _place(token: str, mark: str) -> Place:

@@ -199,8 +199,11 @@ class Store(Protocol):
         """
         ...
 
-    async def count_tasks(self, workspace: str, chosen: Filter) -> Mapping[Status, int]:
-        """How many of the workspace's tasks the filter selects, by status; one that has none is left out."""
+    async def count_tasks(self, workspace: str, chosen: Filter, within: float | None = None) -> Mapping[Status, int]:
+        """How many of the workspace's tasks the filter selects, by status; one that has none is left out.
+
+        What is submitted meanwhile may be among them. Raises TooMuch if it takes longer than `within` seconds.
+        """
         ...
 
     # --- what belongs to tasks

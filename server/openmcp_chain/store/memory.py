@@ -150,7 +150,12 @@ class MemoryStore:
         shown = [replace(seen(task, View.BASIC), events=()) for task in page]
         return Page(shown, Place(page[-1].submitted_at, page[-1].id) if page and more else None)
 
-    async def count_tasks(self, workspace: str, chosen: Filter) -> Mapping[Status, int]:
+    async def count_tasks(
+        self,
+        workspace: str,
+        chosen: Filter,
+        within: float | None = None,  # noqa: ARG002 - memory takes no time
+    ) -> Mapping[Status, int]:
         counts: dict[Status, int] = {}
         for task in self._all(lambda task: task.workspace == workspace and filters.matches(chosen, task)):
             counts[task.status] = counts.get(task.status, 0) + 1

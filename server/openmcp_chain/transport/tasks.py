@@ -150,8 +150,11 @@ class TaskService:
         checks = Checks()
         checks.at_least("limit", request.limit, 0, MOST_RETRIED)
         checks.done()
-        retried, more = await self._tasks.retry_many(call.caller, request.filter, request.limit or RETRIED)
-        return tasks_pb2.BatchRetryTasksResponse(task_ids=retried, more=more)
+        limit = request.limit or RETRIED
+        retried = await self._tasks.retry_many(call.caller, request.filter, limit, request.page_token)
+        return tasks_pb2.BatchRetryTasksResponse(
+            task_ids=retried.task_ids, more=retried.more, next_page_token=retried.next_page_token
+        )
 
     async def StreamTaskEvents(
         self, request: tasks_pb2.StreamTaskEventsRequest, call: Call

@@ -4,15 +4,20 @@ By aggregations with two `$match` stages, since the embedded server uses an inde
 index's fields and no others. MongoDB itself makes one of the two.
 """
 
+import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pymongo
+from pymongo.errors import PyMongoError
+
 from openmcp_chain.domain import filters
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.task import Key, Status, Task, View
-from openmcp_chain.store.base import Page, Place
+from openmcp_chain.store.base import Page, Place, TooMuch
 from openmcp_chain.store.mongo import documents, spans
 from openmcp_chain.store.mongo.client import ready
 from openmcp_chain.store.mongo.documents import Document
@@ -65,16 +70,27 @@ class Lists(Part):
         shown = found[:limit]
         return Page(shown, Place(shown[-1].submitted_at, shown[-1].id) if len(found) > limit else None)
 
-    async def count_tasks(self, workspace: str, chosen: Filter) -> Mapping[Status, int]:
+    async def count_tasks(self, workspace: str, chosen: Filter, within: float | None = None) -> Mapping[Status, int]:
+        """By spans of time: whoever gives up leaves the embedded server, which reads on, no more than one to read."""
+        counts = Counter[Status]()
         bottom, top = filters.span(chosen)
-        span = spans.between(bottom, top and _whole(top))
-        scope = {"workspace": workspace, "submitted_at": span} if span else {"workspace": workspace}
+        top = top and _whole(top)
+        give_up = math.inf if within is None else time.perf_counter() + within
         group = {"$group": {"_id": "$status", "tasks": {"$sum": 1}}}
-        return {Status(one["_id"]): one["tasks"] for one in await self._aggregate(scope, [query(chosen)], [group])}
+        for _, span in spans.back(top or datetime.now(UTC), top, bottom, self._newest.of(workspace)):
+            scope = {"workspace": workspace, "submitted_at": span}
+            for one in await self._aggregate(scope, [query(chosen)], [group], give_up):
+                counts[Status(one["_id"])] += one["tasks"]
+        return counts
 
     async def _aggregate(
-        self, scope: Document, conditions: Sequence[Document], then: Sequence[Document]
+        self,
+        scope: Document,
+        conditions: Sequence[Document],
+        then: Sequence[Document],
+        give_up: float = math.inf,
     ) -> list[dict[str, Any]]:
+        """Raises TooMuch if it is not there by the time to give up."""
         pipeline = [{"$match": condition} for condition in (scope, *conditions) if condition]
 
         async def aggregate() -> list[dict[str, Any]]:
@@ -82,7 +98,17 @@ class Lists(Part):
             found: list[dict[str, Any]] = await cursor.to_list(None)
             return found
 
-        return await self._persist(aggregate)
+        async def aggregate_in_time() -> list[dict[str, Any]]:
+            if (left := give_up - time.perf_counter()) > 0:
+                try:
+                    with pymongo.timeout(left):
+                        return await aggregate()
+                except PyMongoError as error:
+                    if not error.timeout:
+                        raise
+            raise TooMuch
+
+        return await self._persist(aggregate if give_up == math.inf else aggregate_in_time)
 
 
 def _whole(time: datetime) -> datetime:

@@ -979,19 +979,23 @@ class BatchRetryTasksRequest(_message.Message):
 
     FILTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     filter: _builtins.str
     """Which tasks, as in `ListTasks`; of these, the ones that are `FAILED` or `CANCELLED`. Empty for all."""
     limit: _builtins.int
     """How many at most, the newest first: up to 1,000; 0 stands for 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the call before, with the same `filter`; empty to begin with the newest."""
     def __init__(
         self,
         *,
         filter: _builtins.str = ...,
         limit: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1005,8 +1009,11 @@ class BatchRetryTasksResponse(_message.Message):
 
     TASK_IDS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
     """Whether the filter may select more of them."""
+    next_page_token: _builtins.str
+    """With `more`: where the next call goes on. It may be empty, and then stands for the beginning."""
     @_builtins.property
     def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Their ids."""
@@ -1016,10 +1023,11 @@ class BatchRetryTasksResponse(_message.Message):
         *,
         task_ids: _abc.Iterable[_builtins.str] | None = ...,
         more: _builtins.bool = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "task_ids", b"task_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "next_page_token", b"next_page_token", "task_ids", b"task_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

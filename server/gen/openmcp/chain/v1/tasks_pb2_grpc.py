@@ -164,7 +164,8 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CountTasks(self, request, context):
-        """Counts tasks by status.
+        """Counts tasks by status. A workspace's counts are made one at a time; one that takes longer than 10 seconds is refused
+        with `DEADLINE_EXCEEDED`: a `submitted_at` in the filter makes it shorter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,8 +211,8 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchRetryTasks(self, request, context):
-        """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, if that takes
-        more than some 15 seconds. Call it again while `more` is set.
+        """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, or none, if
+        that takes more than some 15 seconds. Call it again while `more` is set, with the `next_page_token`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

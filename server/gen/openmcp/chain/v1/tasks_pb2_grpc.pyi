@@ -65,7 +65,9 @@ class TaskServiceStub:
     ListTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListTasksRequest, _tasks_pb2.ListTasksResponse]
     """Lists tasks, the newest first (AIP-132, AIP-158). Pages are stable: tasks submitted meanwhile don't move them."""
     CountTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.CountTasksRequest, _tasks_pb2.CountTasksResponse]
-    """Counts tasks by status."""
+    """Counts tasks by status. A workspace's counts are made one at a time; one that takes longer than 10 seconds is refused
+    with `DEADLINE_EXCEEDED`: a `submitted_at` in the filter makes it shorter.
+    """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.CancelTaskRequest, _tasks_pb2.TaskDetail]
     """Ends a task early. A waiting one is `CANCELLED` at once. A running one is told to stop by way of its worker: it stays
     `RUNNING`, with `cancel_requested`, until the worker answers or its lease ends; it may still succeed. Cancelling again
@@ -88,8 +90,8 @@ class TaskServiceStub:
     BatchGetTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchGetTasksRequest, _tasks_pb2.BatchGetTasksResponse]
     """Reads up to 100 tasks, the first of them if together they are too large for one answer; the others are `omitted`."""
     BatchRetryTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.BatchRetryTasksRequest, _tasks_pb2.BatchRetryTasksResponse]
-    """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, if that takes
-    more than some 15 seconds. Call it again while `more` is set.
+    """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, or none, if
+    that takes more than some 15 seconds. Call it again while `more` is set, with the `next_page_token`.
     """
     ListTaskTypes: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListTaskTypesRequest, _tasks_pb2.ListTaskTypesResponse]
     """Lists the task types that the workspace has used, and whether they are paused."""
@@ -137,7 +139,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     ListTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListTasksRequest, _tasks_pb2.ListTasksResponse]  # type: ignore[assignment]
     """Lists tasks, the newest first (AIP-132, AIP-158). Pages are stable: tasks submitted meanwhile don't move them."""
     CountTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.CountTasksRequest, _tasks_pb2.CountTasksResponse]  # type: ignore[assignment]
-    """Counts tasks by status."""
+    """Counts tasks by status. A workspace's counts are made one at a time; one that takes longer than 10 seconds is refused
+    with `DEADLINE_EXCEEDED`: a `submitted_at` in the filter makes it shorter.
+    """
     CancelTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.CancelTaskRequest, _tasks_pb2.TaskDetail]  # type: ignore[assignment]
     """Ends a task early. A waiting one is `CANCELLED` at once. A running one is told to stop by way of its worker: it stays
     `RUNNING`, with `cancel_requested`, until the worker answers or its lease ends; it may still succeed. Cancelling again
@@ -160,8 +164,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     BatchGetTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchGetTasksRequest, _tasks_pb2.BatchGetTasksResponse]  # type: ignore[assignment]
     """Reads up to 100 tasks, the first of them if together they are too large for one answer; the others are `omitted`."""
     BatchRetryTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.BatchRetryTasksRequest, _tasks_pb2.BatchRetryTasksResponse]  # type: ignore[assignment]
-    """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, if that takes
-    more than some 15 seconds. Call it again while `more` is set.
+    """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, or none, if
+    that takes more than some 15 seconds. Call it again while `more` is set, with the `next_page_token`.
     """
     ListTaskTypes: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListTaskTypesRequest, _tasks_pb2.ListTaskTypesResponse]  # type: ignore[assignment]
     """Lists the task types that the workspace has used, and whether they are paused."""
@@ -242,7 +246,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.CountTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.CountTasksResponse, _abc.Awaitable[_tasks_pb2.CountTasksResponse]]:
-        """Counts tasks by status."""
+        """Counts tasks by status. A workspace's counts are made one at a time; one that takes longer than 10 seconds is refused
+        with `DEADLINE_EXCEEDED`: a `submitted_at` in the filter makes it shorter.
+        """
 
     @_abc_1.abstractmethod
     def CancelTask(
@@ -295,8 +301,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.BatchRetryTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.BatchRetryTasksResponse, _abc.Awaitable[_tasks_pb2.BatchRetryTasksResponse]]:
-        """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, if that takes
-        more than some 15 seconds. Call it again while `more` is set.
+        """Tries again up to 1,000 of the tasks that a filter selects and that have failed or were cancelled; fewer, or none, if
+        that takes more than some 15 seconds. Call it again while `more` is set, with the `next_page_token`.
         """
 
     @_abc_1.abstractmethod
