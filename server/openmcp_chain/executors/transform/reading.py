@@ -182,7 +182,8 @@ def _survives(value: str, kind: str) -> str:
     # here `1.50` may come back as `1.5`.
     digits = f"length(regexp_replace(regexp_replace({value}, '[eE].*', ''), '^-?0+\\.?0*|[^0-9]', '', 'g'))"
     held = f"abs(TRY_CAST({value} AS DOUBLE)) BETWEEN {sys.float_info.min!r} AND {sys.float_info.max!r}"
-    return f"regexp_full_match({value}, '{_NUMBER}') AND ({digits} = 0 OR {digits} <= 15 AND {held})"
+    most = f"CASE WHEN {held} THEN 15 ELSE 0 END"
+    return f"regexp_full_match({value}, '{_NUMBER}') AND {digits} <= {most}"
 
 
 def _literal(text: str) -> str:
