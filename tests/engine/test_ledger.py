@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from support.engine import Engine, ref, tenant
-from support.samples import SECOND, make_task
+from support.engine import DistantStore, Engine, ref, tenant
+from support.samples import NOW, SECOND, make_task
 
 from openmcp_chain.domain import errors, transitions
 from openmcp_chain.domain.task import Change, Key, Task
@@ -61,6 +61,27 @@ async def test_an_insert_has_only_so_much_metadata() -> None:
     assert len(store._tasks) == 100
 
 
+async def test_changes_of_tasks_with_many_events_are_few_in_a_batch() -> None:
+    """To write another event, a database may write the whole task anew: a hundred large ones took longer than a try."""
+    many: list[int] = []
+
+    class Counting(MemoryStore):
+        async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
+            many.append(len(changes))
+            return await super().update_tasks(changes)
+
+    engine = Engine(Counting())
+    held = await running(engine)
+    for _ in range(100):
+        held = transitions.note(held, ref(held).token, NOW, line="x" * (BATCH_BYTES // 1000))
+    tasks = [replace(held, id=str(number)) for number in range(50)]
+    await engine.store.insert_tasks(tasks)
+    many.clear()
+    changed = await asyncio.gather(*(engine.app.ledger.change(task, longer) for task in tasks))
+    assert changed == [longer(task) for task in tasks]
+    assert 5 <= max(many) <= 11
+
+
 async def test_refusal_counts_only_of_the_task_as_it_is_now() -> None:
     """What is refused of a task as it was may be right of it as it is; if it isn't, that is the answer."""
     engine = Engine()
@@ -104,11 +125,13 @@ async def test_change_of_a_task_that_is_gone_is_lease_lost() -> None:
 
 
 async def test_two_changes_to_one_task_in_a_batch_both_count() -> None:
-    """Of several in one group commit, all are carried out, one after the other."""
-    engine = Engine()
+    """Of several in one group commit, all are carried out, one after the other, and the task is not read in between."""
+    store = DistantStore()
+    engine = Engine(store)
     task = await running(engine)
     await asyncio.gather(*(engine.app.ledger.change(task, partial(longer, seconds=n + 1)) for n in range(5)))
     assert engine.task(task.key).version == task.version + 5
+    assert store.calls["get_tasks"] == 0
 
 
 async def test_followers_hear_of_every_change_in_order_whoever_gave_up_waiting() -> None:

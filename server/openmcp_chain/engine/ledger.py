@@ -36,8 +36,8 @@ class Ledger:
         self._inserts = GroupCommit[Task, Task](
             self._insert, lambda task: len(task.payload) + sizes.of_entries(task), lane=lambda task: task.workspace
         )
-        self._updates = GroupCommit[Change, bool](
-            self._update, lambda change: len(change.after.result or b""), UPDATES, lambda change: change.after.workspace
+        self._updates = GroupCommit[Change, Task | None](
+            self._update, _weight, UPDATES, lambda change: change.after.workspace
         )
         self._reads = {view: Reads(store, view) for view in View}
         self._versions = GroupCommit[Key, int | None](self._read_versions, most=SIZES, lane=lambda key: key.workspace)
@@ -64,10 +64,10 @@ class Ledger:
 
     async def try_change(self, before: Task, after: Task) -> bool:
         """Makes one decided change, if the task is still as it was decided on; returns whether it did."""
-        return await self._updates(Change(before, after))
+        return await self._updates(Change(before, after)) is after
 
     async def change(self, task: Task, decide: Callable[[Task], Task], view: View = View.RESULT) -> Task:
-        """Changes the task as `decide` says; if another change came first, reads it again and decides again.
+        """Changes the task as `decide` says; if another change came first, decides again on the task as it is then.
 
         `task` may be out of date, and may lack its payload: what is read again lacks what `view` does, and what is
         stored stays. `decide` returns the task that follows (the same one: nothing to do), or raises,
@@ -82,9 +82,11 @@ class Ledger:
                 if current.version == task.version:
                     raise
             else:
-                if after is task or await self.try_change(task, after):
+                stored = after if after is task else await self._updates(Change(task, after))
+                if stored is after:
                     return after
-                current = await self._current(task.key, view)
+                known = stored if view is not View.FULL else None
+                current = known or await self._current(task.key, view)
             task = current
         raise errors.Aborted
 
@@ -110,8 +112,11 @@ class Ledger:
                 self._announce(None, task)
         return all_stored
 
-    async def _update(self, changes: Sequence[Change]) -> Sequence[bool]:
-        """Of two changes to one task in a batch, the first goes out; the second was decided on what is past by then."""
+    async def _update(self, changes: Sequence[Change]) -> Sequence[Task | None]:
+        """For each what is stored of its task, as far as that is known then: its own `after`, if it was made.
+
+        Of two changes to one task in a batch, the first goes out; the second was decided on what is past by then.
+        """
         first = {change.before.key: change for change in reversed(changes)}
         made = dict(zip(first, await self._store.update_tasks(list(first.values())), strict=True))
         for key, change in first.items():
@@ -119,7 +124,7 @@ class Ledger:
                 # Followers keep what they are told of: no payload, which is as it was.
                 after = replace(change.after, payload=b"") if change.after.payload else change.after
                 self._announce(change.before, after)
-        return [first[change.before.key] is change and made[change.before.key] for change in changes]
+        return [first[change.before.key].after if made[change.before.key] else None for change in changes]
 
     def _announce(self, before: Task | None, after: Task) -> None:
         for follower in self._followers:
@@ -128,3 +133,8 @@ class Ledger:
             except Exception:
                 # What was written is written; the others are told all the same.
                 log.exception("unforeseen", extra={"task_id": after.id})
+
+
+def _weight(change: Change) -> int:
+    """What a change takes of its batch: to write one event, a database may write all of the task anew."""
+    return len(change.after.result or b"") + sizes.of_entries(change.after) + sizes.of_events(change.after.events)
