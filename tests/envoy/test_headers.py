@@ -121,10 +121,10 @@ async def test_rest_has_no_deadline_or_compression(gateway: Gateway) -> None:
         assert (await gateway.rest.get("/v1/tasks/pending", headers={name: value})).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["authorization", "last-event-id", "traceparent", "x-any", "user-agent", "cookie"])
+@pytest.mark.parametrize("name", ["authorization", "last-event-id", "traceparent", "x-any", "cookie"])
 @pytest.mark.parametrize("value", ["\xff\xfe", "Bearer \xe9"])
 async def test_headers_are_ascii(gateway: Gateway, name: str, value: str) -> None:
-    """Bytes beyond ASCII are refused in any header: gRPC would log the header whole."""
+    """Bytes beyond ASCII are refused in any header that could go on: gRPC would log the header whole."""
     for path in (GET_TASK, SIGN_IN):
         answer = await post(gateway, path, headers_of(gateway, name, value))
         assert answer.headers["grpc-status"] == "3"

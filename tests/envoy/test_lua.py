@@ -39,11 +39,11 @@ function(given_headers, given_body, nulls)
 end
 """)
 
-PATH = LUA.eval("""
-function(path)
-  local shown
-  local headers = { get = function(_, name) return name == ":path" and path or nil end }
-  local metadata = { set = function(_, _, name, value) shown = name == "path" and value end }
+SHOWN = LUA.eval("""
+function(given_headers)
+  local shown = {}
+  local headers = { get = function(_, name) return given_headers[name] end }
+  local metadata = { set = function(_, _, name, value) shown[name] = value end }
   envoy_on_request({
     headers = function() return headers end,
     streamInfo = function() return { dynamicMetadata = function() return metadata end } end,
@@ -66,6 +66,15 @@ def respond(headers: dict[str, str], body: str, *, nulls: int | None = None) -> 
     """The status and the JSON that the filter makes of a response."""
     status, text = RESPOND(LUA.table_from({"content-type": "application/json", **headers}), body, nulls)
     return status, json.loads(text)
+
+
+def shown(**headers: str) -> dict[str, str]:
+    """What of a request logs and traces may show."""
+    return dict(SHOWN(LUA.table_from({name.replace("_", ":"): value for name, value in headers.items()})))
+
+
+def shown_path(path: str) -> str:
+    return shown(_path=path)["path"]
 
 
 @given(result=STRUCTS | st.none(), error=TEXTS, payload=STRUCTS, ascii_only=st.booleans(), listed=st.booleans())
@@ -126,14 +135,36 @@ def test_own_replies(mark: str, http: str, code: str) -> None:
 @pytest.mark.parametrize("path", ["/a" * 120_000, "/" + "a:" * 120_000, "/" + "a" * 240_000, "/a?" + "/a" * 120_000])
 def test_little_of_a_long_path_is_shown_or_looked_at(path: str) -> None:
     """Before any limit counts, a stranger's path may have 256 KiB: neither logs nor the thread get that much of it."""
-    assert len(PATH(path)) <= 1024 + len("...")
-    assert PATH("/v1/tasks/x?y") == "/v1/tasks/x"
-    assert PATH("/v1/tasks/\x7fé") == "/v1/tasks/???"
+    assert len(shown_path(path)) <= 1024 + len("...")
+    assert shown_path("/v1/tasks/x?y") == "/v1/tasks/x"
+    assert shown_path("/v1/tasks/\x7fé") == "/v1/tasks/???"
 
 
 @given(st.integers(950, 1030), st.sampled_from(["a", "/", "a/", "?"]))
 def test_no_cut_shows_a_secrets_beginning(before: int, filler: str) -> None:
     """Wherever in a path a secret is put, no more of it is shown than that it is one."""
     path = "/v1/" + (filler * before)[:before] + "/" + SECRET
-    assert SECRET[:9] not in PATH(path)
-    assert SECRET[:9] not in PATH(path + "/events")
+    assert SECRET[:9] not in shown_path(path)
+    assert SECRET[:9] not in shown_path(path + "/events")
+
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "", "get", "G T", "G" * 17, SECRET])
+def test_a_method_is_shown_if_it_is_one(method: str) -> None:
+    """Any other is called as OpenTelemetry calls it."""
+    assert shown(_method=method)["method"] == (method if method in ("GET", "OPTIONS") else "_OTHER")
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        *("", TRACE_ID, "-".join(["00", "x" * 32, "b" * 16, "01"]), "-".join(["00", "a" * 33, "b" * 15, "01"])),
+        *("-".join(["00", TRACE_ID, "b" * 16, "01", "x"]), ("Bearer " + SECRET)[:55]),
+    ],
+)
+def test_a_trace_is_shown_if_it_has_the_form(traceparent: str) -> None:
+    """By its id; of anything else, nothing."""
+    assert "trace_id" not in shown(traceparent=traceparent)
+    assert shown(traceparent=f"00-{TRACE_ID}-{'b' * 16}-01")["trace_id"] == TRACE_ID

@@ -75,12 +75,18 @@ def certificate(name: x509.GeneralName) -> tuple[bytes, bytes]:
 
 
 async def test_spans_join_the_clients_trace(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Envoy's spans belong to the client's trace, the server's parent is one of them; no query or token is in them."""
+    """Envoy's spans belong to the client's trace, the server's parent is one of them; nothing secret is in them.
+
+    That is no query and no token, and nothing of headers, even of a call whose headers are refused.
+    """
     async with (
         collecting() as (collector, port),
         running(tmp_path_factory.mktemp("traced"), otlp=Collector("127.0.0.1", port)) as gateway,
     ):
-        headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
+        headers = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "a=S3CRET"}
+        kept = ("user-agent", "x-client-trace-id", "grpc-timeout", "host")
+        refused = {"content-type": "application/grpc+S3CRET", "x": "x" * 8192, **dict.fromkeys(kept, "S3CRET")}
+        await gateway.rest.post(f"/v1/tasks/omcp_12345678_{'S3CRET' * 7}x", headers=headers | refused)
         await gateway.rest.get("/v1/tasks/x/events?after_sequence=S3CRET", headers=headers)
         await gateway.rest.get(f"/v1/tasks/omcp_12345678_{'S3CRET' * 7}x", headers=headers)
         await gateway.rest.get("/v1/tasks/pending", headers=headers)
@@ -89,7 +95,7 @@ async def test_spans_join_the_clients_trace(tmp_path_factory: pytest.TempPathFac
         spans: dict[str, str] = {}
         async with asyncio.timeout(15):
             # Each of Envoy's threads sends its own.
-            while parent not in spans or [*spans.values()].count(SPAN) < 3:
+            while parent not in spans or [*spans.values()].count(SPAN) < 4:
                 request = await collector.requests.get()
                 sent = request.SerializeToString()
                 assert b"S3CRET" not in sent
@@ -102,7 +108,8 @@ async def test_spans_join_the_clients_trace(tmp_path_factory: pytest.TempPathFac
                     if span.trace_id.hex() == TRACE
                 }
         assert spans[spans[parent]] == SPAN
-        assert len([child for child, of in spans.items() if of == SPAN]) == 3
+        assert len([child for child, of in spans.items() if of == SPAN]) == 4
+        assert (await gateway.logged(TRACE))["trace_id"] == TRACE
 
 
 async def test_what_is_asked_all_the_time_is_not_traced(tmp_path_factory: pytest.TempPathFactory) -> None:

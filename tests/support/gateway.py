@@ -1,6 +1,7 @@
 """A real Envoy, on the configuration that is shipped, before a real gRPC server."""
 
 import asyncio
+import json
 import ssl
 import tomllib
 from collections.abc import AsyncIterator, Mapping
@@ -59,6 +60,15 @@ class Gateway:
                 if (await self.rest.get(path)).status_code == status:
                     return
                 await asyncio.sleep(0.02)
+
+    async def logged(self, wanted: str) -> dict[str, Any]:
+        """The line of the access log that has this text."""
+        async with asyncio.timeout(15):
+            while True:
+                for line in self.log.read_text().splitlines():
+                    if wanted in line:
+                        return dict(json.loads(line))
+                await asyncio.sleep(0.1)  # Envoy gives no sign of having written
 
 
 @asynccontextmanager

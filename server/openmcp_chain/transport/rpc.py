@@ -52,6 +52,8 @@ QUIET_SECONDS = 0.3
 """Without a call for so long, a server that shuts down takes it that nobody sends it any more."""
 CALLS = 4000
 """Unary calls under way at a time."""
+REQUEST_ID = 48
+"""Characters of a client's request id: more than a UUID has, fewer than a secret, which may be there by mistake."""
 
 # The stubs know it as generic, the runtime does not.
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -239,7 +241,7 @@ class Rpc:
     def _identify(self, path: str, access: Access, metadata: Mapping[str, str]) -> trace.Span:
         """Names the call in the log, and begins its span: in the caller's trace, if it brings one."""
         request_id = metadata.get("x-request-id", "")
-        logs.request_id.set(request_id if 0 < len(request_id) <= 128 else str(uuid_utils.uuid4()))
+        logs.request_id.set(request_id if 0 < len(request_id) <= REQUEST_ID else str(uuid_utils.uuid4()))
         logs.method.set(path)
         traceparent = metadata.get("traceparent")
         if traceparent is None and not (self._traced and access.begins_trace):

@@ -170,7 +170,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
             )
         ],
         "ADMIN": {"address": _socket(settings.admin)} if settings.admin else {},
-        "ACCESS_LOG": _access_log() if settings.access_log else [],
+        "ACCESS_LOG": _access_log(settings.otlp) if settings.access_log else [],
         "AUDIENCE": settings.audience,
         "BODY_LIMIT": settings.body_limit,
         "CLUSTER_MANAGER": {"local_cluster_name": "envoys"} if settings.peers else {},
@@ -223,7 +223,7 @@ def lua(settings: Settings) -> str:
     """The first Lua filter: its table of replies, what it knows of text, then its sources."""
     sizes = {routes.too_large(method, settings.limits) for method in (*view.methods(), *routes.FOREIGN)}
     table = replies.lua_table(replies.replies(sizes, HEADER_BYTES))
-    return f'local HSTS = "{tls.HSTS}"\n' + table + "".join(map(_source, ("text.lua", "path.lua", "rest.lua")))
+    return f'local HSTS = "{tls.HSTS}"\n' + table + "".join(map(_source, ("text.lua", "shown.lua", "rest.lua")))
 
 
 def request_lua() -> str:
@@ -277,18 +277,18 @@ def _bucket(entries: list[dict[str, str]], rate: Rate) -> dict[str, Any]:
     return {"entries": entries, "token_bucket": bucket}
 
 
-def _access_log() -> list[dict[str, Any]]:
-    """What a request was, by whom, and what became of it: nothing of it that may hold a secret.
+def _access_log(otlp: Collector | None) -> list[dict[str, Any]]:
+    """What a request was, by whom, and what became of it: nothing of it that may hold a secret, or be of any length.
 
-    That is no query, no such header, no body, and of the path what `path.lua` shows; which is nothing, if the request
-    could not even be read.
+    That is no query, no header and no body, but what `shown.lua` shows of them; which is nothing, if the request is
+    refused before all filters. The id of a trace that Envoy begins itself is known to Envoy alone.
     """
     fields = {
         "time": "%START_TIME%",
-        "request_id": "%REQ(X-REQUEST-ID)%",
-        "traceparent": "%REQ(TRACEPARENT)%",
+        "request_id": "%DYNAMIC_METADATA(openmcp:request_id)%",
+        "trace_id": "%TRACE_ID%" if otlp else "%DYNAMIC_METADATA(openmcp:trace_id)%",
         "workspace_id": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:payload:workspace_id)%",
-        "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
+        "method": "%DYNAMIC_METADATA(openmcp:method)%",
         "path": PATH,
         "route": "%ROUTE_NAME%",
         "protocol": "%PROTOCOL%",

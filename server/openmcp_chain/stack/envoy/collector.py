@@ -17,7 +17,10 @@ from openmcp_chain.stack.envoy.sampling import Sampler
 from openmcp_chain.stack.envoy.tls import subject_kind
 
 PATH = "%DYNAMIC_METADATA(openmcp:path)%"
-"""A request's path, as logs and traces may show it: in Envoy's terms, what `envoy/path.lua` has made of it."""
+"""A request's path, as logs and traces may show it: in Envoy's terms, what `envoy/shown.lua` has made of it."""
+_UNSHOWN = ("http.url", "grpc.path", "grpc.authority", "grpc.content_type", "grpc.timeout")
+"""The attributes of spans that Envoy makes of what a caller sent, whole; but for those of headers that `envoy.yaml` has
+removed before. Of a call that was refused, they would have up to 256 KiB."""
 _PORT = 4317
 _ROOTS = Path(grpc.__file__).parent / "_cython" / "_credentials" / "roots.pem"
 """The certificates that gRPC, and so the server's own exporter, trusts if it is told of no others."""
@@ -92,9 +95,11 @@ class Collector:
         return {
             "provider": {"name": "envoy.tracers.opentelemetry", "typed_config": config},
             "spawn_upstream_span": True,
-            # The tag that Envoy makes of the URL would have all of it.
-            "max_path_tag_length": 1,
-            "custom_tags": [{"tag": "url.path", "value": PATH}],
+            # A tag of ours takes the place of Envoy's own of that name.
+            "custom_tags": [
+                {"tag": "url.path", "value": PATH},
+                *({"tag": name, "literal": {"value": "-"}} for name in _UNSHOWN),
+            ],
         }
 
 
