@@ -29,9 +29,9 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     seen: list[bool] = []
     original = structs.fault
 
-    def fault(field: str, struct: Struct) -> Violation | None:
+    def fault(field: str, data: bytes) -> Violation | None:
         seen.append(threading.current_thread() is threading.main_thread())
-        return original(field, struct)
+        return original(field, data)
 
     monkeypatch.setattr(structs, "fault", fault)
     return seen

@@ -136,7 +136,6 @@ REFUSED = [
         "payload",
         id="100,000 keys, 1.9 MB",
     ),
-    pytest.param(_field(9, b"x" * structs.BYTES), "payload", id="a mebibyte of what is not a Struct"),
 ]
 
 

@@ -50,7 +50,7 @@ def to_struct(payload: Payload | None, name: str = "payload") -> Struct:
     except _Fault as fault:
         place = "".join([name, *reversed(fault.steps)])
         raise PayloadError(f"{place[:_PLACE]}: {fault.description}") from None
-    if wrong := structs.fault(name, struct):
+    if wrong := structs.fault(name, struct.SerializeToString()):
         raise PayloadError(f"{wrong.field[:_PLACE]}: {wrong.description}")
     return struct
 

@@ -13,6 +13,7 @@ from openmcp_chain import structs
 from openmcp_chain.domain import errors, ids
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.task import HIGH, LOW, NORMAL
+from openmcp_chain.transport import codec
 
 LEASE_CHARACTERS = 64
 METADATA_ENTRIES = 64
@@ -141,11 +142,13 @@ class Checks:
             self.refuse(f'{field}["priority"]', f"must be one of {', '.join(_PRIORITIES)}")
         return priority
 
-    def struct(self, field: str, value: Struct) -> None:
-        """Checks that a Struct can be kept and read back exactly, by gRPC and as JSON. A large one takes its time."""
-        fault = structs.fault(field, value)
+    def struct(self, field: str, value: Struct, *, deterministic: bool) -> bytes:
+        """Checks that a Struct can be kept and read back exactly, by gRPC and as JSON; returns it serialized."""
+        data = codec.struct_to_bytes(value, deterministic=deterministic)
+        fault = structs.fault(field, data)
         if fault is not None:
             self._violations.append(fault)
+        return data
 
 
 def _spoken(seconds: float) -> str:

@@ -135,6 +135,6 @@ class Reports:
 def _result(field: str, result: Struct) -> bytes:
     """Raises InvalidArgument for one that can't be kept."""
     checks = Checks()
-    checks.struct(field, result)
+    read = checks.struct(field, result, deterministic=True)
     checks.done()
-    return codec.struct_to_bytes(result, deterministic=True)
+    return read

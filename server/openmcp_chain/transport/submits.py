@@ -12,7 +12,6 @@ from openmcp_chain.domain.retry import RetryPolicy
 from openmcp_chain.domain.task import STANDARD, Terms
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.submission import Submit
-from openmcp_chain.transport import codec
 from openmcp_chain.transport.checks import FAILURE_CODE_CHARACTERS, Checks
 
 DAY = 24 * 3600.0
@@ -48,11 +47,11 @@ def read(request: tasks_pb2.SubmitTaskRequest, workspace: str, clock: Clock) -> 
     terms = _terms(checks, request)
     if schedule_time and terms.schedule_to_close and schedule_time >= clock() + terms.schedule_to_close:
         checks.refuse("schedule_time", "must be before schedule_to_close_timeout ends, which counts from the submit on")
-    checks.struct("payload", request.payload)
+    payload = checks.struct("payload", request.payload, deterministic=bool(request.request_id))
     checks.done()
     return Submit(
         type=request.type,
-        payload=codec.struct_to_bytes(request.payload, deterministic=bool(request.request_id)),
+        payload=payload,
         metadata=dict(request.metadata),
         labels=dict(request.labels),
         priority=priority,
