@@ -2,8 +2,8 @@
 
 A request of 4 MiB may hold a million values. Read on the event loop they would stop everybody for half a second; read
 by a thread for each, they would leave the loop a fraction of the interpreter. And a decoded message takes up to 25
-times its bytes. So one thread reads them all, and a message is decoded when its turn has come. A workspace has one request that
-waits for the thread; its others wait behind that. What waits is bounded, for each workspace and in all.
+times its bytes. So one thread reads them all, and a message is decoded when its turn has come. A workspace has one
+request that waits for the thread; its others wait behind that. What waits is bounded, for each workspace and in all.
 """
 
 import asyncio
