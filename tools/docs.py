@@ -82,7 +82,7 @@ failure after which the task is tried again until the next attempt begins, other
 
 ## Failures that the server reports
 
-A worker's failure has the worker's own code. These are the server's.
+A worker's failure has the worker's own code, which may be one of these. They are the server's.
 
 | code | when | tried again |
 | --- | --- | --- |

@@ -180,6 +180,19 @@ async def test_leased_task_is_what_was_submitted() -> None:
     assert leased.traceparent == traceparent
 
 
+async def test_a_failure_may_have_any_code() -> None:
+    """One that is not as codes are by custom ends the attempt as any other does; an empty one is FAILED."""
+    async with serving() as service:
+        tenant = await service.workspace()
+        worker = service.work(tenant)
+        await worker.hello()
+        for code, told in (("no-such file", "no-such file"), ("", "FAILED"), ("LEASE_EXPIRED", "LEASE_EXPIRED")):
+            task_id = await service.submit(tenant)
+            lease = (await worker.task()).lease
+            assert not (await worker.fail(lease, code, retryable=False)).error_code
+            assert (await service.get(tenant, task_id)).error == f"{told}: it broke"
+
+
 async def test_stale_token_is_lease_lost_over_any_stream() -> None:
     """After its lease ran out, whatever the first holder reports is LEASE_LOST; the second's result stands."""
     clock = ManualClock()

@@ -453,7 +453,9 @@ class Fail(_message.Message):
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_DELAY_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """A stable code in UPPER_SNAKE_CASE, such as `INPUT_NOT_FOUND`; 1 to 64 characters."""
+    """A stable code, such as `INPUT_NOT_FOUND`: in UPPER_SNAKE_CASE by custom, which is not checked, since a failure that
+    is refused would keep its task from its next attempt. Cut at 64 characters; `FAILED` if it is empty.
+    """
     message: _builtins.str
     """What went wrong, and where; cut at 2,048 characters."""
     retryable: _builtins.bool
@@ -837,7 +839,9 @@ class FailTaskRequest(_message.Message):
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_DELAY_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """A stable code in UPPER_SNAKE_CASE, such as `INPUT_NOT_FOUND`; 1 to 64 characters."""
+    """A stable code, such as `INPUT_NOT_FOUND`: in UPPER_SNAKE_CASE by custom, which is not checked, since a failure that
+    is refused would keep its task from its next attempt. Cut at 64 characters; `FAILED` if it is empty.
+    """
     message: _builtins.str
     """What went wrong, and where; cut at 2,048 characters."""
     retryable: _builtins.bool
