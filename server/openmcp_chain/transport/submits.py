@@ -19,6 +19,7 @@ YEAR = 366 * DAY
 DEDUPE_KEY_CHARACTERS = 128
 MOST_ATTEMPTS = 100
 ERROR_CODES = 32
+_POLICIES = frozenset(tasks_pb2.ConflictPolicy.values())
 _TERMS = (
     *("retry_policy", "schedule_to_start_timeout", "start_to_close_timeout", "schedule_to_close_timeout"),
     *("heartbeat_timeout", "retention"),
@@ -37,7 +38,7 @@ def read(request: tasks_pb2.SubmitTaskRequest, workspace: str, clock: Clock) -> 
     priority = checks.priority("priority", request.priority, checks.metadata("metadata", request.metadata))
     checks.request_id("request_id", request.request_id)
     checks.at_most("dedupe_key", request.dedupe_key, DEDUPE_KEY_CHARACTERS)
-    if request.conflict_policy not in tasks_pb2.ConflictPolicy.values():
+    if request.conflict_policy not in _POLICIES:
         checks.refuse("conflict_policy", "must be FAIL or USE_EXISTING")
     if request.conflict_policy and not request.dedupe_key:
         checks.refuse("conflict_policy", "needs a dedupe_key")
