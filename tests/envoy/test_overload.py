@@ -1,13 +1,16 @@
-"""What Envoy says near its limit of memory, where it makes no filters for a call."""
+"""Callers that read nothing, and what Envoy does and says near its limit of memory."""
 
 import asyncio
 import ssl
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
 import httpx
+import pytest
 import yaml
-from support.gateway import PLANS, READY_SECONDS, answering
+from support.gateway import PLANS, READY_SECONDS, Gateway, answering
+from support.http2 import Http2
 from support.service import refused
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
@@ -67,3 +70,35 @@ async def test_a_call_that_is_refused_for_want_of_memory(tmp_path: Path) -> None
                 assert sent["retry-after"] == "1"
                 assert sent.get("strict-transport-security") == (HSTS if ca else None)
                 assert not any(name.startswith("x-openmcp") for name in sent)
+
+
+def unread(gateway: Gateway) -> Http2:
+    """A connection whose client never reads more of an answer than how it begins."""
+    url = gateway.rest.base_url
+    return Http2(url.host, url.port or 0, window=0)
+
+
+def fields(gateway: Gateway, path: str, method: str = "GET", **others: str) -> list[tuple[str, str]]:
+    """A request's header."""
+    token = gateway.upstream.key.token("ws-unread")
+    named = {":method": method, ":scheme": "http", ":authority": "x", ":path": path, "authorization": f"Bearer {token}"}
+    return [*(named | others).items()]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_who_reads_no_answer_stops_nobody_else(gateway: Gateway) -> None:
+    """Not a stream's either, which no time-out ends: others' answers come by the same connection to the server."""
+    message = tasks_pb2.StreamTaskEventsRequest(task_id="wide_100000").SerializeToString()
+    frame = b"\0" + len(message).to_bytes(4, "big") + message
+    grpc_type = {"content-type": "application/grpc", "te": "trailers"}
+    call = fields(gateway, "/openmcp.chain.v1.TaskService/StreamTaskEvents", "POST", **grpc_type)
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            client = await stack.enter_async_context(unread(gateway))
+            await client.heard([client.ask(call, frame) for _ in range(25)])
+
+        async def other() -> int:
+            async with httpx.AsyncClient(base_url=gateway.rest.base_url, headers=gateway.rest.headers) as client:
+                return (await client.get("/v1/tasks/pending")).status_code
+
+        assert await asyncio.gather(*(other() for _ in range(8))) == [200] * 8

@@ -77,7 +77,9 @@ def test_the_edge_is_as_it_is_told() -> None:
     (extended,) = server["typed_extension_protocol_options"].values()
     windows = [http2, extended["explicit_http_config"]["http2_protocol_options"]]
     assert {one["initial_stream_window_size"] for one in windows} == {64 * 1024}
-    assert {one["initial_connection_window_size"] for one in windows} == {1024 * 1024}
+    streams = windows[1]["max_concurrent_streams"]
+    assert [one["initial_connection_window_size"] for one in windows] == [1024 * 1024, streams * 64 * 1024]
+    assert f"what all its {streams} streams may hold" in told
     (layer,) = rendered["layered_runtime"]["layers"]
     assert f"{layer['static_layer']['overload.premature_reset_total_stream_count']} first calls" in told
 

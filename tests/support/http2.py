@@ -9,6 +9,7 @@ from typing import Self
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+_WINDOW = b"\0\4"
 SECONDS = 10.0
 """How long the other side may be silent before it counts as hung."""
 Fields = Iterable[tuple[str, str]]
@@ -17,14 +18,15 @@ Fields = Iterable[tuple[str, str]]
 class Http2:
     """One connection. Use as a context manager."""
 
-    def __init__(self, host: str, port: int, trust: ssl.SSLContext | None = None) -> None:
-        """Speaks TLS with `trust`."""
+    def __init__(self, host: str, port: int, trust: ssl.SSLContext | None = None, window: int | None = None) -> None:
+        """Speaks TLS with `trust`. `window`: how many bytes of an answer it reads."""
         self._host, self._port, self._trust = host, port, trust
+        self._settings = b"" if window is None else _WINDOW + window.to_bytes(4, "big")
         self._stream = -1
 
     async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection(self._host, self._port, ssl=self._trust)
-        self._writer.write(_PREFACE + _frame(_SETTINGS, 0, 0, b""))
+        self._writer.write(_PREFACE + _frame(_SETTINGS, 0, 0, self._settings))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -53,6 +55,21 @@ class Http2:
             answer += payload if kind == _DATA and of == stream else b""
             if kind in (_DATA, _HEADERS) and of == stream and flags & _END_STREAM:
                 return answer
+
+    def ask(self, fields: Fields, body: bytes = b"") -> int:
+        """Sends a whole request; returns its stream."""
+        stream = self.begin(fields, body)
+        self._writer.write(_frame(_DATA, _END_STREAM, stream, b""))
+        return stream
+
+    async def heard(self, streams: Iterable[int]) -> None:
+        """Returns when the answer to each has begun, or it was reset, or the connection has ended."""
+        waiting = set(streams)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while waiting:
+                kind, _, of, _ = await asyncio.wait_for(self._read(), SECONDS)
+                if kind in (_HEADERS, _RESET):
+                    waiting.discard(of)
 
     def reset(self, stream: int) -> None:
         """Gives a call up (CANCEL)."""

@@ -121,8 +121,9 @@ class Tasks:
         self, request: tasks_pb2.StreamTaskEventsRequest, context: Context
     ) -> AsyncIterator[tasks_pb2.TaskEvent]:
         self._note(context)
+        _, _, size = request.task_id.partition("wide_")
         for sequence in (1, 2, 3):
-            yield tasks_pb2.TaskEvent(task_id=request.task_id, sequence=sequence)
+            yield tasks_pb2.TaskEvent(task_id="x" * int(size) if size else request.task_id, sequence=sequence)
 
 
 TRICKY: dict[str, Any] = {

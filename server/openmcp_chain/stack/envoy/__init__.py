@@ -34,6 +34,8 @@ SERVER_STREAMS = 500
 
 Half of what the server takes: near its limit it refuses a call that follows one which is not quite gone.
 """
+SERVER_STREAM_WINDOW = 64 * 1024
+"""How many bytes of an answer the server sends before the client has read any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,8 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "SELF_TLS": tls.loopback(settings.identity),
         "SERVER": _endpoints("server", settings.server),
         "SERVER_STREAMS": SERVER_STREAMS,
+        "SERVER_STREAM_WINDOW": SERVER_STREAM_WINDOW,
+        "SERVER_WINDOW": SERVER_STREAM_WINDOW * SERVER_STREAMS,
         "SERVER_TLS": tls.upstream(settings.server_tls, beside),
         "SERVICES": view.services(),
         "SHARED": {} if settings.peers else None,
