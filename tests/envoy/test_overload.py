@@ -9,7 +9,7 @@ import grpc
 import httpx
 import pytest
 import yaml
-from support.gateway import PLANS, READY_SECONDS, Gateway, answering
+from support.gateway import PLANS, READY_SECONDS, Gateway, answering, running
 from support.http2 import Http2
 from support.service import refused
 
@@ -102,3 +102,13 @@ async def test_who_reads_no_answer_stops_nobody_else(gateway: Gateway) -> None:
                 return (await client.get("/v1/tasks/pending")).status_code
 
         assert await asyncio.gather(*(other() for _ in range(8))) == [200] * 8
+
+
+async def test_answers_that_nobody_reads_go_when_memory_is_short(tmp_path: Path) -> None:
+    """Long before they would; so others are served."""
+    async with running(tmp_path, heap_bytes=64 * 1024 * 1024) as gateway, AsyncExitStack() as stack:
+        request = fields(gateway, "/v1/tasks/wide_100000")
+        for _ in range(8):
+            client = await stack.enter_async_context(unread(gateway))
+            await client.heard([client.ask(request) for _ in range(100)])
+        await gateway.until("/v1/tasks/pending", 200)

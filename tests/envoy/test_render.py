@@ -60,9 +60,12 @@ def test_the_edge_is_as_it_is_told() -> None:
     (server,) = (one for one in rendered["static_resources"]["clusters"] if one["name"] == "server")
     overload = {one["name"].rpartition(".")[2]: one["triggers"][0] for one in rendered["overload_manager"]["actions"]}
     heaps = {name: round(100 * one["threshold"]["value"]) for name, one in overload.items() if "threshold" in one}
+    scales = {name: [*one["scaled"].values()] for name, one in overload.items() if "scaled" in one}
+    assert scales == {"reduce_timeouts": [0.6, 0.8], "reset_high_memory_stream": [0.8, 1.0]}
+    assert "From 60 to 80 % of the heap it gives less" in told
     assert f"the heap ({LOCAL.heap_bytes >> 20} MiB)" in told
-    assert f"At {heaps['shrink_heap']} % of the heap it gives" in told
-    assert f"at {heaps['disable_http_keepalive']} % ends connections" in told
+    assert f"at {heaps['disable_http_keepalive']} % it ends connections" in told
+    assert f"at {heaps['shrink_heap']} % gives memory back, from there on resets" in told
     assert f"at {heaps['stop_accepting_requests']} % answers 503" in told
     assert f"at {heaps['reject_incoming_connections']} % takes no connection" in told
     assert f"| {LOCAL.max_connections:,}: one beyond" in told
