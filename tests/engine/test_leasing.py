@@ -292,7 +292,7 @@ async def test_a_call_that_is_left_before_it_began_to_wait_claims_nothing() -> N
     store = DistantStore()
     engine = Engine(store).start()
     await engine.submit()
-    look = store.gates["recorded_call"] = asyncio.Event()
+    look = store.gates["recorded_calls"] = asyncio.Event()
     call = asyncio.create_task(lease(engine, wait=20, request_id=str(uuid4())))
     await asyncio.sleep(1)
     call.cancel()
@@ -306,7 +306,7 @@ async def test_a_call_that_is_left_keeps_its_place_until_it_is_over() -> None:
     """However fast its caller calls and gives up, a workspace has no more under way than its quota says."""
     store = DistantStore()
     engine = Engine(store).start()
-    look = store.gates["recorded_call"] = asyncio.Event()
+    look = store.gates["recorded_calls"] = asyncio.Event()
     for _ in range(3):
         call = asyncio.create_task(lease(engine, wait=20, request_id=str(uuid4()), limit=3))
         await asyncio.sleep(1)
@@ -395,7 +395,7 @@ async def test_a_call_that_fails_is_no_answer_either() -> None:
     engine = Engine(store).start()
     task = await engine.submit()
     request_id = str(uuid4())
-    store.cut = "recorded_call"
+    store.cut = "recorded_calls"
     with pytest.raises(errors.Unavailable):
         await lease(engine, request_id=request_id)
     store.cut = ""

@@ -50,7 +50,7 @@ async def test_nobody_waits_for_anothers_large_tasks() -> None:
     assert sum(read.done() for read in reads) < 5 * LARGE_AT_ONCE
     assert await asyncio.gather(*reads) == large
     assert max(size for *_, size in store.batches) <= BATCH_BYTES + 2 * MEBIBYTE
-    assert not engine.app.ledger._reads[View.FULL]._turns
+    assert not engine.app.ledger._reads[View.FULL]._few._turns
 
 
 @pytest.mark.parametrize("view", [View.BASIC, View.RESULT, View.FULL])

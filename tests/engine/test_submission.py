@@ -6,7 +6,7 @@ import gc
 import random
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any
 from unittest import mock
@@ -25,6 +25,7 @@ from openmcp_chain.engine.groupcommit import BATCH_ITEMS
 from openmcp_chain.engine.ledger import UPDATES
 from openmcp_chain.engine.submission import Submit
 from openmcp_chain.store.memory import MemoryStore
+from openmcp_chain.store.mongo.client import CONNECTIONS
 
 
 async def crowd(engines: list[Engine], submit: Callable[[Engine, int], Awaitable[Task]]) -> list[Task | BaseException]:
@@ -175,6 +176,35 @@ async def test_nobody_waits_for_another_tenants_crowd() -> None:
 
 
 # --- dedupe_key
+
+
+class Counting(DistantStore):
+    """Knows how many of its calls are under way."""
+
+    under_way = most = 0
+
+    async def travel(self, name: str, gates: Mapping[str, asyncio.Event]) -> None:
+        if gates is self.gates:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        await super().travel(name, gates)
+        if gates is self.late:
+            self.under_way -= 1
+
+
+async def test_a_crowd_with_dedupe_keys_leaves_connections_to_others() -> None:
+    """Keys are read and taken in batches, and what is rare a few at a time; whether the keys are new or not."""
+    engine = Engine(store := Counting(random.Random(4)))  # noqa: S311 - interleavings, not secrets
+    store.delay = 0.2
+    made = []
+    for _ in range(2):
+        crowd = (
+            engine.submit(dedupe_key=str(number), use_existing=True, request_id=str(uuid4())) for number in range(200)
+        )
+        made.append([task.id for task in await asyncio.gather(*crowd)])
+    assert made[0] == made[1]
+    assert store.most <= CONNECTIONS
+    assert store.calls["put_holders"] < 20
 
 
 async def test_a_dedupe_key_is_one_tasks_at_a_time() -> None:

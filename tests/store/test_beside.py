@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from support.samples import NOW, RETENTION, SECOND, TERMS, make_task
 
 from openmcp_chain.domain import queue
-from openmcp_chain.domain.task import Key, Queue
-from openmcp_chain.store.base import Answer, Granted, Store
+from openmcp_chain.domain.task import Call, DedupeKey, Key, Queue, Task
+from openmcp_chain.store.base import Answer, Granted, Store, Taking
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.store.mongo.store import MongoStore
 
@@ -15,7 +15,21 @@ Connect = Callable[[], Awaitable[Store]]
 
 QUEUE = Queue("ws-1", "data_pipeline")
 LATER = NOW + RETENTION
+KEY = DedupeKey("ws-1", "key")
 ODD = "$a.b/c\0é😀" + "x" * 120
+
+
+async def took(store: Store, task: Task, instead_of: str) -> bool:
+    (made,) = await store.put_holders([Taking(task, instead_of)])
+    return made
+
+
+async def holder(store: Store, key: DedupeKey) -> str:
+    return (await store.key_holders([key])).get(key, "")
+
+
+async def answered(store: Store, call: Call) -> Answer | None:
+    return (await store.recorded_calls([call])).get(call)
 
 
 async def test_a_queue_comes_back_as_it_was_put(store: Store) -> None:
@@ -54,30 +68,45 @@ async def test_queues_are_listed_by_when_they_changed(store: Store) -> None:
 async def test_a_dedupe_key_goes_from_one_task_to_the_next(store: Store) -> None:
     """Only from the one that has it, as often as that is said; and it is free when that one lets go."""
     one, two, three = (make_task(task_id=name, dedupe_key="key", terms=TERMS) for name in ("one", "two", "three"))
-    assert await store.key_holder("ws-1", "key") == ""
-    assert await store.held_submit("ws-1", "key") is None
-    assert not await store.put_holder(two, "one")
+    assert await holder(store, KEY) == ""
+    assert await store.held_submit(KEY) is None
+    assert not await took(store, two, "one")
     for task, before in ((one, ""), (two, "one")):
-        assert await store.put_holder(task, before)
-        assert await store.put_holder(task, before), "the same again counts as done"
-        assert not await store.put_holder(three, "")
-        assert await store.key_holder("ws-1", "key") == task.id
-        assert await store.held_submit("ws-1", "key") == task
-    assert not await store.put_holder(three, "one")
-    assert not await store.free_key("ws-1", "key", "one")
-    assert await store.free_key("ws-1", "key", "two")
-    assert not await store.free_key("ws-1", "key", "two")
-    assert await store.key_holder("ws-1", "key") == ""
-    assert await store.put_holder(three, "")
+        assert await took(store, task, before)
+        assert await took(store, task, before), "the same again counts as done"
+        assert not await took(store, three, "")
+        assert await holder(store, KEY) == task.id
+        assert await store.held_submit(KEY) == task
+    assert not await took(store, three, "one")
+    assert not await store.free_key(KEY, "one")
+    assert await store.free_key(KEY, "two")
+    assert not await store.free_key(KEY, "two")
+    assert await holder(store, KEY) == ""
+    assert await took(store, three, "")
+
+
+async def test_of_several_each_gets_its_key_or_not(store: Store) -> None:
+    """New ones, and such as others have, together: each by itself, and again the same."""
+    assert await took(store, make_task(task_id="old", dedupe_key="b"), "")
+    assert await took(store, make_task(task_id="old", dedupe_key="d"), "")
+    before = {"a": "", "b": "", "c": "old", "d": "old"}
+    takings = [Taking(make_task(task_id=f"new-{key}", dedupe_key=key), held_by) for key, held_by in before.items()]
+    for _ in range(2):
+        assert await store.put_holders(takings) == [True, False, False, True]
+    keys = [DedupeKey("ws-1", key) for key in before]
+    assert await store.key_holders(keys) == {keys[0]: "new-a", keys[1]: "old", keys[3]: "new-d"}
+    assert await store.put_holders([]) == []
+    assert not await store.key_holders([])
+    assert not await store.recorded_calls([])
 
 
 async def test_a_dedupe_key_is_of_one_workspace(store: Store) -> None:
     """Any text is a key, and none is another, or a pattern."""
     keys = ["key", ODD, ODD[:-1], ".*", "1/key", "$set", " key"]
     for key in keys[:2]:
-        assert await store.put_holder(make_task(task_id="id", dedupe_key=key), "")
-    assert [await store.key_holder("ws-1", key) for key in keys] == ["id", "id", "", "", "", "", ""]
-    assert await store.key_holder("ws-2", "key") == await store.key_holder("ws", "-1/key") == ""
+        assert await took(store, make_task(task_id="id", dedupe_key=key), "")
+    assert [await holder(store, DedupeKey("ws-1", key)) for key in keys] == ["id", "id", "", "", "", "", ""]
+    assert await holder(store, DedupeKey("ws-2", "key")) == await holder(store, DedupeKey("ws", "-1/key")) == ""
 
 
 async def test_of_racing_tasks_one_gets_the_key(connected: Connect) -> None:
@@ -86,23 +115,23 @@ async def test_of_racing_tasks_one_gets_the_key(connected: Connect) -> None:
     before = ""
     for _ in range(2):
         tasks = [make_task(dedupe_key="key") for _ in range(8)]
-        got = await asyncio.gather(*(stores[n % 2].put_holder(task, before) for n, task in enumerate(tasks)))
+        got = await asyncio.gather(*(took(stores[n % 2], task, before) for n, task in enumerate(tasks)))
         (winner,) = [task for task, won in zip(tasks, got, strict=True) if won]
-        assert [await one.key_holder("ws-1", "key") for one in stores] == [winner.id] * 2
+        assert [await holder(one, KEY) for one in stores] == [winner.id] * 2
         before = winner.id
 
 
 async def test_what_a_call_was_answered_is_kept(store: Store) -> None:
     """The first to say so is believed; leases of an operator are on tasks of many workspaces."""
     answer = Answer(b"\0\xff", (Granted(Key("ws-1", ODD), "token"), Granted(Key("ws-2", "id"), "")))
-    assert await store.recorded_call("ws-1", "request") is None
+    assert await answered(store, Call("ws-1", "request")) is None
     assert await store.record_call("ws-1", "request", answer, LATER) == answer
     assert await store.record_call("ws-1", "request", Answer(b"", answer.granted), LATER) == answer
-    assert await store.recorded_call("ws-1", "request") == answer
-    assert await store.recorded_call("ws-2", "request") is None
+    assert await answered(store, Call("ws-1", "request")) == answer
+    assert await answered(store, Call("ws-2", "request")) is None
     nothing = Answer(b"", ())
     assert await store.record_call("ws-1", "nothing", nothing, LATER) == nothing
-    assert await store.recorded_call("ws-1", "nothing") == nothing
+    assert await answered(store, Call("ws-1", "nothing")) == nothing
 
 
 async def test_what_is_kept_of_a_call_is_kept_on(store: Store) -> None:
@@ -111,8 +140,8 @@ async def test_what_is_kept_of_a_call_is_kept_on(store: Store) -> None:
     assert await store.record_call("ws-1", "request", answer, LATER) == answer
     for call, expire_at in (("request", LATER + 60 * SECOND), ("request", NOW), ("another", LATER)):
         await store.keep_call("ws-1", call, expire_at)
-    assert await store.recorded_call("ws-1", "request") == answer
-    assert await store.recorded_call("ws-1", "another") is None
+    assert await answered(store, Call("ws-1", "request")) == answer
+    assert await answered(store, Call("ws-1", "another")) is None
     if isinstance(store, MongoStore):
         (kept,) = await store._database.calls.find({}).to_list(None)
         assert kept["expire_at"] == LATER + 60 * SECOND
@@ -129,5 +158,5 @@ async def test_racing_calls_are_told_of_the_same_answer(connected: Connect) -> N
             for n in range(10)
         )
     )
-    kept = await stores[0].recorded_call("ws-1", "request")
+    kept = await answered(stores[0], Call("ws-1", "request"))
     assert all(answer == kept for answer in answers)

@@ -7,9 +7,9 @@ import pytest
 from support.samples import NOW, RETENTION, SECOND, WORKSPACE, at, make_lease, make_task
 
 from openmcp_chain.domain import filters, queue, transitions
-from openmcp_chain.domain.task import Change, Key, Queue, Task, Terms
+from openmcp_chain.domain.task import Call, Change, DedupeKey, Key, Queue, Task, Terms
 from openmcp_chain.domain.workspace import State
-from openmcp_chain.store.base import Answer, Granted, Store
+from openmcp_chain.store.base import Answer, Granted, Store, Taking
 from openmcp_chain.store.mongo.store import MongoStore
 
 Connect = Callable[[], Awaitable[Store]]
@@ -69,8 +69,9 @@ async def test_a_change_of_an_erased_task_is_lost(store: Store) -> None:
 async def beside(store: Store, name: str) -> tuple[object, ...]:
     """What there is beside a workspace's tasks."""
     queues = [state for state in await store.list_queues(None) if state.queue.workspace == name]
-    answer = await store.recorded_call(name, "request")
-    return len(queues), await store.key_holder(name, "key"), answer and len(answer.granted)
+    holders = await store.key_holders([DedupeKey(name, "key")])
+    answers = await store.recorded_calls([Call(name, "request")])
+    return len(queues), list(holders.values()), [len(answer.granted) for answer in answers.values()]
 
 
 async def test_a_deleted_workspace_takes_along_what_is_beside_its_tasks(store: Store) -> None:
@@ -79,14 +80,14 @@ async def test_a_deleted_workspace_takes_along_what_is_beside_its_tasks(store: S
         await store.put_workspace(replace(WORKSPACE, id=name, state=State.DELETING))
         for task_type in ("one", "two"):
             await store.put_queue(queue.new(Queue(name, task_type), NOW))
-        await store.put_holder(make_task(workspace=name, task_id="id", dedupe_key="key"), "")
+        await store.put_holders([Taking(make_task(workspace=name, task_id="id", dedupe_key="key"), "")])
         await store.record_call(name, "request", Answer(b"", (Granted(Key(name, "id"), ""),)), NOW + RETENTION)
     assert await store.delete_workspace(replace(WORKSPACE, id=MINE, state=State.DELETING))
     assert await store.get_workspace(MINE) is None
-    assert await beside(store, MINE) == (0, "", None)
+    assert await beside(store, MINE) == (0, [], [])
     for name in OTHERS:
         assert await store.get_workspace(name)
-        assert await beside(store, name) == (2, "id", 1)
+        assert await beside(store, name) == (2, ["id"], [1])
 
 
 async def test_only_the_version_that_was_seen_is_deleted(connected: Connect) -> None:
@@ -98,10 +99,10 @@ async def test_only_the_version_that_was_seen_is_deleted(connected: Connect) -> 
     await other.put_workspace(changed)
     assert not await store.delete_workspace(WORKSPACE)
     assert await store.get_workspace(WORKSPACE.id) == changed
-    assert await beside(store, WORKSPACE.id) == (1, "", None)
+    assert await beside(store, WORKSPACE.id) == (1, [], [])
     assert await store.delete_workspace(changed)
     assert await other.delete_workspace(changed)
-    assert await beside(store, WORKSPACE.id) == (0, "", None)
+    assert await beside(store, WORKSPACE.id) == (0, [], [])
     assert await other.put_workspace(WORKSPACE)
 
 

@@ -12,9 +12,9 @@ from support.proxy import running_proxy
 from support.samples import KEY, NOW, WORKSPACE, at, make_lease, make_task
 
 from openmcp_chain.domain import errors, filters, queue, transitions
-from openmcp_chain.domain.task import Change, Key, Task
+from openmcp_chain.domain.task import Call, Change, DedupeKey, Key, Task
 from openmcp_chain.domain.workspace import State
-from openmcp_chain.store.base import Answer, Signal
+from openmcp_chain.store.base import Answer, Signal, Taking
 from openmcp_chain.store.mongo import client
 from openmcp_chain.store.mongo.client import Driver
 from openmcp_chain.store.mongo.errors import persist
@@ -80,12 +80,12 @@ async def test_without_a_database_every_call_says_unavailable(own: Database, sto
         lambda: store.list_queues(None),
         lambda: store.ended_with_key(NOW, 10),
         lambda: store.delete_superseded([task.key]),
-        lambda: store.key_holder("ws-1", "key"),
-        lambda: store.held_submit("ws-1", "key"),
-        lambda: store.put_holder(make_task(dedupe_key="key"), ""),
-        lambda: store.free_key("ws-1", "key", "id"),
+        lambda: store.key_holders([DedupeKey("ws-1", "key")]),
+        lambda: store.held_submit(DedupeKey("ws-1", "key")),
+        lambda: store.put_holders([Taking(make_task(dedupe_key="key"), "")]),
+        lambda: store.free_key(DedupeKey("ws-1", "key"), "id"),
         lambda: store.record_call("ws-1", "request", Answer(b"", ()), NOW),
-        lambda: store.recorded_call("ws-1", "request"),
+        lambda: store.recorded_calls([Call("ws-1", "request")]),
         lambda: store.get_workspace(WORKSPACE.id),
         lambda: store.list_workspaces("", 10),
         lambda: store.workspaces_in(State.DELETING),

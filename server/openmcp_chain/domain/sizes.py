@@ -15,6 +15,11 @@ def of_entries(task: Task) -> int:
     return of_texts(text for entries in (task.metadata, task.labels) for entry in entries.items() for text in entry)
 
 
+def of_submit(task: Task) -> int:
+    """Of what it is submitted with."""
+    return len(task.payload) + of_entries(task)
+
+
 def of_events(events: Iterable[Event]) -> int:
     """Of what happened."""
     contexts = [event.context.values() for event in events]

@@ -44,6 +44,13 @@ class Key(NamedTuple):
     id: str
 
 
+class DedupeKey(NamedTuple):
+    """What one task of a workspace has at a time, of those that have not ended."""
+
+    workspace: str
+    key: str
+
+
 class Queue(NamedTuple):
     """Where a task waits: with the others of its type in its workspace."""
 
@@ -205,6 +212,11 @@ class Task:
     @property
     def queue(self) -> Queue:
         return Queue(self.workspace, self.type)
+
+    @property
+    def held_key(self) -> DedupeKey:
+        """The key that it has if it has a `dedupe_key`."""
+        return DedupeKey(self.workspace, self.dedupe_key)
 
     @property
     def deadline(self) -> datetime | None:

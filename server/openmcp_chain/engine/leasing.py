@@ -131,7 +131,7 @@ class Leasing:
 
     async def _lease_once(self, workspace: str, ask: Ask, enough: asyncio.Event) -> Sequence[Task]:
         call = Call(workspace, f"lease/{ask.request_id}")
-        recorded = await self._store.recorded_call(*call)
+        recorded = (await self._store.recorded_calls([call])).get(call)
         if recorded is None:
             if enough.is_set():
                 return ()

@@ -33,9 +33,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._followers: list[Follower] = []
         self._store = store
-        self._inserts = GroupCommit[Task, Task](
-            self._insert, lambda task: len(task.payload) + sizes.of_entries(task), lane=lambda task: task.workspace
-        )
+        self._inserts = GroupCommit[Task, Task](self._insert, sizes.of_submit, lane=lambda task: task.workspace)
         self._updates = GroupCommit[Change, Task | None](
             self._update, _weight, UPDATES, lambda change: change.after.workspace
         )

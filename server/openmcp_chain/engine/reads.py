@@ -4,13 +4,11 @@ A batch is over when its last byte has come, so a mebibyte in it is waited for b
 asks for sizes first: the large ones are read apart, a batch of a few mebibytes at a time, of each workspace a few.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from openmcp_chain.domain.task import Key, Task, View
+from openmcp_chain.engine.few import Few
 from openmcp_chain.engine.groupcommit import BATCH_ITEMS, GroupCommit
 from openmcp_chain.store.base import Store
 
@@ -27,12 +25,6 @@ class _Large(NamedTuple):
     bytes: int
 
 
-@dataclass(slots=True)
-class _Turn:
-    free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_AT_ONCE))
-    users: int = 0
-
-
 class Reads:
     """Reads of one view."""
 
@@ -43,14 +35,14 @@ class Reads:
         self._all = GroupCommit[Key, Task | _Large | None](self._read, most=most, lane=lambda key: key.workspace)
         self._large = GroupCommit[_Large, Task | None](self._read_large, lambda large: large.bytes)
         self._sizes = GroupCommit[Key, int](self._read_sizes, most=SIZES, lane=lambda key: key.workspace)
-        self._turns: dict[str, _Turn] = {}
+        self._few = Few(LARGE_AT_ONCE)
 
     async def __call__(self, key: Key) -> Task | None:
         """The task as it is now."""
         found = await self._all(key)
         if not isinstance(found, _Large):
             return found
-        async with self._turn(key.workspace):
+        async with self._few.turn(key.workspace):
             return await self._large(found)
 
     async def size(self, key: Key) -> int:
@@ -70,15 +62,3 @@ class Reads:
     async def _read_large(self, large: Sequence[_Large]) -> Sequence[Task | None]:
         found = await self._store.get_tasks({one.key for one in large}, self._view)
         return [found.get(one.key) for one in large]
-
-    @asynccontextmanager
-    async def _turn(self, workspace: str) -> AsyncIterator[None]:
-        turn = self._turns.setdefault(workspace, _Turn())
-        turn.users += 1
-        try:
-            async with turn.free:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[workspace]

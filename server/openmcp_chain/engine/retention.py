@@ -59,7 +59,7 @@ class Retention:
                 await self._ledger.change(task, self._over)
             except (errors.DedupeKeyTaken, errors.LeaseLost):
                 return False  # it is being tried again, or another process has deleted it
-        freed = await self._store.free_key(task.workspace, task.dedupe_key, task.id)
+        freed = await self._store.free_key(task.held_key, task.id)
         # If it was marked long ago and had its key yet, a process died in between: it stays for another round.
         return task.superseded and not freed
 

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import uuid_utils
 
 from openmcp_chain.domain import errors, ids, transitions
-from openmcp_chain.domain.task import STANDARD, Key, Task, Terms, View
+from openmcp_chain.domain.task import STANDARD, Call, DedupeKey, Key, Task, Terms, View
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import shared, tracing
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher
+from openmcp_chain.engine.holders import Holders
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.queues import Queues
 from openmcp_chain.engine.quotas import Pending
@@ -86,7 +87,7 @@ class Submission:
         clock: Clock,
         new_id: Callable[[], str] = new_task_id,
     ) -> None:
-        self._store = store
+        self._holders = Holders(store)
         self._ledger = ledger
         self._queues = queues
         self._dispatcher = dispatcher
@@ -138,15 +139,14 @@ class Submission:
         ever have one key. An ended task is marked before its key is given away, by a guarded write, so that it can't be
         tried again beside its successor.
         """
-        workspace, key = task.workspace, task.dedupe_key
         if not request_id:
             # Else the same submit of somebody else in the same millisecond could be taken for this one.
             task = replace(task, fingerprint=secrets.token_bytes(16))
         elif first := await self._first_answer(task, request_id):
             return first
         for _ in range(AGAIN):
-            holder = await self._store.key_holder(workspace, key)
-            there = await self._there(workspace, key, holder) if holder else None
+            holder = await self._holders.find(task.held_key)
+            there = await self._there(task.held_key, holder) if holder else None
             if holder == task.id and there is not None:
                 return _same(there, task)
             if there is not None and not there.status.terminal:
@@ -162,7 +162,7 @@ class Submission:
     async def _first_answer(self, task: Task, request_id: str) -> Task | None:
         """What the request was answered before, whatever has become of the key; None if it is new."""
         there, answer = await asyncio.gather(
-            self._ledger.get(task.key, View.OUTLINE), self._store.recorded_call(task.workspace, _call(request_id))
+            self._ledger.get(task.key, View.OUTLINE), self._holders.answer(_call(task, request_id))
         )
         if there is not None:
             return _same(there, task)
@@ -172,15 +172,15 @@ class Submission:
             raise errors.RequestIdReused
         return await self._ledger.get(answer.granted[0].key, View.OUTLINE)
 
-    async def _there(self, workspace: str, key: str, holder: str) -> Task | None:
+    async def _there(self, key: DedupeKey, holder: str) -> Task | None:
         """The outline of the task that has the key, stored now if it was not; None if the key is free after all."""
-        there = await self._ledger.get(Key(workspace, holder), View.OUTLINE)
+        there = await self._ledger.get(Key(key.workspace, holder), View.OUTLINE)
         if there is None:
-            held = await self._store.held_submit(workspace, key)
+            held = await self._holders.submit(key)
             if held is None or held.id != holder:
                 return None  # too late: the key went to another meanwhile
             there, _ = await self._insert(held)
-        return there if there.dedupe_key == key else None
+        return there if there.held_key == key else None
 
     async def _supersede(self, key: Key) -> bool:
         """Marks an ended task; returns whether that is done: not if it is tried again, or retention took it."""
@@ -195,12 +195,12 @@ class Submission:
 
     async def _take_key(self, task: Task, holder: str) -> Task | None:
         """Takes the key from the task with the id `holder`; returns what is stored, None if others came first."""
-        if not await self._store.put_holder(task, holder):
+        if not await self._holders.take(task, holder):
             return None
         stored, _ = await self._insert(task)
         if stored.fingerprint != task.fingerprint:
             # The same request_id, in the same moment, without a key or with another one.
-            await self._store.free_key(task.workspace, task.dedupe_key, task.id)
+            await self._holders.free(task)
         return stored
 
     async def _conflict(self, task: Task, request_id: str, there: Task, *, use_existing: bool) -> Task:
@@ -209,7 +209,7 @@ class Submission:
         if request_id:
             answer = Answer(task.fingerprint, (Granted(there.key, ""),))
             expire_at = max(self._clock(), there.due_at) + ANSWER_KEPT
-            kept = await self._store.record_call(task.workspace, _call(request_id), answer, expire_at)
+            kept = await self._holders.record(_call(task, request_id), answer, expire_at)
             if kept.fingerprint != task.fingerprint:
                 raise errors.RequestIdReused
             return await self._ledger.get(kept.granted[0].key, View.OUTLINE) or there
@@ -270,8 +270,8 @@ def _same(stored: Task, task: Task) -> Task:
     return stored
 
 
-def _call(request_id: str) -> str:
-    return f"submit/{request_id.lower()}"
+def _call(task: Task, request_id: str) -> Call:
+    return Call(task.workspace, f"submit/{request_id.lower()}")
 
 
 def _plain(value: object) -> object:

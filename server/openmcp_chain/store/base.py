@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from openmcp_chain.domain import audit
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
-from openmcp_chain.domain.task import Change, Key, Queue, Status, Task, View
+from openmcp_chain.domain.task import Call, Change, DedupeKey, Key, Queue, Status, Task, View
 from openmcp_chain.domain.workspace import SigningKey, State, Workspace
 
 LARGE_BYTES = 16 * 1024
@@ -65,6 +65,15 @@ class Signal:
     """Tasks that have something new."""
     waiting: Sequence[Waiting]
     """Those of them that wait for a worker (`Waiting.task` is None)."""
+
+
+class Taking(NamedTuple):
+    """A task that takes its dedupe_key."""
+
+    task: Task
+    """It may not be stored yet."""
+    instead_of: str
+    """The id of the task that has the key; empty: none has."""
 
 
 class Large(NamedTuple):
@@ -219,22 +228,25 @@ class Store(Protocol):
         """All queues, or those with `changed_at` at or after `since`."""
         ...
 
-    async def key_holder(self, workspace: str, dedupe_key: str) -> str:
-        """The id of the task that has this dedupe_key, whether it is stored already or not; empty if none has."""
-        ...
+    async def key_holders(self, keys: Collection[DedupeKey]) -> Mapping[DedupeKey, str]:
+        """The ids of the tasks that have these dedupe_keys, whether they are stored already or not.
 
-    async def held_submit(self, workspace: str, dedupe_key: str) -> Task | None:
-        """The same, as it was submitted."""
-        ...
-
-    async def put_holder(self, task: Task, instead_of: str) -> bool:
-        """Gives the task, which may not be stored yet, its dedupe_key, if the task `instead_of` (empty: none) has it.
-
-        Returns whether it has the key now.
+        A key that none has is left out.
         """
         ...
 
-    async def free_key(self, workspace: str, dedupe_key: str, task_id: str) -> bool:
+    async def held_submit(self, key: DedupeKey) -> Task | None:
+        """The task that has the key, as it was submitted."""
+        ...
+
+    async def put_holders(self, takings: Sequence[Taking]) -> Sequence[bool]:
+        """Gives each task its dedupe_key, if the task that it takes it from has it; no two have the same key.
+
+        Returns of each whether it has its key now.
+        """
+        ...
+
+    async def free_key(self, key: DedupeKey, task_id: str) -> bool:
         """Takes the dedupe_key from this task; returns whether it had it. A repetition may say that it had not."""
         ...
 
@@ -249,8 +261,8 @@ class Store(Protocol):
         """Keeps what is kept of a call until about `expire_at` at least."""
         ...
 
-    async def recorded_call(self, workspace: str, call: str) -> Answer | None:
-        """What the call was answered; None if nothing is kept of it."""
+    async def recorded_calls(self, calls: Collection[Call]) -> Mapping[Call, Answer]:
+        """What the calls were answered; one of which nothing is kept is left out."""
         ...
 
     # --- identity

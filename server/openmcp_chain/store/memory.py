@@ -11,9 +11,9 @@ from typing import TypeVar
 from openmcp_chain.domain import audit, filters, sizes
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
-from openmcp_chain.domain.task import Change, Key, Queue, Status, Task, View, seen
+from openmcp_chain.domain.task import Call, Change, DedupeKey, Key, Queue, Status, Task, View, seen
 from openmcp_chain.domain.workspace import SigningKey, State, Workspace
-from openmcp_chain.store.base import LARGE_BYTES, Answer, Large, Page, Place, Signal
+from openmcp_chain.store.base import LARGE_BYTES, Answer, Large, Page, Place, Signal, Taking
 
 _K = TypeVar("_K")
 _V = TypeVar("_V", QueueState, Workspace)
@@ -172,25 +172,25 @@ class MemoryStore:
     async def list_queues(self, since: datetime | None) -> Sequence[QueueState]:
         return [state for state in self._queues.values() if since is None or state.changed_at >= since]
 
-    async def key_holder(self, workspace: str, dedupe_key: str) -> str:
-        holder = self._holders.get((workspace, dedupe_key))
-        return holder.id if holder else ""
+    async def key_holders(self, keys: Collection[DedupeKey]) -> Mapping[DedupeKey, str]:
+        return {key: self._holders[key].id for key in keys if key in self._holders}
 
-    async def held_submit(self, workspace: str, dedupe_key: str) -> Task | None:
-        return self._holders.get((workspace, dedupe_key))
+    async def held_submit(self, key: DedupeKey) -> Task | None:
+        return self._holders.get(key)
 
-    async def put_holder(self, task: Task, instead_of: str) -> bool:
-        holder = self._holders.get((task.workspace, task.dedupe_key))
-        there = holder.id if holder else ""
-        if there == instead_of:
-            self._holders[task.workspace, task.dedupe_key] = task
-        return there in (instead_of, task.id)
+    async def put_holders(self, takings: Sequence[Taking]) -> Sequence[bool]:
+        for task, instead_of in takings:
+            holder = self._holders.get(task.held_key)
+            if (holder.id if holder else "") == instead_of:
+                self._holders[task.held_key] = task
+        holders = await self.key_holders([task.held_key for task, _ in takings])
+        return [holders.get(task.held_key) == task.id for task, _ in takings]
 
-    async def free_key(self, workspace: str, dedupe_key: str, task_id: str) -> bool:
-        holder = self._holders.get((workspace, dedupe_key))
+    async def free_key(self, key: DedupeKey, task_id: str) -> bool:
+        holder = self._holders.get(key)
         if holder is None or holder.id != task_id:
             return False
-        del self._holders[workspace, dedupe_key]
+        del self._holders[key]
         return True
 
     async def record_call(self, workspace: str, call: str, answer: Answer, expire_at: datetime) -> Answer:
@@ -201,9 +201,8 @@ class MemoryStore:
         if record is not None:
             self._calls[workspace, call] = (max(record[0], expire_at), record[1])
 
-    async def recorded_call(self, workspace: str, call: str) -> Answer | None:
-        record = self._calls.get((workspace, call))
-        return record[1] if record else None
+    async def recorded_calls(self, calls: Collection[Call]) -> Mapping[Call, Answer]:
+        return {call: self._calls[call][1] for call in calls if call in self._calls}
 
     # --- identity
 
