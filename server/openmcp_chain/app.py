@@ -30,6 +30,7 @@ from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.leasing import Leasing
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.neighbours import Neighbours
+from openmcp_chain.engine.pace import Pace
 from openmcp_chain.engine.queues import Queues
 from openmcp_chain.engine.quotas import Pending, Streams
 from openmcp_chain.engine.retention import Retention
@@ -85,7 +86,8 @@ class App:
             lease_duration=settings.lease_duration,
             weight=self.identity.weight,
         )
-        self.leases = Leases(store, self.ledger, self.dispatcher, clock=now, retention=settings.retention)
+        pace = Pace(self.identity.plan)
+        self.leases = Leases(store, self.ledger, self.dispatcher, pace, clock=now, retention=settings.retention)
         self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, self.streams, now)
         self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
         self.dispatcher.look = self.sweep.want

@@ -161,6 +161,21 @@ async def test_a_strangers_hello_takes_no_lease() -> None:
         await thief.end()
 
 
+async def test_a_stream_that_says_too_much_is_held_up() -> None:
+    """Past its plan's rate it is read no faster; all that it says is answered, and another's stream goes on."""
+    async with serving() as service:
+        flood, other = service.work(await service.workspace("free")), service.work(await service.workspace("free"))
+        await flood.hello()
+        await other.hello()
+        began = asyncio.get_running_loop().time()
+        for _ in range(25):
+            await flood.say(heartbeat=workers_pb2.Heartbeat(lease=NOBODYS))
+        await other.heartbeat(NOBODYS)
+        assert [(await flood.ack()).error_code for _ in range(25)] == ["LEASE_LOST"] * 25
+        assert asyncio.get_running_loop().time() - began > 0.4  # five beyond the burst, at ten a second
+        await flood.end()
+
+
 async def test_leased_task_is_what_was_submitted() -> None:
     """A worker gets type, payload, metadata, attempt and the whole trace context's traceparent."""
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -11,9 +11,10 @@ class Plan:
 
     name: str
     requests_per_second: int
-    """Calls through Envoy, on average; 0 means no limit."""
+    """Calls through Envoy, on average; and as many messages on workers' streams, in one server process, beside those
+    that leases need. 0 means no limit."""
     burst: int
-    """Calls at once, after a pause."""
+    """As many at once, after a pause."""
     streams: int
     """Event and worker streams open at a time, in one server process."""
     pending_tasks: int = 1_000_000

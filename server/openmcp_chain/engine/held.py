@@ -12,6 +12,7 @@ told to it and which takes nothing from anybody, but the place that the worker s
 what it is.
 """
 
+import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -46,6 +47,9 @@ class Held:
     here, it can't have been: it says so when it comes back.)"""
     bytes: int = 0
     """What is kept of the task; 0 if it is no more than the state: no metadata, no labels, no events."""
+    spare: float = math.inf
+    """How many reports it has that are not counted against its workspace's rate, at `spare_at`; see `pace`."""
+    spare_at: float = 0.0
     unsent: bool = False
     """Whether the task still waits to be sent to the worker: until then, the lease's end makes no room for others."""
 

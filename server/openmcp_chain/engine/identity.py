@@ -111,6 +111,10 @@ class Identity:
         own = known.quotas if known is not None else Quotas()
         return own.within(plan or smallest(self._plans))
 
+    def plan(self, principal: Principal) -> Plan:
+        """The plan that limits the token's bearer, here and at Envoy; the smallest if it is in the file no more."""
+        return self._plans.get(principal.plan) or smallest(self._plans)
+
     def weight(self, workspace_id: str) -> int:
         """How many of the workspace's tasks go out in its turn; 1 if nothing was heard of it lately.
 

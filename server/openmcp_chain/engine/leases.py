@@ -27,6 +27,7 @@ from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import STORED, Dispatcher
 from openmcp_chain.engine.held import Claim, Held, HeldLeases
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.pace import NEEDED, Pace
 from openmcp_chain.engine.sessions import Session
 from openmcp_chain.store.base import Store
 
@@ -56,6 +57,7 @@ class Leases:
         store: Store,
         ledger: Ledger,
         dispatcher: Dispatcher,
+        pace: Pace,
         *,
         clock: Clock,
         retention: timedelta,
@@ -65,6 +67,7 @@ class Leases:
         self._store = store
         self._ledger = ledger
         self._dispatcher = dispatcher
+        self._pace = pace
         self._clock = clock
         self._retention = retention
         self._chance = chance
@@ -77,6 +80,14 @@ class Leases:
         return Moment(self._clock(), self._retention, self._chance())
 
     # --- what workers say
+
+    async def admit(self, principal: Principal, session: Session, ref: LeaseRef | None = None) -> None:
+        """Returns when what the session's stream says next, of this lease or of none, has its turn: see `pace`."""
+        held = self._held.find(ref.key, ref.token) if ref is not None else None
+        mine = held if held is not None and held.session is session else None
+        duration = self._dispatcher.lease_duration(mine.task) if mine is not None else self._dispatcher.standard_lease
+        claimed = ref is not None and self._held.claimant(_claim(principal, ref)) is session
+        await self._pace.admit(principal, session, mine, duration.total_seconds() / NEEDED, claimed=claimed)
 
     async def heartbeat(
         self, principal: Principal, ref: LeaseRef, progress: Progress | None = None, line: str = ""
@@ -333,6 +344,7 @@ class Leases:
         session = self._held.settle(_claim(principal, ref))
         if session is not None:
             if held is not None:
+                self._pace.proved(principal)
                 self._hand_over(held, session)
             else:
                 self._dispatcher.credit(session)
@@ -350,6 +362,7 @@ class Leases:
         Then it is given nothing in its place, which it would run beside what it has, until it says something. Before
         it was given the lease there may have been nothing to say.
         """
+        self._pace.ended(session)
         now = asyncio.get_running_loop().time()
         duration = self._dispatcher.lease_duration(held.task)
         if session.heard_at is not None and now - max(session.heard_at, held.heard_at) > duration.total_seconds():

@@ -47,6 +47,8 @@ class Session:
         """Credits that it gets when it is heard of."""
         self.heard_at: float | None = None
         """When its stream last said something, or was answered, by the loop's time; None if it has no stream."""
+        self.spare = 0
+        """Reports of leases that have ended, which are not counted against its workspace's rate; see `pace`."""
         self._coming = 0
         self._none_coming = asyncio.Event()
         self._none_coming.set()

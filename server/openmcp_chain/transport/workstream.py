@@ -175,12 +175,15 @@ class WorkerStream:
             checks = Checks()
             checks.lease(f"{kind}.lease", report.lease)
             checks.done()
+            await self._leases.admit(self._bearer.principal, self._session, codec.lease_ref(report.lease))
             await self._slots.acquire()
             await self._allowance.take(report.ByteSize())
             self._spawn(self._answer(report))
         elif kind == "refresh":
+            await self._leases.admit(self._bearer.principal, self._session)
             await self._refresh(request.refresh.token)
         elif kind == "drain":
+            await self._leases.admit(self._bearer.principal, self._session)
             self._dispatcher.leave(self._session)
         else:
             raise errors.InvalidArgument(Violation("message", "is empty, or of a kind that this server does not know"))

@@ -85,6 +85,9 @@ class WorkerServiceServicer:
         server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
         A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
         up a task by itself says so, by `fail`, until that is answered.
+
+        What is said on all streams of a workspace or operator has the rate of its plan: past it, the server reads more slowly.
+        Two reports on each lease, one more in each sixth of its duration, and one when it has ended are not counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,6 +45,9 @@ class WorkerServiceStub:
     server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
     A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
     up a task by itself says so, by `fail`, until that is answered.
+
+    What is said on all streams of a workspace or operator has the rate of its plan: past it, the server reads more slowly.
+    Two reports on each lease, one more in each sixth of its duration, and one when it has ended are not counted.
     """
     LeaseTasks: _grpc.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -76,6 +79,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
     A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
     up a task by itself says so, by `fail`, until that is answered.
+
+    What is said on all streams of a workspace or operator has the rate of its plan: past it, the server reads more slowly.
+    Two reports on each lease, one more in each sixth of its duration, and one when it has ended are not counted.
     """
     LeaseTasks: _aio.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]  # type: ignore[assignment]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -110,6 +116,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         server answers each report with an `ack`, in any order. A lease outlives the stream: after a cut, report over a new one.
         A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
         up a task by itself says so, by `fail`, until that is answered.
+
+        What is said on all streams of a workspace or operator has the rate of its plan: past it, the server reads more slowly.
+        Two reports on each lease, one more in each sixth of its duration, and one when it has ended are not counted.
         """
 
     @_abc_1.abstractmethod
