@@ -58,6 +58,23 @@ def test_a_task_is_not_claimed_before_its_time() -> None:
         assert transitions.claim(task, make_lease(), LATER).status is Status.RUNNING
 
 
+def test_one_of_very_many_of_a_time_is_due_later_and_keeps_its_time() -> None:
+    """Until it is due; what counts from when it may run counts from then, and it has half of its time left at least."""
+    terms = Terms(schedule_to_start=10 * SECOND)
+    task = transitions.stagger(make_task(schedule_time=LATER, terms=terms), 3 * SECOND)
+    assert (task.schedule_time, task.due_at, task.start_by) == (LATER, LATER + 3 * SECOND, LATER + 13 * SECOND)
+    with pytest.raises(errors.LeaseLost):
+        transitions.claim(task, make_lease(), task.due_at - MOMENT)
+    claimed = transitions.claim(task, make_lease("token"), task.due_at)
+    waits = transitions.fail(claimed, "token", FAILURE, at(LATER), retryable=True, delay=5 * SECOND)
+    ended = transitions.cancel(task, "", at(LATER))
+    assert [one.scheduled_for for one in (claimed, waits, ended)] == [None] * 3
+    assert waits.schedule_time == waits.due_at == LATER + 5 * SECOND
+    left = LATER - NOW + 2 * SECOND
+    short = make_task(schedule_time=LATER, terms=Terms(schedule_to_close=left))
+    assert transitions.stagger(short, 3 * SECOND).due_at == LATER + SECOND
+
+
 def test_a_schedule_time_in_the_past_is_now() -> None:
     """And is nothing to tell."""
     task = make_task(schedule_time=NOW - SECOND)

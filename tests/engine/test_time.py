@@ -10,8 +10,8 @@ from support.engine import LEASE, Engine, Worker, tenant
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.retry import RetryPolicy
-from openmcp_chain.domain.task import Failure, Status, Task, Terms
-from openmcp_chain.engine import dispatch, sweep
+from openmcp_chain.domain.task import HIGH, Failure, Status, Task, Terms
+from openmcp_chain.engine import dispatch, moments, sweep
 
 PATIENT = RetryPolicy(timedelta(seconds=1), 1.0, timedelta(seconds=1), 3)
 
@@ -189,6 +189,36 @@ async def test_scheduled_tasks_past_what_memory_keeps_are_given_out_too(monkeypa
         assert worker.inbox.qsize() == count
         for _ in range(count):
             await worker.complete(await worker.next())
+
+
+async def test_very_many_of_one_moment_are_due_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of their arrival, none early: so no millisecond has more of a queue than can be read at once."""
+    monkeypatch.setattr(moments, "TOGETHER", 5)
+    monkeypatch.setattr(moments, "EACH", 2)
+    monkeypatch.setattr(moments, "MOMENTS", 4)
+    engine = Engine()
+    worker = engine.worker(room=20, workspace="ws-1")
+    at = virtual.clock() + timedelta(seconds=100)
+    crowd = [await engine.submit(schedule_time=at) for _ in range(10)]
+    others = [
+        await engine.submit(priority=HIGH, schedule_time=at),
+        await engine.submit(tenant("ws-2"), schedule_time=at),
+        await engine.submit(task_type="other", schedule_time=at),
+        await engine.submit(task_type="other"),
+    ]
+    late = [(task.due_at - at) // timedelta(milliseconds=1) for task in crowd]
+    assert late == [0] * 5 + [1, 1, 2, 2, 3]
+    assert {task.schedule_time for task in crowd} == {at}
+    assert [task.scheduled_for for task in others] == [None] * 4
+    await asyncio.sleep(99.9)
+    assert worker.inbox.empty()
+    given = [await worker.next() for _ in range(11)]
+    due = {task.key: task.due_at for task in (*crowd, others[0])}
+    assert [due[task.key] for task in given] == sorted(due.values())
+    assert all(task.events[1].at >= due[task.key] for task in given)
+    for seconds in range(101, 105):
+        await engine.submit(schedule_time=at + timedelta(seconds=seconds))
+    assert len(engine.app.submission._moments._counts) == 4
 
 
 async def test_a_scheduled_task_survives_the_process_that_took_it() -> None:

@@ -17,9 +17,9 @@ from openmcp_chain.domain.task import Event, Failure, Lease, Status, Task
 from openmcp_chain.domain.transitions import TABLE, Action
 
 STEP = frozenset({"version", "status", "due_at", "updated_at", "events"})
-OVER = STEP | {"lease", "start_by", "failure"}
+OVER = STEP | {"lease", "scheduled_for", "start_by", "failure"}
 TOUCHES: Mapping[Action, frozenset[str]] = {
-    Action.CLAIM: STEP | {"attempt", "lease", "start_by", "progress"},
+    Action.CLAIM: STEP | {"attempt", "lease", "scheduled_for", "start_by", "progress"},
     Action.EXTEND: frozenset({"version", "lease", "due_at"}),
     Action.NOTE: frozenset({"version", "progress", "notes", "updated_at", "events"}),
     Action.COMPLETE: STEP | {"result"},
@@ -152,6 +152,7 @@ def whole(task: Task) -> None:
     assert (task.failure is not None) == (task.status in (Status.FAILED, Status.CANCELLED))
     assert task.status.terminal or not task.superseded
     assert task.start_by == (_after(task.due_at, terms.schedule_to_start) if task.status is Status.PENDING else None)
+    assert task.scheduled_for is None or (task.status is Status.PENDING and task.scheduled_for < task.due_at)
     assert (task.close_by is None) == (terms.schedule_to_close is None)
     assert 0 <= tries <= terms.retry.maximum_attempts
     match task.status:

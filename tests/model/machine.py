@@ -22,6 +22,7 @@ from model.moves import MILLISECOND, MOVES, OFTEN, SIMPLEST, TERMS, Fate, Move, 
 from model.shelf import SERVERS, Shelf
 from support.samples import SECOND, make_task
 
+from openmcp_chain.domain import transitions
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import Change, Failure, Key, Queue, Status, Task, Terms, View, seen
 from openmcp_chain.domain.transitions import Action, Moment
@@ -87,6 +88,8 @@ class Model(RuleBasedStateMachine):
             schedule_time=None if wait is None else now + wait,
             now=now,
         )
+        if wait == 10 * SECOND and priority != PRIORITIES[0]:
+            task = transitions.stagger(task, SECOND)
         if fate is Fate.DIES:
             return
         stored = self.shelf.insert(server, task)

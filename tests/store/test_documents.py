@@ -51,6 +51,7 @@ TASKS = st.builds(
     attempt=st.integers(0, 100),
     tried_before=st.integers(0, 100),
     due_at=TIMES,
+    scheduled_for=st.none() | TIMES,
     start_by=st.none() | TIMES,
     close_by=st.none() | TIMES,
     lease=st.none()

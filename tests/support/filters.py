@@ -40,6 +40,7 @@ def various_tasks() -> Sequence[Task]:
             submitted_at=TIMES[1 + number % 4],
             updated_at=TIMES[1 + number // 4 % 4],
             superseded=number % 7 == 0,
+            scheduled_for=TIMES[1] if number % 3 == 0 else None,
         )
         for number in range(60)
     ]

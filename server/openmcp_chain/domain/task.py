@@ -182,6 +182,8 @@ class Task:
     due_at: datetime
     """When somebody must see to it: PENDING, from when it may run; RUNNING, when its lease expires; ended, when
     retention deletes it."""
+    scheduled_for: datetime | None
+    """While PENDING: when it was to run, if it is due later, since very many were to run at that time."""
     start_by: datetime | None
     """While PENDING: when a worker must have it."""
     close_by: datetime | None
@@ -217,6 +219,11 @@ class Task:
     def held_key(self) -> DedupeKey:
         """The key that it has if it has a `dedupe_key`."""
         return DedupeKey(self.workspace, self.dedupe_key)
+
+    @property
+    def schedule_time(self) -> datetime:
+        """While PENDING, when it is to run, as its workspace knows it."""
+        return self.scheduled_for or self.due_at
 
     @property
     def deadline(self) -> datetime | None:

@@ -133,6 +133,7 @@ def submit(
         attempt=0,
         tried_before=0,
         due_at=due_at,
+        scheduled_for=None,
         start_by=_after(due_at, terms.schedule_to_start),
         close_by=_after(now, terms.schedule_to_close),
         lease=None,
@@ -145,6 +146,17 @@ def submit(
         failure=None,
         superseded=False,
     )
+
+
+def stagger(task: Task, by: timedelta) -> Task:
+    """A new task, due so much later than it was to run; but not when half the time is over that it has from then on."""
+    if task.close_by is not None:
+        by = min(by, (task.close_by - task.due_at) // 2 // _MILLISECOND * _MILLISECOND)
+    if by <= timedelta():
+        return task
+    due_at = task.due_at + by
+    start_by = _after(due_at, task.terms.schedule_to_start)
+    return replace(task, due_at=due_at, scheduled_for=task.due_at, start_by=start_by)
 
 
 def claim(task: Task, lease: Lease, now: datetime, worker_version: str = "") -> Task:
@@ -165,6 +177,7 @@ def claim(task: Task, lease: Lease, now: datetime, worker_version: str = "") -> 
         attempt=task.attempt + 1,
         lease=lease,
         due_at=lease.expires_at,
+        scheduled_for=None,
         start_by=None,
         progress=None,
     )
@@ -348,7 +361,8 @@ def _attempt_over(
 
 def _wait(task: Task, now: datetime, context: Context, due_at: datetime) -> Task:
     start_by = _after(due_at, task.terms.schedule_to_start)
-    return replace(_step(task, Status.PENDING, now, context), lease=None, due_at=due_at, start_by=start_by)
+    waits = _step(task, Status.PENDING, now, context)
+    return replace(waits, lease=None, due_at=due_at, scheduled_for=None, start_by=start_by)
 
 
 def _cancelled(task: Task, context: Context, moment: Moment) -> Task:
@@ -359,7 +373,8 @@ def _cancelled(task: Task, context: Context, moment: Moment) -> Task:
 
 def _end(task: Task, status: Status, context: Context, moment: Moment) -> Task:
     kept = moment.retention if task.terms.retention is None else task.terms.retention
-    return replace(_step(task, status, moment.now, context), due_at=moment.now + kept, start_by=None)
+    ended = _step(task, status, moment.now, context)
+    return replace(ended, due_at=moment.now + kept, scheduled_for=None, start_by=None)
 
 
 def _held(task: Task, token: str) -> Lease:

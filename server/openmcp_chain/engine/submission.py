@@ -19,6 +19,7 @@ from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.holders import Holders
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.moments import Moments
 from openmcp_chain.engine.queues import Queues
 from openmcp_chain.engine.quotas import Pending
 from openmcp_chain.engine.sessions import Session
@@ -94,6 +95,7 @@ class Submission:
         self._pending = pending
         self._clock = clock
         self._new_id = new_id
+        self._moments = Moments()
         self._storing: set[asyncio.Task[Any]] = set()
         ledger.follow(self._announced)
 
@@ -232,6 +234,7 @@ class Submission:
 
     async def _insert(self, task: Task) -> tuple[Task, bool]:
         """Stores it, already leased if a worker waits for it: what is stored, and whether that is the task itself."""
+        task = self._moments.place(task)
         reserved = self._dispatcher.reserve(task)
         if reserved is None:
             stored = await self._ledger.insert(task)

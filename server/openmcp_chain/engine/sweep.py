@@ -50,7 +50,7 @@ LITTLE = 1 / 8
 PACE_SECONDS = 0.1
 """How long a span should take to read in which more was found."""
 SHORT = timedelta(milliseconds=100)
-"""A span as short as this is read to its end, however long that takes."""
+"""A span as short as this is read to its end, however long that takes: `moments` sees to it that it holds no crowd."""
 LOOK_SECONDS = 0.25
 """On some servers the cost of a look grows with all that is in the span, and others wait for it meanwhile."""
 LONGEST_SECONDS = 4.0

@@ -87,7 +87,7 @@ def detail(task: Task, wanted: View = View.RESULT) -> tasks_pb2.TaskDetail:
         if task.progress
         else None,
         cancel_requested=task.cancel is not None,
-        schedule_time=timestamp(task.due_at) if task.status is Status.PENDING else None,
+        schedule_time=timestamp(task.schedule_time) if task.status is Status.PENDING else None,
         expire_time=timestamp(task.due_at) if task.status.terminal else None,
         dedupe_key=task.dedupe_key,
     )

@@ -94,7 +94,7 @@ _FIELDS: Mapping[str, tuple[tuple[str, ...], Callable[[str], Status | str | int 
 _DUE: Mapping[str, tuple[Status, ...]] = MappingProxyType(
     {"schedule_time": (Status.PENDING,), "expire_time": tuple(status for status in Status if status.terminal)}
 )
-"""Times that only tasks with these statuses have: when they are due."""
+"""Times that only tasks with these statuses have."""
 
 _WITHIN = {Comparator.LESS: Comparator.AT_MOST, Comparator.AT_LEAST: Comparator.GREATER}
 """To be before a time between two milliseconds is to be at the first at most; to be after it, after the first."""
@@ -194,7 +194,8 @@ class _Reader:
         comparison: Filter = Comparison(field, comparator, wanted)
         if field in _DUE:
             having = Or(tuple(Comparison("status", Comparator.EQUAL, status) for status in _DUE[field]))
-            comparison = And((having, Comparison("due_at", comparator, wanted)))
+            own = "due_at" if field == "expire_time" else field
+            comparison = And((having, Comparison(own, comparator, wanted)))
         return Not(comparison) if sign == "!=" else comparison
 
     def _label(self) -> Filter:

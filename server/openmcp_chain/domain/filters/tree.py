@@ -35,9 +35,9 @@ class Comparison:
     """A condition on a field that every task has."""
 
     field: str
-    """Its name, the same in `Task` as in the contract: `status`, `type`, `priority`, `submitted_at`, `updated_at`. And
-    `due_at`, which the contract calls otherwise, by the task's status; and `superseded`, which it has not, for EQUAL to
-    True alone: a store need not keep that it is false."""
+    """Its name, the same in `Task` as in the contract: `status`, `type`, `priority`, `submitted_at`, `updated_at`,
+    `schedule_time` of a PENDING one. And `due_at`, the contract's `expire_time` of one that has ended; `superseded`,
+    which the contract has not, for EQUAL to True alone: a store need not keep that it is false."""
     comparator: Comparator
     value: Status | str | int | datetime
     """Of the field's own type. Times are UTC, to the millisecond; numbers fit in 32 bits."""

@@ -22,8 +22,8 @@ ENDED_WITH_KEY = "ended with a key"
 """They are deleted one by one, since their dedupe_keys are given away before."""
 
 STATE = (
-    *("version", "status", "queue", "attempt", "tried_before", "due_at", "start_by", "close_by", "lease", "cancel"),
-    *("progress", "notes", "updated_at", "result", "result_bytes", "failure"),
+    *("version", "status", "queue", "attempt", "tried_before", "due_at", "scheduled_for", "start_by"),
+    *("close_by", "lease", "cancel", "progress", "notes", "updated_at", "result", "result_bytes", "failure"),
     *("superseded", "events_bytes"),
 )
 """The fields of a task that change in its life, but for its events."""
@@ -116,6 +116,7 @@ def to_task(document: Document) -> Task:
         attempt=get("attempt", 0),
         tried_before=get("tried_before", 0),
         due_at=document["due_at"],
+        scheduled_for=get("scheduled_for"),
         start_by=get("start_by"),
         close_by=get("close_by"),
         lease=_to_lease(lease) if lease else None,
@@ -141,6 +142,7 @@ def state(task: Task) -> dict[str, Any]:
             "attempt": task.attempt or None,
             "tried_before": task.tried_before or None,
             "due_at": task.due_at,
+            "scheduled_for": task.scheduled_for,
             "start_by": task.start_by,
             "close_by": task.close_by,
             "lease": lease

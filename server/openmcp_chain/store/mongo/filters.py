@@ -24,6 +24,9 @@ def query(chosen: Filter) -> dict[str, Any]:
     those that lack a field included.
     """
     match chosen:
+        case Comparison("schedule_time", comparator, value):
+            at = {_OPERATORS[comparator]: value}
+            return {"$or": [{"scheduled_for": at}, {"scheduled_for": None, "due_at": at}]}
         case Comparison(field, comparator, value):
             return {field: {_OPERATORS[comparator]: value.value if isinstance(value, Status) else value}}
         case Label(key, None):
