@@ -1,8 +1,10 @@
-"""What a case is, and what is made of several: tables, with the ratios that matter in them."""
+"""What a case is, and what is made of several: tables, with the ratios and goals that matter in them."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from bench import figures
+from bench.figures import Column, Figure, Plot
 from bench.lab import Lab
 from bench.sample import Sample
 
@@ -37,10 +39,23 @@ class Ratio:
     title: str
     of: Case
     to: Case
-    figure: Callable[[Sample], float]
+    figure: Figure
     at_least: float | None = None
     at_most: float | None = None
     """What we want to reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A figure of one case that we want to keep small."""
+
+    title: str
+    of: Case
+    figure: Figure
+    unit: str
+    at_most: float
+    beyond: Case | None = None
+    """If given, by how much the figure is more than this case's, taken within each round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +67,8 @@ class Table:
     title: str
     cases: Sequence[Case]
     ratios: Sequence[Ratio] = ()
+    goals: Sequence[Goal] = ()
+    columns: Sequence[Column] = figures.CALLS
+    plot: Plot = figures.CPU
+    method: str = ""
+    """What a run does and what is told of it. Default: so many operations by so many callers, and CPU times for one."""

@@ -1,53 +1,58 @@
-"""A table as an SVG: for each case a bar of CPU time by process, and its throughput.
+"""A table as an SVG: for each case a bar of what its plot says, part after part.
 
 No plotting library for a few rectangles.
 """
 
+from collections.abc import Sequence
 from html import escape
 from statistics import median
 
-from bench.case import Table
+from bench.case import Case, Table
+from bench.figures import Part
 from bench.rounds import Results
 
-COLOURS = {"server": "#3465a4", "database": "#75a76b", "load": "#c8c8c8"}
-LABELS = {"server": "server", "database": "database", "load": "load generator"}
 WIDTH, BAR, ROW, TOP, LEFT, RIGHT = 860, 20, 52, 56, 16, 150
 
 
 def svg(table: Table, results: Results) -> str:
     """The table's chart."""
-    cpu = {
-        case.name: {name: median(sample.cpu_ms(name) for sample in results.of(case)) for name in COLOURS}
-        for case in table.cases
-    }
-    longest = max(sum(parts.values()) for parts in cpu.values())
-    scale = (WIDTH - LEFT - RIGHT) / longest
+    plot = table.plot
+    bars = {case.name: [_value(part, case, results) for part in plot.parts] for case in table.cases}
+    scale = (WIDTH - LEFT - RIGHT) / max(*map(sum, bars.values()), 1e-9)
     height = TOP + ROW * len(table.cases) + 12
     size = f'width="{WIDTH}" height="{height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">',
         f'<rect {size} fill="white"/>',
-        _text(LEFT, 20, f"{table.title}: CPU milliseconds for one", weight="bold"),
-        *_legend(),
+        _text(LEFT, 20, f"{table.title}: {plot.title}", weight="bold"),
+        *_legend([part for index, part in enumerate(plot.parts) if any(bar[index] for bar in bars.values())]),
     ]
     for index, case in enumerate(table.cases):
         y = TOP + ROW * index
-        rate = median(sample.rate for sample in results.of(case))
         parts.append(_text(LEFT, y + 12, f"{case.title}"))
         x = float(LEFT)
-        for name, value in cpu[case.name].items():
+        for part, value in zip(plot.parts, bars[case.name], strict=True):
             if value:
-                parts.append(_bar(x, y + 18, value * scale, COLOURS[name], f"{LABELS[name]}: {value:.2f} ms"))
+                told = f"{part.title}: {plot.form.format(value)} {plot.unit}"
+                parts.append(_bar(x, y + 18, value * scale, part.colour, told))
                 x += value * scale
-        parts.append(_text(x + 8, y + 33, f"{sum(cpu[case.name].values()):.2f} ms · {rate:,.0f}/s"))
+        told = f"{plot.form.format(sum(bars[case.name]))} {plot.unit}"
+        if plot.rate:
+            told += f" · {median(sample.rate for sample in results.of(case)):,.0f}/s"
+        parts.append(_text(x + 8, y + 33, told))
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _legend() -> list[str]:
+def _value(part: Part, case: Case, results: Results) -> float:
+    """The median; 0 where there is nothing to show."""
+    return median(part.figure(sample) or 0.0 for sample in results.of(case))
+
+
+def _legend(shown: Sequence[Part]) -> list[str]:
     parts, x = [], LEFT
-    for name, colour in COLOURS.items():
-        parts += [_bar(x, 31, 12, colour, LABELS[name], height=12), _text(x + 18, 42, LABELS[name])]
-        x += 120
+    for part in shown:
+        parts += [_bar(x, 31, 12, part.colour, part.title, height=12), _text(x + 18, 42, part.title)]
+        x += 40 + 7 * len(part.title)
     return parts
 
 

@@ -7,18 +7,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from bench.meter import Meter
+from bench.meter import Meter, memory
 from bench.sample import Sample
 from openmcp_chain.stack import database, ports, tether
 from openmcp_chain.stack.probes import DatabaseProbe
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0
+END_SECONDS = 30.0
 RUN_SECONDS = 300.0
 """No measured stretch takes longer."""
 
@@ -28,11 +30,11 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: defaultdict[str, list[subprocess.Popen[bytes]]] = defaultdict(list)
 
     def start(self, name: str, argv: Sequence[str], env: Mapping[str, str], **pipes: int) -> subprocess.Popen[bytes]:
-        """Starts a process whose CPU time is counted as `name`. It dies with us."""
-        with self._log(name).open("wb") as log:
+        """Starts a process whose CPU time is counted as `name`, with that of others of this name. It dies with us."""
+        with self._log(name).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *argv],
                 cwd=ROOT,
@@ -41,7 +43,7 @@ class Lab:
                 stdin=pipes.get("stdin", subprocess.DEVNULL),
                 stderr=log,
             )
-        self._processes[name] = process
+        self._processes[name].append(process)
         return process
 
     async def start_module(self, name: str, module: str, *arguments: str) -> None:
@@ -61,11 +63,14 @@ class Lab:
         return chosen.uri
 
     async def until(self, name: str, probe: Callable[[], Awaitable[bool]]) -> None:
-        """Returns when `probe` says yes. Raises RuntimeError, with the log's end, if the process fails to get there."""
+        """Returns when `probe` says yes of the last process of this name.
+
+        Raises RuntimeError, with the log's end, if it fails to get there.
+        """
         try:
             async with asyncio.timeout(START_SECONDS):
                 while not await probe():
-                    if self._processes[name].poll() is not None:
+                    if self._processes[name][-1].poll() is not None:
                         raise self._failure(name)
                     await asyncio.sleep(0.05)
         except TimeoutError:
@@ -79,28 +84,41 @@ class Lab:
         load.stdin.write(json.dumps(plan).encode() + b"\n")
         load.stdin.flush()
         await self._line("load", load.stdout, RUN_SECONDS)
-        meter = Meter({name: process.pid for name, process in self._processes.items()})
+        meter = Meter((name, process.pid) for name, process in self._all())
         meter.start()
         load.stdin.write(b"go\n")
         load.stdin.flush()
         result = json.loads(await self._line("load", load.stdout, RUN_SECONDS))
         return Sample(usage=meter.stop(), **result)
 
+    def memory(self, name: str) -> float:
+        """Bytes that the processes of this name take now."""
+        return sum(memory(process.pid) for process in self._processes[name])
+
+    async def end(self, name: str) -> None:
+        """Ends the processes of this name as a user would (SIGTERM), and forgets them."""
+        for process in self._processes.pop(name):
+            process.terminate()
+            await asyncio.to_thread(process.wait, END_SECONDS)
+
     def close(self) -> None:
         """Ends every process, the last one first."""
-        for process in reversed(self._processes.values()):
+        for _, process in reversed(self._all()):
             process.kill()
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe:
                     pipe.close()
 
+    def _all(self) -> Sequence[tuple[str, subprocess.Popen[bytes]]]:
+        return [(name, process) for name, processes in self._processes.items() for process in processes]
+
     async def _line(self, name: str, pipe: IO[bytes] | None, seconds: float) -> bytes:
         assert pipe, "the process was started without a pipe"
         try:
             line = await asyncio.wait_for(asyncio.to_thread(pipe.readline), seconds)
         except TimeoutError:
-            self._processes[name].kill()  # which ends the thread's read
+            self._processes[name][-1].kill()  # which ends the thread's read
             line = b""
         if not line:
             raise self._failure(name)

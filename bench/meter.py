@@ -1,7 +1,8 @@
 """CPU time of each process over a stretch of time, and what everything else on the machine used meanwhile."""
 
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -21,22 +22,29 @@ class Usage:
 
 
 class Meter:
-    """Reads the clocks of named processes. Ours counts as well, so that it isn't taken for somebody else's."""
+    """Reads the clocks of named processes, those of one name together.
 
-    def __init__(self, pids: Mapping[str, int]) -> None:
-        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+    Ours counts as well, so that it isn't taken for somebody else's.
+    """
+
+    def __init__(self, pids: Iterable[tuple[str, int]] = ()) -> None:
+        self._processes = [(name, psutil.Process(pid)) for name, pid in pids]
         self._self = psutil.Process()
         self._before: tuple[float, float, float, dict[str, float]] | None = None
 
     def start(self) -> None:
         self._before = self._read()
 
+    def born(self, name: str, pid: int) -> None:
+        """Counts a process that has begun since `start`, and all of its time."""
+        self._processes.append((name, psutil.Process(pid)))
+
     def stop(self) -> Usage:
         """What was used since `start`. Raises psutil.NoSuchProcess if a process has died."""
         assert self._before, "not started"
         began, machine_before, self_before, before = self._before
         ended, machine, own, after = self._read()
-        cpu = {name: after[name] - before[name] for name in after}
+        cpu = {name: after[name] - before.get(name, 0.0) for name in after}
         others = machine - machine_before - (own - self_before) - sum(cpu.values())
         # The machine's clocks are coarser than the processes' own, so an idle machine may come out below zero.
         return Usage(cpu, max(0.0, others / (ended - began)))
@@ -45,8 +53,16 @@ class Meter:
         machine = psutil.cpu_times()
         # Absent outside Linux. Time in soft interrupts is left out: it is the loopback's, which is ours.
         taken = machine.user + getattr(machine, "nice", 0.0) + machine.system + getattr(machine, "steal", 0.0)
-        used = {name: _seconds(process) for name, process in self._processes.items()}
+        used: defaultdict[str, float] = defaultdict(float)
+        for name, process in self._processes:
+            used[name] += _seconds(process)
         return time.perf_counter(), taken, _seconds(self._self), used
+
+
+def memory(pid: int) -> float:
+    """Bytes that the process takes: of a page that several share, its part (PSS); where no system tells, all of it."""
+    info = psutil.Process(pid).memory_full_info()
+    return float(getattr(info, "pss", info.rss))
 
 
 def _seconds(process: psutil.Process) -> float:

@@ -1,7 +1,7 @@
 """Results as Markdown."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from statistics import median
@@ -9,37 +9,40 @@ from statistics import median
 import psutil
 
 from bench.case import Case, Ratio, Table
+from bench.figures import Column
 from bench.meter import OTHERS_CORES
 from bench.rounds import Results
-from bench.sample import Sample
 
 PACKAGES = ("grpcio", "protobuf", "motor", "pymongo", "uvloop", "SecantusDB", "fastapi", "uvicorn", "httptools")
 
 
 def markdown(table: Table, results: Results) -> str:
     """The table's page."""
-    size = results.size
     rounds = len(results.samples[table.cases[0].name])
     lines = [
         f"# {table.title}",
         "",
-        f"![CPU time and throughput]({table.name}.svg)",
+        f"![{table.plot.title}]({table.name}.svg)",
         "",
-        "| | ops/s | server CPU ms | database CPU ms | load CPU ms | p50 ms | p99 ms |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        *(_row(case, results) for case in table.cases),
+        f"| | {' | '.join(column.title for column in table.columns)} |",
+        f"| --- |{' --- |' * len(table.columns)}",
+        *(_row(case, table.columns, results) for case in table.cases),
         "",
     ]
+    if table.goals:
+        lines += ["| figure | measured | wanted |", "| --- | --- | --- |"]
+        lines += [
+            f"| {goal.title} | {results.goal(goal):.2f} {goal.unit} | ≤ {goal.at_most:g} {goal.unit} |"
+            for goal in table.goals
+        ]
+        lines += [""]
     if table.ratios:
         lines += ["| ratio | measured | wanted |", "| --- | --- | --- |"]
         lines += [f"| {ratio.title} | {results.ratio(ratio):.2f} × | {_wanted(ratio)} |" for ratio in table.ratios]
         lines += [""]
-    operations = {sample.operations for samples in results.samples.values() for sample in samples}
-    many = " or ".join(f"{number:,}" for number in sorted(operations))
     method = (
-        f"Medians of {rounds} rounds, least and most in brackets; ratios are taken within a round. In each run {many} "
-        f"operations on a fresh database, by {size.callers} callers at a time where a case says no other number. CPU "
-        "times are for one operation. How to read this: [../README.md](../README.md)."
+        f"Medians of {rounds} rounds, least and most in brackets; ratios and differences are taken within a round. "
+        f"{table.method or _method(table, results)} How to read this: [../README.md](../README.md)."
     )
     lines += [
         method,
@@ -51,25 +54,22 @@ def markdown(table: Table, results: Results) -> str:
     return "\n".join(lines)
 
 
-def _row(case: Case, results: Results) -> str:
+def _method(table: Table, results: Results) -> str:
+    operations = {sample.operations for case in table.cases for sample in results.samples[case.name]}
+    return (
+        f"In each run {' or '.join(f'{number:,}' for number in sorted(operations))} operations on a fresh database, by "
+        f"{results.size.callers} callers at a time where a case says no other number. CPU times are for one operation."
+    )
+
+
+def _row(case: Case, columns: Sequence[Column], results: Results) -> str:
     samples = results.of(case)
-    p50 = [sample.p50_ms for sample in samples if sample.p50_ms is not None]
-    p99 = [sample.p99_ms for sample in samples if sample.p99_ms is not None]
-    cells = [
-        case.title,
-        _spread([sample.rate for sample in samples], "{:,.0f}"),
-        *(_cpu(samples, process) for process in ("server", "database", "load")),
-        _spread(p50, "{:.1f}"),
-        _spread(p99, "{:.1f}"),
-    ]
-    return f"| {' | '.join(cells)} |"
+    cells = [_spread((column.figure(sample) for sample in samples), column.form) for column in columns]
+    return f"| {' | '.join([case.title, *cells])} |"
 
 
-def _cpu(samples: Sequence[Sample], process: str) -> str:
-    return _spread([sample.cpu_ms(process) for sample in samples if process in sample.usage.cpu], "{:.2f}")
-
-
-def _spread(values: Sequence[float], form: str) -> str:
+def _spread(figures: Iterable[float | None], form: str) -> str:
+    values = [value for value in figures if value is not None]
     if not values:
         return "–"
     show: Callable[[float], str] = form.format

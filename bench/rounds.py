@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench import lab
-from bench.case import Case, Ratio, Size
+from bench.case import Case, Goal, Ratio, Size
+from bench.figures import Figure
 from bench.meter import OTHERS_CORES
 from bench.sample import Sample
 
@@ -31,9 +32,18 @@ class Results:
 
     def ratio(self, ratio: Ratio) -> float:
         """The median of the ratios within each round; of believed ones, where there are any."""
-        pairs = list(zip(self.samples[ratio.of.name], self.samples[ratio.to.name], strict=True))
+        return median(of / to for of, to in self._pairs(ratio.figure, ratio.of, ratio.to))
+
+    def goal(self, goal: Goal) -> float:
+        """The median of the figure, or of the differences within each round; of believed ones, where there are any."""
+        if goal.beyond is None:
+            return median(_value(goal.figure, sample) for sample in self.of(goal.of))
+        return median(of - than for of, than in self._pairs(goal.figure, goal.of, goal.beyond))
+
+    def _pairs(self, figure: Figure, one: Case, other: Case) -> Sequence[tuple[float, float]]:
+        pairs = list(zip(self.samples[one.name], self.samples[other.name], strict=True))
         sound = [(of, to) for of, to in pairs if of.believed and to.believed]
-        return median(ratio.figure(of) / ratio.figure(to) for of, to in sound or pairs)
+        return [(_value(figure, of), _value(figure, to)) for of, to in sound or pairs]
 
 
 async def run(cases: Sequence[Case], size: Size, rounds: int) -> Results:
@@ -47,6 +57,12 @@ async def run(cases: Sequence[Case], size: Size, rounds: int) -> Results:
             samples[case.name].append(sample)
             print(f"round {number + 1}/{rounds}  {case.name:<10} {_line(sample)}", flush=True)
     return Results(samples, size)
+
+
+def _value(figure: Figure, sample: Sample) -> float:
+    value = figure(sample)
+    assert value is not None, "the case does not tell it"
+    return value
 
 
 async def _measure(case: Case, size: Size) -> Sample:

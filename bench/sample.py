@@ -1,6 +1,7 @@
 """What one run of one case gave, and the figures that are made of it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from bench.meter import OTHERS_CORES, Usage
 
@@ -16,6 +17,8 @@ class Sample:
     p50_ms: float | None = None
     p99_ms: float | None = None
     """Of single operations as the caller saw them, where each was timed."""
+    more: Mapping[str, float] = field(default_factory=dict)
+    """What only some cases tell, by name."""
 
     @property
     def believed(self) -> bool:

@@ -11,34 +11,7 @@ from bench.cases import (
     openmcp_submit,
     sign_in,
 )
-from bench.sample import Sample
-
-
-def p50(sample: Sample) -> float:
-    """Milliseconds of the median operation."""
-    assert sample.p50_ms is not None, "it was not timed"
-    return sample.p50_ms
-
-
-def rate(sample: Sample) -> float:
-    """Operations a second."""
-    return sample.rate
-
-
-def server(sample: Sample) -> float:
-    """The server's CPU time an operation."""
-    return sample.cpu_ms("server")
-
-
-def database(sample: Sample) -> float:
-    """The database's CPU time an operation."""
-    return sample.cpu_ms("database")
-
-
-def behind(sample: Sample) -> float:
-    """The CPU time of server and database an operation."""
-    return sample.cpu_ms("server", "database")
-
+from bench.figures import BEHIND, DATABASE, SERVER, p50, rate
 
 ECHO, FASTAPI, BARE, SUBMIT = echo_submit.CASE, fastapi_submit.CASE, fastapi_submit.BARE, openmcp_submit.CASE
 GET, DRAIN = openmcp_get.CASE, openmcp_drain.CASE
@@ -53,28 +26,28 @@ TABLES = (
         (ECHO, SUBMIT, FASTAPI, BARE),
         (
             Ratio("throughput, beside the echo", SUBMIT, ECHO, rate, at_least=0.55),
-            Ratio("server CPU a call, beside the echo", SUBMIT, ECHO, server, at_most=1.5),
+            Ratio("server CPU a call, beside the echo", SUBMIT, ECHO, SERVER, at_most=1.5),
             Ratio("throughput, beside FastAPI + motor", SUBMIT, FASTAPI, rate, at_least=1.8),
-            Ratio("CPU of server and database a call, beside FastAPI + motor", SUBMIT, FASTAPI, behind, at_most=0.55),
+            Ratio("CPU of server and database a call, beside FastAPI + motor", SUBMIT, FASTAPI, BEHIND, at_most=0.55),
             Ratio("throughput, beside the same without an index", SUBMIT, BARE, rate),
-            Ratio("CPU of server and database a call, beside the same without an index", SUBMIT, BARE, behind),
+            Ratio("CPU of server and database a call, beside the same without an index", SUBMIT, BARE, BEHIND),
         ),
     ),
     Table(
         "get",
         "GetTask",
         (ECHO, GET),
-        (Ratio("server CPU a call, beside the echo", GET, ECHO, server, at_most=2.0),),
+        (Ratio("server CPU a call, beside the echo", GET, ECHO, SERVER, at_most=2.0),),
     ),
     Table(
         "backlog",
         "SubmitTask and a drain, with 100,000 tasks waiting and with none",
         (SUBMIT, SUBMIT_BEHIND, DRAIN, DRAIN_BEHIND),
         (
-            Ratio("server CPU a submit, with a backlog", SUBMIT_BEHIND, SUBMIT, server, at_most=1.15),
-            Ratio("server CPU a task drained, with a backlog", DRAIN_BEHIND, DRAIN, server, at_most=1.15),
-            Ratio("database CPU a submit, with a backlog", SUBMIT_BEHIND, SUBMIT, database),
-            Ratio("database CPU a task drained, with a backlog", DRAIN_BEHIND, DRAIN, database),
+            Ratio("server CPU a submit, with a backlog", SUBMIT_BEHIND, SUBMIT, SERVER, at_most=1.15),
+            Ratio("server CPU a task drained, with a backlog", DRAIN_BEHIND, DRAIN, SERVER, at_most=1.15),
+            Ratio("database CPU a submit, with a backlog", SUBMIT_BEHIND, SUBMIT, DATABASE),
+            Ratio("database CPU a task drained, with a backlog", DRAIN_BEHIND, DRAIN, DATABASE),
         ),
     ),
     Table(
@@ -92,7 +65,7 @@ TABLES = (
         (BATCH, INSERT),
         (
             Ratio("tasks a second, beside the bare script", BATCH, INSERT, rate, at_least=0.8),
-            Ratio("database CPU a task, beside the bare script", BATCH, INSERT, database),
+            Ratio("database CPU a task, beside the bare script", BATCH, INSERT, DATABASE),
         ),
     ),
     Table(
@@ -101,7 +74,7 @@ TABLES = (
         (DRAIN, BARE_DRAIN),
         (
             Ratio("tasks a second, beside the bare script", DRAIN, BARE_DRAIN, rate, at_least=0.7),
-            Ratio("database CPU a task, beside the bare script", DRAIN, BARE_DRAIN, database),
+            Ratio("database CPU a task, beside the bare script", DRAIN, BARE_DRAIN, DATABASE),
         ),
     ),
 )

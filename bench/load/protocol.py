@@ -9,7 +9,8 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import uvloop
@@ -38,14 +39,19 @@ async def drive(call: Call, *, calls: int, callers: int, warm_up: int, operation
     await _make(call, range(warm_up), callers)
     await wait_for_go()
     began = time.perf_counter()
-    latencies = sorted(await _make(call, range(warm_up, warm_up + calls), callers))
-    seconds = time.perf_counter() - began
-    tell(calls * operations, seconds, p50_ms=latencies[calls // 2] * 1000, p99_ms=latencies[calls * 99 // 100] * 1000)
+    latencies = await _make(call, range(warm_up, warm_up + calls), callers)
+    tell(calls * operations, time.perf_counter() - began, percentiles(latencies))
 
 
-def tell(operations: int, seconds: float, **more: float) -> None:
-    """Reports the measured part; the names are those of `bench.sample.Sample`."""
-    print(json.dumps({"operations": operations, "seconds": seconds, **more}), flush=True)
+def percentiles(seconds: Sequence[float], name: str = "") -> Mapping[str, float]:
+    """The median and what only one in a hundred exceeds, in milliseconds, under their names."""
+    ordered = sorted(seconds)
+    return {f"{name}p{part}_ms": ordered[len(ordered) * part // 100] * 1000 for part in (50, 99)}
+
+
+def tell(operations: int, seconds: float, latencies: Mapping[str, float] = MappingProxyType({}), **more: float) -> None:
+    """Reports the measured part as a `bench.sample.Sample`: `latencies` by its names, `more` as its `more`."""
+    print(json.dumps({"operations": operations, "seconds": seconds, **latencies, "more": more}), flush=True)
 
 
 def run(main: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
