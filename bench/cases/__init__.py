@@ -1,6 +1,6 @@
 """Everything that is measured. A new case is a file here and a line in a table below."""
 
-from bench.case import Ratio, Table
+from bench.case import Goal, Ratio, Table
 from bench.cases import (
     bare_motor,
     echo_submit,
@@ -8,16 +8,19 @@ from bench.cases import (
     openmcp_batch,
     openmcp_drain,
     openmcp_get,
+    openmcp_latency,
     openmcp_submit,
     sign_in,
 )
-from bench.figures import BEHIND, DATABASE, SERVER, p50, rate
+from bench.figures import AMBER, BEHIND, BLUE, DATABASE, SERVER, Column, Part, Plot, cpu, less, more, p50, rate
 
 ECHO, FASTAPI, BARE, SUBMIT = echo_submit.CASE, fastapi_submit.CASE, fastapi_submit.BARE, openmcp_submit.CASE
 GET, DRAIN = openmcp_get.CASE, openmcp_drain.CASE
 BATCH, INSERT, BARE_DRAIN = openmcp_batch.CASE, bare_motor.INSERT, bare_motor.DRAIN
 SUBMIT_BEHIND, DRAIN_BEHIND = openmcp_submit.BEHIND, openmcp_drain.BEHIND
 SIGN_IN, SIGN_IN_ATTACKED = sign_in.CASE, sign_in.ATTACKED
+LATENCY = openmcp_latency.CASE
+START, RESULT = more("start_p50_ms"), more("result_p50_ms")
 
 TABLES = (
     Table(
@@ -75,6 +78,36 @@ TABLES = (
         (
             Ratio("tasks a second, beside the bare script", DRAIN, BARE_DRAIN, rate, at_least=0.7),
             Ratio("database CPU a task, beside the bare script", DRAIN, BARE_DRAIN, DATABASE),
+        ),
+    ),
+    Table(
+        "latency",
+        "One task at a time, on an idle system",
+        (LATENCY,),
+        goals=(
+            Goal("submit → start in the worker, p50", LATENCY, START, "ms", 3),
+            Goal("submit → start in the worker, p99", LATENCY, more("start_p99_ms"), "ms", 8),
+            Goal("submit → result in the client, p50", LATENCY, RESULT, "ms", 5),
+            Goal("submit → result in the client, p99", LATENCY, more("result_p99_ms"), "ms", 12),
+        ),
+        columns=(
+            Column("start p50 ms", START),
+            Column("start p99 ms", more("start_p99_ms")),
+            Column("result p50 ms", RESULT),
+            Column("result p99 ms", more("result_p99_ms")),
+            Column("server CPU ms", SERVER),
+            Column("database CPU ms", DATABASE),
+            Column("worker CPU ms", cpu("worker")),
+        ),
+        plot=Plot(
+            "milliseconds of the median one",
+            "ms",
+            (Part("to its start", BLUE, START), Part("from there to its result", AMBER, less(RESULT, START))),
+        ),
+        method=(
+            f"In each run up to {openmcp_latency.CALLS:,} tasks, each submitted when the result of the one before is "
+            "there and the system has been at rest for 10 to 30 ms. All times begin when the client is told to submit. "
+            "CPU times are for one task."
         ),
     ),
 )

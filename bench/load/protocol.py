@@ -7,6 +7,7 @@ does the measured part, and prints what came of it as one line of JSON. It ends 
 import asyncio
 import gc
 import json
+import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,6 +18,9 @@ import uvloop
 
 Call = Callable[[int], Awaitable[None]]
 """Makes the n-th call and returns when it is answered. Raises if it failed: a benchmark has no failed calls."""
+
+
+PAUSE_SECONDS = (0.01, 0.03)
 
 
 def plan() -> dict[str, Any]:
@@ -41,6 +45,11 @@ async def drive(call: Call, *, calls: int, callers: int, warm_up: int, operation
     began = time.perf_counter()
     latencies = await _make(call, range(warm_up, warm_up + calls), callers)
     tell(calls * operations, time.perf_counter() - began, percentiles(latencies))
+
+
+async def pause() -> None:
+    """Lets the system come to rest; not in step with anything that it does at intervals."""
+    await asyncio.sleep(random.uniform(*PAUSE_SECONDS))
 
 
 def percentiles(seconds: Sequence[float], name: str = "") -> Mapping[str, float]:
