@@ -1,8 +1,9 @@
-"""Our own server, as people run it: the `openmcp server` process, and workspaces made as `openmcp workspaces` does."""
+"""Our own server, as people run it: `openmcp server` processes, and workspaces made as `openmcp workspaces` does."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -13,13 +14,15 @@ from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 from openmcp_chain import config
 from openmcp_chain.engine.administration import local_actor
 from openmcp_chain.engine.sealing import MasterKey
+from openmcp_chain.engine.signals import BEAT_SECONDS
 from openmcp_chain.stack import administration, database, ports
 
 PLAN = "unlimited"
 WORKSPACE = "bench"
 BATCH = 250
 """Submits under way at a time while tasks are queued."""
-
+ACQUAINTED_SECONDS = 2 * BEAT_SECONDS + 1.0
+"""When two processes have surely heard of each other."""
 
 LARGEST = 1000
 """Tasks in a batch."""
@@ -31,36 +34,39 @@ RECONNECT = (("grpc.max_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backof
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server that serves, and who we are to it."""
+    """Servers that serve, and who we are to them."""
 
-    target: str
+    targets: Sequence[str]
     workspace: str
     secret: str
     token: str
     environment: Mapping[str, str] = field(repr=False)
-    """What the server was told."""
+    """What the servers were told."""
+
+    @property
+    def target(self) -> str:
+        """The first server's."""
+        return self.targets[0]
 
 
-async def serve(lab: Lab) -> Served:
-    """Starts a database and a server on it."""
-    uri = await lab.start_database()
-    (port,) = ports.choose({"the server's port": 0})
-    target = f"{ports.HOST}:{port}"
-    environment = {
-        "OPENMCP_MONGODB_URI": uri,
-        "OPENMCP_GRPC_LISTEN": target,
-        "OPENMCP_MASTER_KEY": MasterKey.generate(),
-    }
+async def serve(lab: Lab, servers: int = 1) -> Served:
+    """Starts a database and servers on it; returns when they serve, and know of each other."""
+    environment = {"OPENMCP_MONGODB_URI": await lab.start_database(), "OPENMCP_MASTER_KEY": MasterKey.generate()}
+    targets = [f"{ports.HOST}:{port}" for port in ports.choose({f"a server's port {n}": 0 for n in range(servers)})]
     async with administration.opened(config.from_environment(environment)) as opened:
         _, secret = await opened.workspaces.create(local_actor(), PLAN, WORKSPACE)
     command = database.find("openmcp")
     assert command, "the project is not installed"
-    lab.start("server", [command, "server"], environment)
-    async with grpc.aio.insecure_channel(target, options=RECONNECT) as channel:
-        await lab.until("server", lambda: _serves(channel))
+    for target in targets:
+        lab.start("server", [command, "server"], {**environment, "OPENMCP_GRPC_LISTEN": target})
+        async with grpc.aio.insecure_channel(target, options=RECONNECT) as channel:
+            await lab.until("server", partial(_serves, channel))
+    if servers > 1:
+        await asyncio.sleep(ACQUAINTED_SECONDS)
+    async with grpc.aio.insecure_channel(targets[0]) as channel:
         stub: auth_pb2_grpc.AuthServiceAsyncStub = auth_pb2_grpc.AuthServiceStub(channel)
         answer = await stub.Authenticate(auth_pb2.AuthRequest(workspace_id=WORKSPACE, workspace_secret=secret))
-    return Served(target, WORKSPACE, secret, answer.token, environment)
+    return Served(targets, WORKSPACE, secret, answer.token, environment)
 
 
 async def submit(served: Served, tasks: int) -> list[str]:

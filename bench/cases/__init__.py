@@ -4,6 +4,7 @@ from bench.case import Goal, Ratio, Table
 from bench.cases import (
     bare_motor,
     echo_submit,
+    events,
     fastapi_submit,
     openmcp_batch,
     openmcp_drain,
@@ -21,6 +22,8 @@ SUBMIT_BEHIND, DRAIN_BEHIND = openmcp_submit.BEHIND, openmcp_drain.BEHIND
 SIGN_IN, SIGN_IN_ATTACKED = sign_in.CASE, sign_in.ATTACKED
 LATENCY = openmcp_latency.CASE
 START, RESULT = more("start_p50_ms"), more("result_p50_ms")
+EVENT, EVENT_OTHER, CHANGE_STREAM = events.SAME, events.OTHER, events.BARE
+BEGUN, ACKNOWLEDGED = more("begun_p50_ms"), more("acknowledged_p50_ms")
 
 TABLES = (
     Table(
@@ -108,6 +111,38 @@ TABLES = (
             f"In each run up to {openmcp_latency.CALLS:,} tasks, each submitted when the result of the one before is "
             "there and the system has been at rest for 10 to 30 ms. All times begin when the client is told to submit. "
             "CPU times are for one task."
+        ),
+    ),
+    Table(
+        "events",
+        "An event's way from the transition to a subscriber, one at a time",
+        (EVENT, EVENT_OTHER, CHANGE_STREAM),
+        goals=(
+            Goal("same process, p50", EVENT, BEGUN, "ms", 3),
+            Goal("another process, p50, beyond the change stream's own", EVENT_OTHER, BEGUN, "ms", 3, CHANGE_STREAM),
+        ),
+        columns=(
+            Column("p50 ms since it was begun", BEGUN),
+            Column("p99 ms", more("begun_p99_ms")),
+            Column("p50 ms since it was acknowledged", ACKNOWLEDGED),
+            Column("p99 ms", more("acknowledged_p99_ms")),
+            Column("server CPU ms", SERVER),
+            Column("database CPU ms", DATABASE),
+        ),
+        plot=Plot(
+            "milliseconds since it was begun",
+            "ms",
+            (
+                Part("p50", BLUE, BEGUN),
+                Part("from there to p99", AMBER, less(more("begun_p99_ms"), BEGUN)),
+            ),
+        ),
+        method=(
+            f"In each run up to {events.CALLS:,} times: a task is queued, somebody follows its events, all is at rest "
+            "for 10 to 30 ms, the task is cancelled. An event is begun at the time that it bears, in whole "
+            "milliseconds rounded down: its durable write counts. It is acknowledged when the one who cancelled has "
+            "the answer, which may be after the subscriber has the event. A signal is begun when its insert is. CPU "
+            "times are for one event, with its submit and its stream."
         ),
     ),
 )

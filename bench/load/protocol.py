@@ -58,7 +58,9 @@ def percentiles(seconds: Sequence[float], name: str = "") -> Mapping[str, float]
     return {f"{name}p{part}_ms": ordered[len(ordered) * part // 100] * 1000 for part in (50, 99)}
 
 
-def tell(operations: int, seconds: float, latencies: Mapping[str, float] = MappingProxyType({}), **more: float) -> None:
+def tell(
+    operations: int, seconds: float, latencies: Mapping[str, float] = MappingProxyType({}), /, **more: float
+) -> None:
     """Reports the measured part as a `bench.sample.Sample`: `latencies` by its names, `more` as its `more`."""
     print(json.dumps({"operations": operations, "seconds": seconds, **latencies, "more": more}), flush=True)
 

@@ -1,0 +1,64 @@
+"""A bare change stream's own delay, one document at a time on an idle database: one client inserts, another sees it.
+
+The document is the signal that our servers would send of one task, the driver theirs; no server of ours runs.
+
+Plan: `uri`, `calls`, `warm_up`.
+"""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import WriteConcern
+
+from bench.load import protocol
+from openmcp_chain.domain.task import Key
+from openmcp_chain.store.base import Signal
+from openmcp_chain.store.mongo import processes, records
+
+
+async def main(plan: dict[str, Any]) -> None:
+    writer: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(plan["uri"])
+    reader: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(plan["uri"])
+    signals = writer.bench.get_collection("signals", write_concern=WriteConcern(w=1))
+    document = records.from_signal(Signal("bench", [Key("bench", "x" * 36)], []), datetime.now(UTC))
+    begun: list[float] = []
+    acknowledged: list[float] = []
+
+    await signals.insert_one({**document})  # there is a collection to watch
+    async with reader.bench.signals.watch(
+        [{"$match": {"operationType": "insert"}}], max_await_time_ms=processes.AWAIT_MS
+    ) as stream:
+        await stream.try_next()  # from now on it misses nothing
+
+        async def seen() -> float:
+            await stream.next()
+            return time.time()
+
+        async def make(calls: int) -> None:
+            for _ in range(calls):
+                seeing = asyncio.create_task(seen())
+                await protocol.pause()
+                began = time.time()
+                await signals.insert_one({**document})
+                done = time.time()
+                at = await seeing
+                begun.append(at - began)
+                acknowledged.append(at - done)
+
+        await make(plan["warm_up"])
+        begun.clear()
+        acknowledged.clear()
+        await protocol.wait_for_go()
+        began = time.perf_counter()
+        await make(plan["calls"])
+        told = {**protocol.percentiles(begun, "begun_"), **protocol.percentiles(acknowledged, "acknowledged_")}
+        protocol.tell(plan["calls"], time.perf_counter() - began, **told)
+    writer.close()
+    reader.close()
+
+
+if __name__ == "__main__":
+    protocol.run(main)

@@ -1,0 +1,67 @@
+"""Events, one at a time on an idle system: a queued task is cancelled, and somebody who follows it hears of it.
+
+Plan: `maker` and `subscriber`, the targets of the one who cancels and of the one who follows; `token`, `workspace`;
+`calls` and `warm_up`.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+
+from bench import task
+from bench.load import protocol
+from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
+
+Stream = grpc.aio.UnaryStreamCall[tasks_pb2.StreamTaskEventsRequest, tasks_pb2.TaskEvent]
+
+
+async def _heard(stream: Stream) -> tuple[tasks_pb2.TaskEvent, float]:
+    event, at = await stream.read(), time.time()
+    assert isinstance(event, tasks_pb2.TaskEvent), "a stream does not end before its task"
+    return event, at
+
+
+async def main(plan: dict[str, Any]) -> None:
+    metadata = (("authorization", f"Bearer {plan['token']}"),)
+    request = task.as_message(plan["workspace"])
+    stamped: list[float] = []
+    acknowledged: list[float] = []
+
+    async with (
+        grpc.aio.insecure_channel(plan["maker"]) as making,
+        grpc.aio.insecure_channel(plan["subscriber"]) as subscribing,
+    ):
+        maker: tasks_pb2_grpc.TaskServiceAsyncStub = tasks_pb2_grpc.TaskServiceStub(making)
+        subscriber: tasks_pb2_grpc.TaskServiceAsyncStub = tasks_pb2_grpc.TaskServiceStub(subscribing)
+
+        async def make(calls: int) -> None:
+            for _ in range(calls):
+                task_id = (await maker.SubmitTask(request, metadata=metadata)).task_id
+                stream = subscriber.StreamTaskEvents(
+                    tasks_pb2.StreamTaskEventsRequest(task_id=task_id), metadata=metadata
+                )
+                await stream.read()  # that it waits
+                await protocol.pause()
+
+                hearing = asyncio.create_task(_heard(stream))
+                await maker.CancelTask(tasks_pb2.CancelTaskRequest(task_id=task_id), metadata=metadata)
+                done = time.time()
+                event, at = await hearing
+                assert event.status == tasks_pb2.TASK_STATUS_CANCELLED
+                stamped.append(at - event.occurred_at.ToNanoseconds() / 1e9)
+                acknowledged.append(at - done)
+
+        await make(plan["warm_up"])
+        stamped.clear()
+        acknowledged.clear()
+        await protocol.wait_for_go()
+        began = time.perf_counter()
+        await make(plan["calls"])
+        told = {**protocol.percentiles(stamped, "begun_"), **protocol.percentiles(acknowledged, "acknowledged_")}
+        protocol.tell(plan["calls"], time.perf_counter() - began, **told)
+
+
+if __name__ == "__main__":
+    protocol.run(main)
