@@ -3,17 +3,43 @@
 from bench.case import Goal, Ratio, Table
 from bench.cases import (
     bare_motor,
+    dev_stack,
     echo_submit,
     events,
     fastapi_submit,
+    idle_streams,
     openmcp_batch,
     openmcp_drain,
     openmcp_get,
     openmcp_latency,
     openmcp_submit,
+    rest_submit,
+    servers,
     sign_in,
 )
-from bench.figures import AMBER, BEHIND, BLUE, DATABASE, SERVER, Column, Part, Plot, cpu, less, more, p50, rate
+from bench.figures import (
+    AMBER,
+    BEHIND,
+    BLUE,
+    CALLS,
+    DATABASE,
+    ENVOY,
+    GREEN,
+    GREY,
+    PLUM,
+    SERVER,
+    Column,
+    Part,
+    Plot,
+    cpu,
+    cpu_a_second,
+    less,
+    more,
+    p50,
+    rate,
+    seconds,
+)
+from openmcp_chain.transport.rest import PING_SECONDS
 
 ECHO, FASTAPI, BARE, SUBMIT = echo_submit.CASE, fastapi_submit.CASE, fastapi_submit.BARE, openmcp_submit.CASE
 GET, DRAIN = openmcp_get.CASE, openmcp_drain.CASE
@@ -24,6 +50,8 @@ LATENCY = openmcp_latency.CASE
 START, RESULT = more("start_p50_ms"), more("result_p50_ms")
 EVENT, EVENT_OTHER, CHANGE_STREAM = events.SAME, events.OTHER, events.BARE
 BEGUN, ACKNOWLEDGED = more("begun_p50_ms"), more("acknowledged_p50_ms")
+STREAMS_NONE, STREAMS, STREAMS_SSE = idle_streams.NONE, idle_streams.TYPED, idle_streams.SERVED
+SUBMIT_TWO, REST, STACK = servers.CASE, rest_submit.CASE, dev_stack.CASE
 
 TABLES = (
     Table(
@@ -143,6 +171,94 @@ TABLES = (
             "milliseconds rounded down: its durable write counts. It is acknowledged when the one who cancelled has "
             "the answer, which may be after the subscriber has the event. A signal is begun when its insert is. CPU "
             "times are for one event, with its submit and its stream."
+        ),
+    ),
+    Table(
+        "streams",
+        "Event streams that are open and idle",
+        (STREAMS_NONE, STREAMS, STREAMS_SSE),
+        goals=(
+            Goal("server memory each, StreamTaskEvents", STREAMS, more("kib"), "KiB", 60),
+            Goal("server memory each, Server-Sent Events", STREAMS_SSE, more("kib"), "KiB", 60),
+            Goal(
+                "server CPU a second, StreamTaskEvents, beyond none",
+                STREAMS,
+                cpu_a_second("server"),
+                "ms",
+                5,
+                STREAMS_NONE,
+            ),
+        ),
+        columns=(
+            Column("server memory each, KiB", more("kib"), "{:.1f}"),
+            *(
+                Column(f"{name} CPU ms a second", cpu_a_second(name), "{:.1f}")
+                for name in ("server", "database", "load")
+            ),
+        ),
+        plot=Plot(
+            "CPU milliseconds a second",
+            "ms",
+            (
+                Part("server", BLUE, cpu_a_second("server")),
+                Part("database", GREEN, cpu_a_second("database")),
+                Part("load generator", GREY, cpu_a_second("load")),
+            ),
+        ),
+        method=(
+            f"In each run {idle_streams.STREAMS:,} tasks wait on a fresh database, each with a stream of its own or "
+            f"all with none, for {idle_streams.SECONDS:.0f} s; a pinged stream is pinged every {PING_SECONDS:.0f} s. "
+            "Memory is by how much the server has grown since before the first stream. A thousand CPU milliseconds a "
+            "second are one core."
+        ),
+    ),
+    Table(
+        "servers",
+        "SubmitTask with one server process and with two",
+        (SUBMIT, SUBMIT_TWO),
+        (
+            Ratio("CPU of the servers a call, beside one", SUBMIT_TWO, SUBMIT, SERVER, at_most=1.1),
+            Ratio("database CPU a call, beside one", SUBMIT_TWO, SUBMIT, DATABASE),
+            Ratio("throughput, beside one", SUBMIT_TWO, SUBMIT, rate),
+        ),
+    ),
+    Table(
+        "rest",
+        "A submit by REST through Envoy and by native gRPC",
+        (SUBMIT, REST),
+        (
+            Ratio("server CPU a call, beside native gRPC", REST, SUBMIT, SERVER, at_most=1.05),
+            Ratio("throughput, beside native gRPC", REST, SUBMIT, rate),
+        ),
+        columns=(*CALLS[:2], Column("Envoy CPU ms", ENVOY), *CALLS[2:]),
+    ),
+    Table(
+        "stack",
+        "openmcp dev: its start and its memory",
+        (STACK,),
+        goals=(
+            Goal("start to ready", STACK, seconds, "s", 5),
+            Goal("memory of all, idle", STACK, more(*(f"{part}_mb" for part in dev_stack.PARTS)), "MB", 600),
+        ),
+        columns=(
+            Column("ready, s", seconds),
+            Column("all, MB", more(*(f"{part}_mb" for part in dev_stack.PARTS)), "{:.0f}"),
+            *(Column(f"{part}, MB", more(f"{part}_mb"), "{:.0f}") for part in dev_stack.PARTS),
+            Column("idle CPU ms a second", more("idle_cpu_ms"), "{:.1f}"),
+        ),
+        plot=Plot(
+            "megabytes when it is idle",
+            "MB",
+            [
+                Part(part, colour, more(f"{part}_mb"))
+                for part, colour in zip(dev_stack.PARTS, (BLUE, GREEN, AMBER, PLUM, GREY), strict=True)
+            ],
+            form="{:.0f}",
+        ),
+        method=(
+            "In each run it is started on an empty folder, without the sample task; its modules were compiled by a "
+            "start before. It is ready when a call with a token gets through Envoy and the server to the database, and "
+            "the worker is connected. Memory is what each process has alone, and its part of what several share (PSS)."
         ),
     ),
 )

@@ -1,6 +1,7 @@
 """Unary gRPC calls over one channel. Requests are ready bytes, answers stay bytes: the same work whoever answers.
 
-Plan: `target`; `path` of the method; `token`; `requests` in base64, sent in turn; and what `protocol.drive` takes.
+Plan: `target`, of one address or of several, which get the calls in turn; `path` of the method; `token`; `requests` in
+base64, sent in turn; and what `protocol.drive` takes.
 """
 
 import base64
@@ -10,11 +11,13 @@ import grpc
 
 from bench.load import protocol
 
+IN_TURN = (("grpc.lb_policy_name", "round_robin"),)
+
 
 async def main(plan: dict[str, Any]) -> None:
     requests = [base64.b64decode(request) for request in plan["requests"]]
     metadata = (("authorization", f"Bearer {plan['token']}"),)
-    async with grpc.aio.insecure_channel(plan["target"]) as channel:
+    async with grpc.aio.insecure_channel(plan["target"], IN_TURN) as channel:
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(plan["path"])
 
         async def call(number: int) -> None:

@@ -3,7 +3,7 @@
 By asyncio's streams and as little parsing as an answer needs: a full client library takes more CPU time than the server
 it calls, and would be what is measured.
 
-Plan: `port` on loopback; `path`; `body`; and what `protocol.drive` takes.
+Plan: `port` on loopback; `path`; `token`, if one is needed; `body`; and what `protocol.drive` takes.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ from bench.load import protocol
 async def main(plan: dict[str, Any]) -> None:
     body = plan["body"].encode()
     head = f"POST {plan['path']} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    if "token" in plan:
+        head += f"authorization: Bearer {plan['token']}\r\n"
     request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
     connections = [await asyncio.open_connection("127.0.0.1", plan["port"]) for _ in range(plan["callers"])]
 

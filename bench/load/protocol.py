@@ -38,6 +38,11 @@ async def wait_for_go() -> None:
     await asyncio.to_thread(sys.stdin.readline)
 
 
+async def wait_for_end() -> None:
+    """Stays: a load generator is still there when CPU times and memory are read."""
+    await asyncio.to_thread(sys.stdin.readline)
+
+
 async def drive(call: Call, *, calls: int, callers: int, warm_up: int, operations: int = 1) -> None:
     """Makes `calls` calls of so many operations, `callers` of them at any time, and tells what came of it."""
     await _make(call, range(warm_up), callers)
@@ -70,8 +75,7 @@ def run(main: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
 
     async def live() -> None:
         await main(plan())
-        # Still there when its CPU time is read.
-        await asyncio.to_thread(sys.stdin.readline)
+        await wait_for_end()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live())
