@@ -21,8 +21,7 @@ from support.service import until
 from openmcp_chain.domain import errors, transitions
 from openmcp_chain.domain.retry import RetryPolicy
 from openmcp_chain.domain.task import Change, Key, Status, Task, Terms
-from openmcp_chain.engine.groupcommit import BATCH_ITEMS
-from openmcp_chain.engine.ledger import UPDATES
+from openmcp_chain.engine.ledger import INSERTS, UPDATES
 from openmcp_chain.engine.submission import Submit
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.store.mongo.client import CONNECTIONS
@@ -163,10 +162,10 @@ async def test_nobody_waits_for_another_tenants_crowd() -> None:
     await engine.submit(tenant("ws-2"))
     running = await worker.next()
     await engine.submit()
-    crowd = [asyncio.create_task(engine.submit()) for _ in range(4 * BATCH_ITEMS)]
+    crowd = [asyncio.create_task(engine.submit()) for _ in range(4 * INSERTS)]
     await asyncio.sleep(0.01)
     await engine.submit(tenant("ws-2"))
-    assert sum(one.done() for one in crowd) <= 2 * BATCH_ITEMS
+    assert sum(one.done() for one in crowd) <= 2 * INSERTS
     tasks = await asyncio.gather(*crowd)
     cancelled = [asyncio.create_task(engine.app.tasks.cancel(tenant(), task.id, "")) for task in tasks[: 4 * UPDATES]]
     await asyncio.wait(cancelled, return_when=asyncio.FIRST_COMPLETED)

@@ -1,6 +1,9 @@
-"""Submits whose times contradict each other."""
+"""Submits whose times contradict each other, and batches beside what else there is to do."""
 
+import asyncio
+import itertools
 import re
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +14,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from support.service import PATIENCE, refused, serving
 
 from openmcp.chain.v1 import tasks_pb2
-from openmcp_chain.domain.task import STANDARD
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import STANDARD, Task
+from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine.submission import Submit
+from openmcp_chain.transport.tasks import READ
 
 
 def seconds(number: float) -> Duration:
@@ -82,3 +89,34 @@ async def test_times_that_agree_are_taken() -> None:
             retry = task.terms.retry
             assert task.terms != STANDARD
             assert (retry.initial_interval.total_seconds(), retry.maximum_interval.total_seconds()) == expected
+
+
+async def test_batches_begin_a_few_tasks_at_a_time_and_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenant's thousands leave the loop to others in between, and its first batch is not as late as its last."""
+    turn = 0
+    begun: list[tuple[str, int]] = []
+
+    async def submit(_: Principal, request: Submit) -> Task:
+        begun.append((request.type, turn))
+        raise errors.TooManyPending(0)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    async with serving() as service:
+        caller = await service.workspace()
+        monkeypatch.setattr(service.app.submission, "submit", submit)
+        counting = asyncio.create_task(count_turns())
+        batches = (
+            tasks_pb2.BatchSubmitTasksRequest(requests=[tasks_pb2.SubmitTaskRequest(type=name)] * 200)
+            for name in ("a", "b", "c")
+        )
+        calls = (service.tasks.BatchSubmitTasks(one, metadata=caller.metadata, timeout=PATIENCE) for one in batches)
+        answers = await asyncio.gather(*calls)
+        counting.cancel()
+    assert [len(answer.results) for answer in answers] == [200] * 3
+    assert max(Counter(at for _, at in begun).values()) <= READ
+    assert len(list(itertools.groupby(begun, lambda one: one[0]))) == 3

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 DECISIONS = 10
 """How often a change is decided anew when others keep changing the task first."""
 
+INSERTS = 200
+"""New tasks in a batch: all of it wait for its last, and more would make each hardly cheaper."""
 UPDATES = 100
 """Changes in a batch. One costs the embedded database some 3 ms, and all of a batch wait for its last."""
 
@@ -33,7 +35,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._followers: list[Follower] = []
         self._store = store
-        self._inserts = GroupCommit[Task, Task](self._insert, sizes.of_submit, lane=lambda task: task.workspace)
+        self._inserts = GroupCommit[Task, Task](self._insert, sizes.of_submit, INSERTS, lambda task: task.workspace)
         self._updates = GroupCommit[Change, Task | None](
             self._update, _weight, UPDATES, lambda change: change.after.workspace
         )

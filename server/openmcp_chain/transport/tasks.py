@@ -9,6 +9,7 @@ from openmcp_chain.domain.task import Queue, View
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.events import EventHub, Subscription
+from openmcp_chain.engine.few import Few
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.queues import Queues
 from openmcp_chain.engine.submission import Submission, Submit
@@ -27,7 +28,7 @@ FULL_PAGE = 100
 """A page with payloads and results has no more tasks."""
 BATCH_SUBMIT = 1000
 READ = 16
-"""Of so many of a batch it is seen whether their caller is still there: a large one takes seconds to read."""
+"""So many of a batch are read, or begun, in one go: others have their turn then, and a caller who left is noticed."""
 BATCH_GET = 100
 RETRIED = 100
 MOST_RETRIED = 1000
@@ -52,6 +53,7 @@ class TaskService:
         self._events = events
         self._identity = identity
         self._clock = clock
+        self._batches = Few(1)
 
     async def SubmitTask(self, request: tasks_pb2.SubmitTaskRequest, call: Call) -> tasks_pb2.TaskSummary:
         """Accepts a task."""
@@ -72,10 +74,16 @@ class TaskService:
             part = request.requests[begin : begin + READ]
             read += await call.reading.run(self._read, part, call.caller.workspace)
             del part
+            await asyncio.sleep(0)
         del request
         call.reading.end()
-        results = await asyncio.gather(*(self._submit(call.caller, one) for one in read))
-        return tasks_pb2.BatchSubmitTasksResponse(results=results)
+        begun: list[asyncio.Task[tasks_pb2.BatchSubmitResult]] = []
+        # A workspace's batches begin one after the other: side by side, all would end as late as the last.
+        async with asyncio.TaskGroup() as group, self._batches.turn(call.caller.workspace):
+            for begin in range(0, len(read), READ):
+                begun += [group.create_task(self._submit(call.caller, one)) for one in read[begin : begin + READ]]
+                await asyncio.sleep(0)
+        return tasks_pb2.BatchSubmitTasksResponse(results=[submit.result() for submit in begun])
 
     async def GetTask(self, request: tasks_pb2.GetTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
         """Reads a task."""
