@@ -258,27 +258,20 @@ async def test_lease_outlives_its_stream() -> None:
         await worker.end()
 
 
-async def test_what_a_gone_worker_did_not_get_returns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_gone_worker_did_not_get_returns_at_once() -> None:
     """A task claimed for a stream that ended meanwhile goes to the next one at once, and is its first attempt."""
-    async with serving() as service:
+    store = DistantStore()
+    async with serving(store) as service:
         service.app.leases._chance = lambda: 0.0
         tenant, operator = await service.workspace(), await service.operator("echo")
         task_id = await service.submit(tenant)
-        claimed, gate = asyncio.Event(), asyncio.Event()
-        original = service.app.ledger.try_change
-
-        async def slow(*arguments: Any) -> bool:
-            claimed.set()
-            await gate.wait()
-            return await original(*arguments)
-
-        monkeypatch.setattr(service.app.ledger, "try_change", slow)
+        store.calls.clear()
+        gate = store.gates["update_tasks"] = asyncio.Event()
         gone = service.work(operator)
         await gone.hello()
-        await claimed.wait()
+        await until(lambda: store.calls["update_tasks"] > 0)
         gone.call.cancel()
         await until(lambda: not service.app.workers._streams)
-        monkeypatch.setattr(service.app.ledger, "try_change", original)
         gate.set()
         worker = service.work(operator)
         await worker.hello()
