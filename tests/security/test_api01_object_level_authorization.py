@@ -1,16 +1,14 @@
 """API1:2023 Broken Object Level Authorization: to name what is another's is to name what is not there.
 
-Over every method, from the descriptor: a new one is covered at once, and fails `test_every_field_is_known` until it is
-said of each new field whether it names a thing, and so which of these tests it belongs to.
+What is special to one kind of thing; over every method and each name in it: `test_api01_every_name.py`.
 """
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from security.access import HAS, NEEDS
 from security.conftest import OPERATED, Caller, People
@@ -23,55 +21,6 @@ TASKS = "/openmcp.chain.v1.TaskService"
 WORKERS = "/openmcp.chain.v1.WorkerService"
 WORK = f"{WORKERS}/Work"
 NO_TASK = "01900000-0000-7000-8000-000000000000"
-
-NAMING = {
-    "task_id": "a task",
-    "task_ids": "tasks",
-    "lease": "a task and who works on it",
-    "held": "the same",
-    "lease_token": "the same",
-    "workspace_id": "a workspace",
-    "secret_id": "a secret",
-    "page_token": "a place in a list of somebody's",
-    "request_id": "what was submitted or leased before",
-    "dedupe_key": "what was submitted before",
-    "type": "a queue of the workspace's own",
-    "task_types": "queues",
-    "token": "somebody",
-    "filter": "tasks",
-}
-"""Fields that name a thing which somebody has. A method that has one is in one of the tests below."""
-# fmt: off
-PLAIN = frozenset((
-    "view", "timeout", "page_size", "limit", "after_sequence", "reason", "wait", "max_tasks", "max_concurrency",
-    "worker_name", "worker_version", "workspace_secret", "scopes", "requests", "payload", "metadata",
-    "conflict_policy", "priority", "schedule_time", "retry_policy", "schedule_to_start_timeout",
-    "start_to_close_timeout", "schedule_to_close_timeout", "heartbeat_timeout", "retention", "labels",
-    "initial_interval", "backoff_coefficient", "maximum_interval", "maximum_attempts",
-    "non_retryable_error_codes", "hello", "heartbeat", "complete", "fail", "refresh", "drain", "stopped", "log",
-    "progress", "result", "code", "message", "retryable", "retry_delay", "fraction", "plan", "quotas",
-    "pending_tasks", "streams", "worker_types", "overlap",
-))
-# fmt: on
-"""Fields that name nothing, or hold such as do."""
-
-
-def fields(message: Descriptor, seen: frozenset[str] = frozenset()) -> Iterator[FieldDescriptor]:
-    """All of a request, those of the messages in it too."""
-    if message.full_name in seen:
-        return
-    for field in message.fields:
-        yield field
-        inner = field.message_type
-        if inner is not None and not inner.GetOptions().map_entry and inner.full_name.startswith("openmcp."):
-            yield from fields(inner, seen | {message.full_name})
-
-
-@pytest.mark.parametrize("path", sorted(path for path in METHODS if path.startswith("/openmcp.")))
-def test_every_field_is_known(path: str) -> None:
-    """Each field of each request is told apart: it names a thing that somebody has, or it doesn't."""
-    found = {field.name for field in fields(METHODS[path].input_type)}
-    assert found <= set(NAMING) | PLAIN, "say in NAMING or PLAIN what the new field is"
 
 
 def having(name: str) -> list[str]:
@@ -229,12 +178,11 @@ def test_anothers_tasks_in_a_batch(door: Door, people: People, waiting: str) -> 
 
 @pytest.mark.parametrize("selected", ["", 'type = "waiting"', "status = CANCELLED OR status = PENDING"])
 def test_lists_are_of_ones_own(door: Door, people: People, waiting: str, ended: str, selected: str) -> None:
-    """No filter selects, counts or retries another's tasks."""
-    stranger = people.stranger.token
-    assert not door.ask(f"{TASKS}/ListTasks", stranger, filter=selected, page_size=1000).body.get("tasks")
-    assert door.ask(f"{TASKS}/CountTasks", stranger, filter=selected).body["total"] == 0
-    assert not door.ask(f"{TASKS}/BatchRetryTasks", stranger, filter=selected).body.get("task_ids")
-    assert not door.ask(f"{TASKS}/ListTaskTypes", stranger).body.get("task_types")
+    """No filter shows or retries another's tasks."""
+    for method in ("ListTasks", "BatchRetryTasks"):
+        told = door.ask(f"{TASKS}/{method}", people.stranger.token, filter=selected)
+        assert told.code == OK
+        assert not [task_id for task_id in (waiting, ended) if task_id in told.text]
 
 
 def test_anothers_page(door: Door, people: People, waiting: str, ended: str) -> None:

@@ -1,0 +1,234 @@
+"""API1:2023 Broken Object Level Authorization, over every method and all that a request can name.
+
+Each field by which a method names or selects what somebody has is asked by those who have no right to it: once with
+what is the owner's, once with what nobody has. So a new method is asked as soon as it is in the contract. A new field
+fails `test_every_field_is_known` until it is said whether it names a thing, and one that does fails `test_names` until
+it is said what the owner has of it.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
+from security.access import OPEN
+from security.conftest import OPERATED, People
+from support.doors import OK, Grpc, Told, bearer
+from support.methods import METHODS
+
+TASKS = "/openmcp.chain.v1.TaskService"
+WORKERS = "/openmcp.chain.v1.WorkerService"
+OURS = sorted(path for path in METHODS if path.startswith("/openmcp."))
+
+NAMING = {
+    "task_id": "a task",
+    "task_ids": "tasks",
+    "lease": "a task and who works on it",
+    "held": "the same",
+    "workspace_id": "a workspace",
+    "secret_id": "a secret",
+    "page_token": "a place in a list of somebody's",
+    "request_id": "what was submitted or leased before",
+    "dedupe_key": "what was submitted before",
+    "type": "a queue of the workspace's own",
+    "task_types": "queues",
+    "filter": "tasks",
+}
+"""Fields that name or select a thing which somebody has; what is in them is not looked at by itself."""
+# fmt: off
+PLAIN = frozenset((
+    "view", "timeout", "page_size", "limit", "after_sequence", "reason", "wait", "max_tasks", "max_concurrency",
+    "worker_name", "worker_version", "workspace_secret", "scopes", "requests", "payload", "metadata",
+    "conflict_policy", "priority", "schedule_time", "retry_policy", "schedule_to_start_timeout",
+    "start_to_close_timeout", "schedule_to_close_timeout", "heartbeat_timeout", "retention", "labels",
+    "initial_interval", "backoff_coefficient", "maximum_interval", "maximum_attempts",
+    "non_retryable_error_codes", "hello", "heartbeat", "complete", "fail", "refresh", "drain", "stopped", "log",
+    "progress", "result", "code", "message", "retryable", "retry_delay", "fraction", "plan", "quotas",
+    "pending_tasks", "streams", "worker_types", "overlap", "token",
+))
+# fmt: on
+"""Fields that name nothing, hold such as do, or prove who asks."""
+LATER = datetime.now(UTC) + timedelta(days=1)
+GIVEN: Mapping[str, Any] = {
+    "type": OPERATED,
+    "task_types": [OPERATED],
+    "worker_name": "w",
+    "max_concurrency": 1,
+    "code": "X",
+    "schedule_time": f"{LATER:%Y-%m-%dT%H:%M:%SZ}",
+}
+"""What is filled in wherever it fits, so that a request is refused for nothing but what it names. No worker is given
+what is submitted so."""
+
+
+def fields(message: Descriptor, before: str = "") -> Iterator[tuple[str, FieldDescriptor]]:
+    """All of a request by its path, those of the messages in it too, but not in one that names a thing."""
+    for field in message.fields:
+        yield before + field.name, field
+        inner = field.message_type
+        if inner is None or field.name in NAMING or inner.GetOptions().map_entry:
+            continue
+        if inner.full_name.startswith("openmcp."):
+            yield from fields(inner, f"{before}{field.name}.")
+
+
+@pytest.mark.parametrize("path", OURS)
+def test_every_field_is_known(path: str) -> None:
+    """Each field of each request is told apart: it names a thing that somebody has, or it doesn't."""
+    found = {field.name for _, field in fields(METHODS[path].input_type)}
+    assert found <= set(NAMING) | PLAIN, "say in NAMING or PLAIN what the new field is"
+
+
+def names(path: str) -> Sequence[str]:
+    """The fields by which a request names things; one that has none is asked as it is."""
+    found = [where for where, field in fields(METHODS[path].input_type) if field.name in NAMING]
+    return found or [""]
+
+
+@dataclass(frozen=True, slots=True)
+class Things:
+    """What the owner has."""
+
+    named: Mapping[str, Sequence[Any]]
+    """By the fields that name it."""
+    nobodys: Mapping[str, Any]
+    """What names nothing of the asker's, by the same fields."""
+    lease: Mapping[str, str]
+    """Of a task that runs."""
+    canaries: Sequence[str]
+    """What is in no answer to anybody else, unless he named it."""
+
+
+NOBODYS: Mapping[str, Any] = {
+    "task_id": str(uuid.uuid4()),
+    "task_ids": [str(uuid.uuid4()) for _ in range(3)],
+    "workspace_id": "nobody",
+    "secret_id": "00000000",
+    "request_id": str(uuid.uuid4()),
+    "dedupe_key": "nobodys",
+    "type": "nobodys",
+    "task_types": ["nobodys"],
+    "filter": "labels.of = nobodys",
+}
+"""What nobody has, as far as it is the same for all tests."""
+
+
+@pytest.fixture(scope="module")
+def things(native: Grpc, people: People) -> Things:
+    """Tasks that wait, run and have ended, of a type that is paused."""
+    owner, key, used = people.owner.token, str(uuid.uuid4()), str(uuid.uuid4())
+    task_type = f"owned-{uuid.uuid4()}"
+
+    def submitted(**given: Any) -> str:
+        answer = native.ask(
+            f"{TASKS}/SubmitTask", owner, type=task_type, metadata={"of": key}, labels={"of": key}, **given
+        )
+        assert answer.code == OK
+        return str(answer.body["task_id"])
+
+    running = submitted(request_id=used, dedupe_key=used)
+    asked = {"worker_name": key, "task_types": [task_type], "request_id": used, "wait": {"seconds": 10}}
+    (task,) = native.ask(f"{WORKERS}/LeaseTasks", owner, **asked).body["tasks"]
+    waiting, ended = submitted(), submitted()
+    assert native.ask(f"{TASKS}/CancelTask", owner, task_id=ended, reason=key).code == OK
+    assert native.ask(f"{TASKS}/PauseTaskType", owner, type=task_type, reason=key).code == OK
+    selected = f'labels.of = "{key}"'
+    page = native.ask(f"{TASKS}/ListTasks", owner, filter=selected, page_size=1).body["next_page_token"]
+    ids = [running, waiting, ended]
+    named: dict[str, Sequence[Any]] = {
+        "task_id": ids,
+        "task_ids": [ids],
+        "lease": [task["lease"]],
+        "held": [[task["lease"]]],
+        "workspace_id": [people.owner.workspace_id],
+        "secret_id": [people.owner.secret.split("_")[1]],
+        "page_token": [page],
+        "request_id": [used],
+        "dedupe_key": [used],
+        "type": [task_type],
+        "task_types": [[task_type]],
+        "filter": [selected, ""],
+    }
+    stranger = people.stranger.token
+    later = {"seconds": int(LATER.timestamp())}
+    for _ in range(2):
+        answer = native.ask(f"{TASKS}/SubmitTask", stranger, type="x", labels={"of": "paged"}, schedule_time=later)
+        assert answer.code == OK
+    lease = {**task["lease"], "task_id": NOBODYS["task_id"]}
+    another = native.ask(f"{TASKS}/ListTasks", stranger, filter="labels.of = paged", page_size=1)
+    nobodys = {**NOBODYS, "lease": lease, "held": [lease], "page_token": another.body["next_page_token"]}
+    return Things(named, nobodys, task["lease"], [*ids, task["lease"]["lease_token"], key])
+
+
+def request(message: Descriptor | None, where: str, value: Any) -> dict[str, Any]:
+    """A request that is right, and names this there."""
+    assert message
+    made = {field.name: GIVEN[field.name] for field in message.fields if field.name in GIVEN}
+    name, _, rest = where.partition(".")
+    if name:
+        field = message.fields_by_name[name]
+        inner = request(field.message_type, rest, value) if rest else value
+        made[name] = [inner] if rest and field.is_repeated else inner
+    return made
+
+
+def ask(native: Grpc, path: str, where: str, value: Any, token: str) -> Told:
+    """What somebody is told; of a worker's stream, what its reports were answered."""
+    kind, streams = METHODS[path].input_type, METHODS[path].client_streaming
+    asked = [request(kind, where, value)]
+    if streams and not where.startswith("hello."):
+        asked.insert(0, {"hello": request(kind.fields_by_name["hello"].message_type, "", None)})
+    told = native.call(path, *(ParseDict(one, GetMessageClass(kind)()) for one in asked), headers=bearer(token))
+    return Told(OK, body=[one for one in told.body if "ack" in one]) if streams and told.code == OK else told
+
+
+def unnamed(told: Told, value: Any) -> str:
+    """An answer without what the call named."""
+    text = told.text
+    for word in re.findall(r"[^\"\[\]{}:, ]{6,}", json.dumps(value)):
+        text = text.replace(word, "<named>")
+    return text
+
+
+def alike(text: str) -> str:
+    """An answer without what is new each time."""
+    text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}", "<id>", text)
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>", text)
+
+
+def as_it_is(native: Grpc, people: People, things: Things) -> Any:
+    """All that the owner can see of what it has; its lease holds."""
+    owner = people.owner.token
+    assert native.ask(f"{WORKERS}/HeartbeatTask", owner, lease=things.lease).code == OK
+    listed = native.ask(f"{TASKS}/ListTasks", owner, filter=things.named["filter"][0], view="TASK_VIEW_FULL")
+    assert len(listed.body["tasks"]) == 3
+    types = native.ask(f"{TASKS}/ListTaskTypes", owner).body["task_types"]
+    return listed.body["tasks"], [one for one in types if one["type"] == things.named["type"][0]]
+
+
+@pytest.mark.parametrize(
+    ("path", "where"), [(path, where) for path in OURS if path not in OPEN for where in names(path)]
+)
+def test_names(native: Grpc, people: People, things: Things, path: str, where: str) -> None:
+    """What is another's is answered as what nobody has is, nothing of it is told, and nothing happens to it."""
+    name = where.rpartition(".")[2]
+    before = as_it_is(native, people, things)
+    for caller in (people.stranger, people.operator):
+        if name:
+            none = things.nobodys[name]
+            missing = ask(native, path, where, none, caller.token)
+            assert missing.code != "INVALID_ARGUMENT" or missing.fields == [name], "say in GIVEN what the call needs"
+        for value in things.named[name] if name else [""]:
+            told = ask(native, path, where, value, caller.token)
+            shown = unnamed(told, value)
+            assert not [one for one in things.canaries if one in shown]
+            if name and value:
+                assert alike(shown) == alike(unnamed(missing, none))
+    assert as_it_is(native, people, things) == before
