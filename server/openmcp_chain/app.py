@@ -29,6 +29,7 @@ from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.leasing import Leasing
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.moments import Moments
 from openmcp_chain.engine.neighbours import Neighbours
 from openmcp_chain.engine.pace import Pace
 from openmcp_chain.engine.queues import Queues
@@ -93,9 +94,10 @@ class App:
         self.dispatcher.look = self.sweep.want
         self.retention = Retention(store, self.ledger, now)
         self.eviction = Eviction(store, self.queues)
-        for follower in (self.identity.forget, self.pending.forget):
+        moments = Moments()
+        for follower in (self.identity.forget, self.pending.forget, moments.forget, pace.forget):
             self.eviction.follow(follower)
-        self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, self.pending, now)
+        self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, self.pending, moments, now)
         self.tasks = Tasks(store, self.ledger, self.leases, self.pending)
         self.signals = Signals(store, self.ledger, now)
         self.signals.missed = self.sweep.look_again

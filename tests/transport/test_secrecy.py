@@ -164,7 +164,7 @@ async def test_in_the_middle_of_a_stream(stream: str, monkeypatch: pytest.Monkey
             )
         )
         await call.read()
-        break_part(monkeypatch, service, "events.read", poison_soon)
+        break_part(monkeypatch, service, "events.is_as_of", poison_soon)
         nothing_told(await refused(call), lines)
         await until(lambda: service.app.events.open == 0)
 

@@ -42,3 +42,8 @@ class Moments:
         if before < TOGETHER:
             return task
         return transitions.stagger(task, (1 + (before - TOGETHER) // EACH) * _MILLISECOND)
+
+    def forget(self, workspace_id: str) -> None:
+        """The workspace is no more."""
+        for moment in [moment for moment in self._counts if moment[0].workspace == workspace_id]:
+            del self._counts[moment]

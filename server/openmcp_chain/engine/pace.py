@@ -63,6 +63,10 @@ class Rates:
         if plan.requests_per_second and principal.workspace in self._full_at:
             self._full_at[principal.workspace] -= 1 / plan.requests_per_second
 
+    def forget(self, workspace_id: str) -> None:
+        """The workspace is no more."""
+        self._full_at.pop(workspace_id, None)
+
 
 class Pace:
     """Holds up streams that say too much. One for all of a process's streams."""
@@ -104,6 +108,11 @@ class Pace:
     def proved(self, principal: Principal) -> None:
         """What a lease was claimed to be it is: its report was one of those that leases need."""
         self._unproven.give_back(principal)
+
+    def forget(self, workspace_id: str) -> None:
+        """The workspace is no more."""
+        for rates in (self._said, self._unproven):
+            rates.forget(workspace_id)
 
     def ended(self, session: Session) -> None:
         """A lease of the session's has ended."""

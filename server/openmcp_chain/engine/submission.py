@@ -85,6 +85,7 @@ class Submission:
         queues: Queues,
         dispatcher: Dispatcher,
         pending: Pending,
+        moments: Moments,
         clock: Clock,
         new_id: Callable[[], str] = new_task_id,
     ) -> None:
@@ -95,7 +96,7 @@ class Submission:
         self._pending = pending
         self._clock = clock
         self._new_id = new_id
-        self._moments = Moments()
+        self._moments = moments
         self._storing: set[asyncio.Task[Any]] = set()
         ledger.follow(self._announced)
 
