@@ -10,7 +10,7 @@ from bench.case import Case, Size
 from bench.lab import Lab
 from bench.sample import Sample
 
-CALLS = 1000
+CALLS = 500
 """At most: they are made one by one, with pauses."""
 
 

@@ -17,8 +17,8 @@ from openmcp_chain.transport.rest import PING_SECONDS
 
 STREAMS = 2000
 """At most, as many as `Size.calls`."""
-SECONDS = 2 * PING_SECONDS
-"""How long they are idle: twice as long as between pings."""
+SECONDS = PING_SECONDS
+"""How long they are idle: each is pinged once meanwhile."""
 
 Request = Callable[[str], bytes]
 
