@@ -104,6 +104,7 @@ def test_an_advisory_that_is_wrong(audit: ModuleType, table: str) -> None:
         audit.advisories(f'as_of = 2026-01-01\n[[advisory]]\nid = "x"\npackage = "h11"\n{table}')
 
 
+@pytest.mark.slow
 def test_the_list_of_what_is_shipped(tmp_path: Path, audit: ModuleType) -> None:
     """`make sbom` lists what the image installs, each with its hashes; CycloneDX's own schema has taken it."""
     target = tmp_path / "sbom.json"

@@ -72,6 +72,7 @@ def get(gateway: Gateway) -> Mapping[str, str]:
     return fields | {"authorization": f"Bearer {gateway.upstream.key.token()}"}
 
 
+@pytest.mark.slow
 async def test_connections_are_bounded(gateway: Gateway) -> None:
     """Beyond the limit a new connection is closed at once; those that are up are served, and later ones again."""
     await all_is_well(gateway)

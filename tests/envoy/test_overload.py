@@ -104,6 +104,7 @@ async def test_who_reads_no_answer_stops_nobody_else(gateway: Gateway) -> None:
         assert await asyncio.gather(*(other() for _ in range(8))) == [200] * 8
 
 
+@pytest.mark.slow
 async def test_answers_that_nobody_reads_go_when_memory_is_short(tmp_path: Path) -> None:
     """Long before they would; so others are served."""
     async with running(tmp_path, heap_bytes=64 * 1024 * 1024) as gateway, AsyncExitStack() as stack:

@@ -84,6 +84,7 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
         yield Fleet(upstream, clients)
 
 
+@pytest.mark.slow
 async def test_the_plans_rate_is_for_all_of_them(fleet: Fleet) -> None:
     """Over both Envoys, a workspace passes as many calls as its plan says, within a tenth, each giving its half."""
     passed, seconds = await fleet.flood("ws-noisy", SECONDS)

@@ -19,6 +19,7 @@ def test_grpcurl_lines(stack: StackInfo, grpcurl: Path) -> None:
     paste(stack, grpcurl)
 
 
+@pytest.mark.slow
 def test_grpcurl_lines_with_tls(tmp_path: Path, grpcurl: Path) -> None:
     """So they do with the stack's own certificates."""
     with running_stack(tmp_path / "data", "--tls") as stack:

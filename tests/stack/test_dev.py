@@ -242,6 +242,7 @@ sys.exit(dev.run(Options(rest_port=0, grpc_port=0, data_dir=folder, mongodb_uri=
 """A stack that found a port free just before another took it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--rest-port", "--grpc-port"])
 def test_a_port_that_is_taken_while_the_stack_starts(flag: str, running: StackInfo, tmp_path: Path) -> None:
     """One line says which port is in use, and the status is 1."""
@@ -282,6 +283,7 @@ def test_a_signal_ends_everything(running: StackInfo) -> None:
     assert not (running.data_dir / "dev.json").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_nothing(tmp_path: Path, fresh_database: Database) -> None:
     """With a database of its own choice and no worker, a stack has two children; even SIGKILL ends them with it."""
     with running_stack(tmp_path / "data", "--mongodb-uri", fresh_database.uri, "--no-worker") as info:
@@ -292,6 +294,7 @@ def test_a_killed_supervisor_leaves_nothing(tmp_path: Path, fresh_database: Data
         assert gone(processes)
 
 
+@pytest.mark.slow
 def test_nobody_reads_what_it_prints(tmp_path: Path) -> None:
     """Without a reader, as after `openmcp dev | head`, a child is started again, and Ctrl-C ends all in good order."""
     reader, writer = os.pipe()
@@ -309,6 +312,7 @@ def test_nobody_reads_what_it_prints(tmp_path: Path) -> None:
         assert '"stopped"' in (info.data_dir / "logs" / "server.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_start(tmp_path: Path) -> None:
     """A stack that is told to end while it starts ends all that it has started, and doesn't call that a success."""
     process = stack.start(tmp_path / "data")
@@ -350,6 +354,7 @@ def test_an_unknown_plan(tmp_path: Path, fresh_database: Database) -> None:
     assert not belonging(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_mistaken_option_of_the_uri(tmp_path: Path) -> None:
     """What the driver warns of is in the log; the terminal gets the one line that counts."""
     arguments = ("--rest-port", "0", "--grpc-port", "0", "--data-dir", str(tmp_path / "data"))

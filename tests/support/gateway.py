@@ -5,7 +5,7 @@ import json
 import ssl
 import tomllib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -54,11 +54,12 @@ class Gateway:
         return await self.anonymous.get(path, headers={"authorization": f"Bearer {token}"})
 
     async def until(self, path: str, status: int) -> None:
-        """Waits until the path answers with the status."""
+        """Waits until the path answers with the status. Meanwhile a connection may be cut."""
         async with asyncio.timeout(READY_SECONDS):
             while True:
-                if (await self.rest.get(path)).status_code == status:
-                    return
+                with suppress(httpx.RemoteProtocolError):
+                    if (await self.rest.get(path)).status_code == status:
+                        return
                 await asyncio.sleep(0.02)
 
     async def logged(self, wanted: str) -> dict[str, Any]:
