@@ -103,9 +103,7 @@ class App:
         self.signals.missed = self.sweep.look_again
         self.signals.heard = Neighbours(self.events, self.leases, self.dispatcher).heard
         self.large = Large()
-        self.workers = WorkerService(
-            self.leases, self.leasing, self.dispatcher, self.identity, self.streams, self.large
-        )
+        self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity, self.streams)
         self.server = Server(
             Rpc(self.identity, self.bearers, self.large),
             auth=AuthService(self.identity),

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from support.engine import DistantStore
 from support.service import PATIENCE, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain import structs
+from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.transport import large
-from openmcp_chain.transport.large import AT_ONCE, SMALL, Large
+from openmcp_chain.transport.large import SMALL, Large
 
 BIG = SMALL + 1
 
@@ -123,7 +125,6 @@ async def test_a_workspace_waits_behind_its_own_requests() -> None:
     assert await last == "read"
     assert await asyncio.gather(*reading) == ["read"] * 5
     assert not at._workspaces
-    assert not at._bytes
 
 
 async def test_one_whose_caller_has_gone_keeps_its_turn_until_it_is_done() -> None:
@@ -138,7 +139,7 @@ async def test_one_whose_caller_has_gone_keeps_its_turn_until_it_is_done() -> No
         task.cancel()
     await asyncio.gather(first, second, return_exceptions=True)
     assert at.turn.locked()
-    assert at._bytes == 2 * BIG
+    assert at._workspaces.keys() == {"a", "b"}
     gone.done.set()
     await begun(next_one)
     next_one.done.set()
@@ -160,24 +161,51 @@ async def test_what_fails_is_told_and_makes_room() -> None:
     assert not at._workspaces
 
 
-def test_what_waits_is_bounded_for_each_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_under_way_is_bounded_for_each_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "WORKSPACE_BYTES", 3 * BIG)
     monkeypatch.setattr(large, "ALL_BYTES", 5 * BIG)
     at = Large()
-    readings = [at.reading("a", BIG) for _ in range(3)]
-    assert at.full("a", BIG)
-    assert not at.full("a", SMALL)
-    assert at.reading("a", SMALL) is AT_ONCE
-    readings += [at.reading("b", BIG) for _ in range(2)]
-    assert at.full("b", BIG)
-    assert at.full("c", BIG)
-    readings.pop().end()
-    readings.pop().end()
-    assert not at.full("c", BIG)
-    for reading in readings:
-        reading.end()
-        reading.end()
+    for workspace in ("a", "a", "a", "b", "b"):
+        at.enter(workspace, BIG)
+    for workspace in ("a", "b", "c"):
+        with pytest.raises(errors.Overloaded):
+            at.enter(workspace, BIG)
+        at.enter(workspace, SMALL)
+        at.leave(workspace, SMALL)
+    at.leave("a", BIG)
+    at.enter("c", BIG)
+    for workspace in ("a", "a", "b", "b", "c"):
+        at.leave(workspace, BIG)
     assert not at._workspaces
+    assert not at._bytes
+
+
+async def test_a_call_that_waits_keeps_nobody_from_the_turn() -> None:
+    """However large it is: what it waits for is no reading."""
+    async with serving() as service:
+        tenant = await service.workspace()
+        task_id = await service.submit(tenant)
+        message = tasks_pb2.WaitTaskRequest(task_id=task_id).SerializeToString()
+        unknown = b"\x7a\x80\x80\x04" + bytes(SMALL * 2)
+        wait = service.raw.unary_unary("/openmcp.chain.v1.TaskService/WaitTask")
+        waiting = asyncio.ensure_future(wait(message + unknown, metadata=tenant.metadata, timeout=PATIENCE))
+        await until(lambda: service.app.events.open == 1)
+        await submit(service, 2 * SMALL)
+        assert not waiting.done()
+        waiting.cancel()
+
+
+async def test_what_a_call_brought_is_counted_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has been read long before it is written, and is in memory till then."""
+    store = DistantStore()
+    async with serving(store) as service:
+        tenant = await service.workspace()
+        store.delay = 60
+        request = tasks_pb2.SubmitTaskRequest(type="t", payload=payload(2 * SMALL))
+        call = asyncio.ensure_future(service.tasks.SubmitTask(request, metadata=tenant.metadata))
+        await until(lambda: service.app.large._bytes > 2 * SMALL and not service.app.large.turn.locked())
+        call.cancel()
+        await until(lambda: not service.app.large._workspaces)
 
 
 async def test_past_the_bound_a_call_is_refused_as_one_to_repeat(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from openmcp_chain.domain.task import Status
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import messages, workstream
+from openmcp_chain.transport.large import AT_ONCE
 from openmcp_chain.transport.workstream import WorkerStream
 
 
@@ -43,7 +44,7 @@ async def unread(
 ) -> tuple[WorkerStream, AsyncGenerator[workers_pb2.WorkResponse, None]]:
     """A worker's stream whose answers go nowhere unless a test takes them; it has been welcomed."""
     app, principal = service.app, await service.app.identity.check(caller.token, Scope.WORKER)
-    stream = WorkerStream(app.leases, app.dispatcher, app.identity, app.bearers.present(principal), app.large)
+    stream = WorkerStream(app.leases, app.dispatcher, app.identity, app.bearers.present(principal), AT_ONCE)
 
     hello = workers_pb2.Hello(worker_name="worker-1", task_types=["echo"], max_concurrency=concurrency)
 

@@ -1,8 +1,9 @@
 """What workers say, by a stream or by a call: checked, and passed on to `engine.leases`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
@@ -15,7 +16,6 @@ from openmcp_chain.engine.leases import LeaseRef, Leases
 from openmcp_chain.engine.sessions import Demand
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.checks import FAILURE_CODE_CHARACTERS, Checks
-from openmcp_chain.transport.large import Large, Reading
 
 TASK_TYPES = 64
 FAILURE_MESSAGE_CHARACTERS = 2048
@@ -23,9 +23,33 @@ LOG_CHARACTERS = 1024
 PROGRESS_CHARACTERS = 256
 LONGEST_DELAY_SECONDS = 24 * 3600.0
 
-Report: TypeAlias = (
-    workers_pb2.Heartbeat | workers_pb2.Complete | workers_pb2.Fail | workers_pb2.Stopped | workers_pb2.Log
-)
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A report that a task was done, of which nothing is decoded any more."""
+
+    lease: workers_pb2.LeaseRef
+    result: bytes | errors.InvalidArgument
+    """Serialized; or why it can't be kept."""
+
+    @classmethod
+    def read(cls, field: str, lease: workers_pb2.LeaseRef, result: Struct) -> Self:
+        """Reads the report. Runs in a thread where it is large."""
+        own = workers_pb2.LeaseRef()  # the one that was sent holds all of its message
+        own.CopyFrom(lease)
+        checks = Checks()
+        try:
+            data = checks.struct(field, result, deterministic=True)
+            checks.done()
+        except errors.InvalidArgument as error:
+            return cls(own, error.with_traceback(None))
+        return cls(own, data)
+
+    def ByteSize(self) -> int:
+        return self.lease.ByteSize() + (len(self.result) if isinstance(self.result, bytes) else 0)
+
+
+Report: TypeAlias = workers_pb2.Heartbeat | Completed | workers_pb2.Fail | workers_pb2.Stopped | workers_pb2.Log
 
 
 class Introduction(Protocol):
@@ -65,16 +89,14 @@ def demand(principal: Principal, task_types: Sequence[str]) -> Demand:
 class Reports:
     """Carries out what workers report."""
 
-    def __init__(self, leases: Leases, large: Large) -> None:
+    def __init__(self, leases: Leases) -> None:
         self._leases = leases
-        self._large = large
 
     async def carry_out(self, principal: Principal, report: Report) -> None:
         """Does what a message of a stream says; its lease was checked. Raises what the worker is told."""
         ref = codec.lease_ref(report.lease)
-        if isinstance(report, workers_pb2.Complete):
-            reading = self._large.reading(principal.workspace, report.ByteSize())
-            await self.complete(principal, ref, report.result, "complete.result", reading)
+        if isinstance(report, Completed):
+            await self.complete(principal, report)
         elif isinstance(report, workers_pb2.Fail):
             delay = report.retry_delay if report.HasField("retry_delay") else None
             await self.fail(principal, ref, report.code, report.message, delay, "fail.", retryable=report.retryable)
@@ -99,19 +121,16 @@ class Reports:
         checks.done()
         return await self._leases.heartbeat(principal, ref, said, line[:LOG_CHARACTERS])
 
-    async def complete(self, principal: Principal, ref: LeaseRef, result: Struct, field: str, reading: Reading) -> None:
+    async def complete(self, principal: Principal, report: "Completed") -> None:
         """Ends the task with success."""
-        try:
-            read = await reading.run(_result, field, result)
-        except errors.InvalidArgument as error:
-            # It would be refused as often as it were sent again: the task fails, and says why.
-            failure = Failure("RESULT_INVALID", error.message[:FAILURE_MESSAGE_CHARACTERS])
-            await self._leases.fail(principal, ref, failure, retryable=False)
-            raise
-        finally:
-            del result
-            reading.end()
-        await self._leases.complete(principal, ref, read)
+        ref = codec.lease_ref(report.lease)
+        if isinstance(report.result, bytes):
+            await self._leases.complete(principal, ref, report.result)
+            return
+        # It would be refused as often as it were sent again: the task fails, and says why.
+        failure = Failure("RESULT_INVALID", report.result.message[:FAILURE_MESSAGE_CHARACTERS])
+        await self._leases.fail(principal, ref, failure, retryable=False)
+        raise report.result
 
     async def fail(
         self,
@@ -130,11 +149,3 @@ class Reports:
         checks.done()
         failure = Failure(code[:FAILURE_CODE_CHARACTERS] or "FAILED", message[:FAILURE_MESSAGE_CHARACTERS])
         return await self._leases.fail(principal, ref, failure, retryable=retryable, delay=wait)
-
-
-def _result(field: str, result: Struct) -> bytes:
-    """Raises InvalidArgument for one that can't be kept."""
-    checks = Checks()
-    read = checks.struct(field, result, deterministic=True)
-    checks.done()
-    return read

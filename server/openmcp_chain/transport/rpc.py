@@ -41,7 +41,7 @@ from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine.bearers import Bearer, Bearers
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.transport import messages, status, wire
-from openmcp_chain.transport.large import AT_ONCE, Large, Reading
+from openmcp_chain.transport.large import Large, Reading, Successive
 from openmcp_chain.transport.messages import REQUEST_BYTES, Context
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ class Call:
     known: Bearer | None
     """The bearer of the token, where the method needs one."""
     context: Context
-    reading: Reading = AT_ONCE
-    """How its request is read, if it is no stream."""
+    reading: Reading
+    """How its request is read; of a stream's requests, the one that came last."""
 
     @property
     def bearer(self) -> Bearer:
@@ -92,11 +92,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call a method, and which of its request's fields is the bulky one."""
+    """Who may call a method, and how it reads its request."""
 
     scope: Scope | None
     """None: open to all, without a token."""
-    bulky: str = "request"
+    bulky: str | None = None
+    """The field that may be large: its turn to be read goes on until the method says so. Else it is decoded in it."""
     last_words: Callable[[errors.Error], Message] | None = None
     """What a stream that has begun says before it ends by an error, where its callers don't see how it ends."""
     begins_trace: bool = True
@@ -129,7 +130,7 @@ class Rpc:
 
         def decode(data: bytes) -> Message:
             if len(data) > REQUEST_BYTES:
-                raise errors.RequestTooLarge(access.bulky, len(data), REQUEST_BYTES)
+                raise errors.RequestTooLarge(access.bulky or "request", len(data), REQUEST_BYTES)
             try:
                 return request.FromString(data)
             except (DecodeError, ValueError, RecursionError):
@@ -138,9 +139,15 @@ class Rpc:
                     Violation(field, "cannot be decoded: malformed, not UTF-8, or nested too deep")
                 ) from None
 
-        async def decode_all(context: Context) -> AsyncIterator[Message]:
-            while (data := await messages.next_message(context)) is not None:
-                yield decode(data)
+        async def decode_all(context: Context, reading: Successive) -> AsyncIterator[Message]:
+            try:
+                while (data := await messages.next_message(context)) is not None:
+                    reading.begin(len(data))
+                    decoded = [await reading.run(decode, data)]
+                    data = b""
+                    yield decoded.pop()
+            finally:
+                reading.end()
 
         async def unary(_: object, context: Context) -> bytes | None:
             started = time.perf_counter()
@@ -155,15 +162,20 @@ class Rpc:
                         messages.weigh(size)
                         with await self._authorised(access, metadata) as bearer:
                             data = await messages.only_message(context)
-                            reading = self._admit(bearer, len(data))
+                            workspace, size = _workspace(bearer), len(data)
+                            self._admit(workspace, size)
+                            reading = self._large.reading(workspace, size)
                             try:
                                 # Kept neither as bytes nor decoded: what is large is done with once it has been read.
                                 decoded = [await reading.run(decode, data)]
                                 data = b""
+                                if access.bulky is None:
+                                    reading.end()
                                 call = Call(metadata, bearer, context, reading)
                                 answer: Message = await behaviour(decoded.pop(), call)
                             finally:
                                 reading.end()
+                                self._large.leave(workspace, size)
                                 self._under_way -= 1
                     encoded = messages.encode(answer)
                     code = "OK"
@@ -189,14 +201,15 @@ class Rpc:
                 messages.weigh(size)
                 with await self._authorised(access, metadata) as bearer:
                     requests: Message | AsyncIterator[Message]
+                    reading = Successive(self._large, _workspace(bearer))
                     if client_streaming:
-                        requests = decode_all(context)
+                        requests = decode_all(context, reading)
                     else:
                         async with limit:
                             requests = decode(await messages.only_message(context))
                     # Closed here and now, not when the garbage collector comes by: it holds subscriptions and leases.
                     # We write, not gRPC: a call whose caller does not read what is written must end as well.
-                    async with aclosing(behaviour(requests, Call(metadata, bearer, context))) as answers:
+                    async with aclosing(behaviour(requests, Call(metadata, bearer, context, reading))) as answers:
                         async for answer in answers:
                             encoded = messages.encode(answer)
                             # A caller may leave it unread as long as it likes; a Struct takes ten times its bytes.
@@ -230,13 +243,12 @@ class Rpc:
                 return
             await asyncio.sleep(wait)
 
-    def _admit(self, bearer: Bearer | None, size: int) -> Reading:
-        """Counts a call whose request is there, to be read; a caller who sends nothing takes nobody's place."""
-        workspace = bearer.principal.workspace if bearer is not None else ""
-        if self._under_way >= CALLS or self._large.full(workspace, size):
+    def _admit(self, workspace: str, size: int) -> None:
+        """Counts a call whose request is there; a caller who sends nothing takes nobody's place."""
+        if self._under_way >= CALLS:
             raise errors.Overloaded
+        self._large.enter(workspace, size)
         self._under_way += 1
-        return self._large.reading(workspace, size)
 
     def _identify(self, path: str, access: Access, metadata: Mapping[str, str]) -> trace.Span:
         """Names the call in the log, and begins its span: in the caller's trace, if it brings one."""
@@ -281,6 +293,11 @@ def methods(
             server_streaming=method.server_streaming,
         )
     return handlers
+
+
+def _workspace(bearer: Bearer | None) -> str:
+    """Whose call it is; empty for those of strangers."""
+    return bearer.principal.workspace if bearer is not None else ""
 
 
 def _in(span: trace.Span) -> AbstractContextManager[object]:

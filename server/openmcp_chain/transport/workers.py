@@ -13,8 +13,7 @@ from openmcp_chain.engine.leasing import Ask, Leasing
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.checks import Checks
-from openmcp_chain.transport.large import Large
-from openmcp_chain.transport.reports import Reports, allow, demand, introduce
+from openmcp_chain.transport.reports import Completed, Reports, allow, demand, introduce
 from openmcp_chain.transport.rpc import Call
 from openmcp_chain.transport.workstream import WorkerStream
 
@@ -32,12 +31,10 @@ class WorkerService:
         dispatcher: Dispatcher,
         identity: Identity,
         quota: Streams,
-        large: Large,
     ) -> None:
         self._leases = leases
         self._leasing = leasing
-        self._large = large
-        self._reports = Reports(leases, large)
+        self._reports = Reports(leases)
         self._dispatcher = dispatcher
         self._identity = identity
         self._quota = quota
@@ -51,7 +48,7 @@ class WorkerService:
         if self.draining:
             raise errors.ServerDraining
         with self._quota.hold(call.caller.workspace, self._identity.quotas(call.caller).streams):
-            stream = WorkerStream(self._leases, self._dispatcher, self._identity, call.bearer, self._large)
+            stream = WorkerStream(self._leases, self._dispatcher, self._identity, call.bearer, call.reading)
             self._streams.add(stream)
             try:
                 async with aclosing(stream.run(requests)) as responses:
@@ -110,8 +107,10 @@ class WorkerService:
     ) -> workers_pb2.CompleteTaskResponse:
         """Ends a task with success."""
         _check(request.lease)
-        ref = codec.lease_ref(request.lease)
-        await self._reports.complete(call.caller, ref, request.result, "result", call.reading)
+        report = await call.reading.run(Completed.read, "result", request.lease, request.result)
+        del request
+        call.reading.end()
+        await self._reports.complete(call.caller, report)
         return workers_pb2.CompleteTaskResponse()
 
     async def FailTask(self, request: workers_pb2.FailTaskRequest, call: Call) -> workers_pb2.FailTaskResponse:

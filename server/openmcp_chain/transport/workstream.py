@@ -18,8 +18,8 @@ from openmcp_chain.engine.sessions import Session
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
-from openmcp_chain.transport.large import Large
-from openmcp_chain.transport.reports import Report, Reports, allow, demand, introduce
+from openmcp_chain.transport.large import Reading
+from openmcp_chain.transport.reports import Completed, Report, Reports, allow, demand, introduce
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,12 @@ HELLO_SECONDS = 30.0
 KINDS = ("heartbeat", "complete", "fail", "stopped", "log")
 _KIND: dict[type[Report], workers_pb2.ReportKind.ValueType] = {
     workers_pb2.Heartbeat: workers_pb2.REPORT_KIND_HEARTBEAT,
-    workers_pb2.Complete: workers_pb2.REPORT_KIND_COMPLETE,
+    Completed: workers_pb2.REPORT_KIND_COMPLETE,
     workers_pb2.Fail: workers_pb2.REPORT_KIND_FAIL,
     workers_pb2.Stopped: workers_pb2.REPORT_KIND_STOPPED,
     workers_pb2.Log: workers_pb2.REPORT_KIND_LOG,
 }
+_NO_HELLO = Violation("hello", "must be the first message of a stream")
 
 
 class _Unsent(NamedTuple):
@@ -55,10 +56,11 @@ class WorkerStream:
     """The state of one stream."""
 
     def __init__(
-        self, leases: Leases, dispatcher: Dispatcher, identity: Identity, bearer: Bearer, large: Large
+        self, leases: Leases, dispatcher: Dispatcher, identity: Identity, bearer: Bearer, reading: Reading
     ) -> None:
         self._leases = leases
-        self._reports = Reports(leases, large)
+        self._reports = Reports(leases)
+        self._reading = reading
         self._dispatcher = dispatcher
         self._identity = identity
         self._bearer = bearer
@@ -151,8 +153,10 @@ class WorkerStream:
     async def _read(self, requests: AsyncIterator[workers_pb2.WorkRequest]) -> None:
         """Reads what the worker says; its end, or its fault, goes to the outbox behind the answers."""
         try:
-            async for request in requests:
-                await self._take(request)
+            while (request := await anext(requests, None)) is not None:
+                taking = self._take(request)
+                del request  # it may be large, and the next one hours away
+                await taking
                 if self._session is not None:
                     self._dispatcher.heard(self._session)
             await self._finish()
@@ -166,19 +170,21 @@ class WorkerStream:
 
     async def _take(self, request: workers_pb2.WorkRequest) -> None:
         kind = request.WhichOneof("message")
+        if kind == "complete":
+            # Before anything else is waited for: whoever comes next may wait for this one to have been read.
+            complete = request.complete
+            report = await self._reading.run(Completed.read, "complete.result", complete.lease, complete.result)
+            del request, complete
+            self._reading.end()
+            await self._report(kind, report)
+            return
+        self._reading.end()
         if kind == "hello":
             self._hello(request.hello)
         elif self._session is None:
-            raise errors.InvalidArgument(Violation("hello", "must be the first message of a stream"))
+            raise errors.InvalidArgument(_NO_HELLO)
         elif kind in KINDS:
-            report: Report = getattr(request, kind)
-            checks = Checks()
-            checks.lease(f"{kind}.lease", report.lease)
-            checks.done()
-            await self._leases.admit(self._bearer.principal, self._session, codec.lease_ref(report.lease))
-            await self._slots.acquire()
-            await self._allowance.take(report.ByteSize())
-            self._spawn(self._answer(report))
+            await self._report(kind, getattr(request, kind))
         elif kind == "refresh":
             await self._leases.admit(self._bearer.principal, self._session)
             await self._refresh(request.refresh.token)
@@ -187,6 +193,18 @@ class WorkerStream:
             self._dispatcher.leave(self._session)
         else:
             raise errors.InvalidArgument(Violation("message", "is empty, or of a kind that this server does not know"))
+
+    async def _report(self, kind: str, report: Report) -> None:
+        """Begins to carry a report out, when its stream may say it and has room for it."""
+        if self._session is None:
+            raise errors.InvalidArgument(_NO_HELLO)
+        checks = Checks()
+        checks.lease(f"{kind}.lease", report.lease)
+        checks.done()
+        await self._leases.admit(self._bearer.principal, self._session, codec.lease_ref(report.lease))
+        await self._slots.acquire()
+        await self._allowance.take(report.ByteSize())
+        self._spawn(self._answer(report))
 
     def _hello(self, hello: workers_pb2.Hello) -> None:
         checks = Checks()
