@@ -31,7 +31,7 @@ test faults: export PYTHONDONTWRITEBYTECODE :=
 test faults: export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
 test: install ## run the tests, but for those marked slow; ARGS="-k name" passes arguments on
-	@$(BIN)/python -m pytest --numprocesses 3 -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 4 -m "not slow" $(ARGS)
 
 faults: install ## run the slow tests: kill -9 amid 200 tasks with ten seeds, a fleet under fire for a minute, floods; ARGS="-k server" passes arguments on
 	@$(BIN)/python -m pytest -m slow --seeds 10 $(ARGS)

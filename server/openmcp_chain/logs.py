@@ -58,10 +58,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def describe(error: BaseException) -> list[dict[str, object]]:
-    """The chain of exceptions, each with its type and the places it passed; no texts."""
+    """The chain of exceptions, each with its type and the places it passed; no texts. Of a group, its first one."""
     chain: list[dict[str, object]] = []
     current: BaseException | None = error
     while current is not None and len(chain) < 5:
+        if isinstance(current, BaseExceptionGroup):  # says nothing by itself
+            current = current.exceptions[0]
         frames = traceback.extract_tb(current.__traceback__)[-8:]
         chain.append(
             {

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from security.conftest import People, sign_in
-from support.doors import OK, Door, Grpc, Rest, bearer, told
+from support.doors import OK, Door, Grpc, Rest, Told, bearer, told
 from support.stack import StackInfo
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
@@ -100,13 +100,19 @@ def test_waiting_tasks_of_a_workspace(door: Door, people: People) -> None:
     admin = people.administrator.token
     made = door.ask(f"{WORKSPACES}/CreateWorkspace", admin, plan="free", quotas={"pending_tasks": 3}).body
     token = sign_in(door, made["workspace"]["workspace_id"], made["workspace_secret"])
-    told = [door.ask(f"{TASKS}/SubmitTask", token, type="waiting") for _ in range(4)]
-    assert [one.code for one in told] == [OK, OK, OK, "TOO_MANY_PENDING"]
-    assert [detail for detail in told[3].details if detail["@type"].endswith("RetryInfo")]
-    assert door.ask(f"{TASKS}/CancelTask", token, task_id=told[0].body["task_id"]).code == OK
-    # A count that was under way meanwhile may have come too soon for the cancel.
-    again = (door.ask(f"{TASKS}/SubmitTask", token, type="waiting").code for _ in range(1000))
-    assert next(code for code in again if code not in ("TOO_MANY_PENDING", "RATE_LIMITED")) == OK
+
+    def accepted() -> Told:
+        """What was written while a count was under way may be counted twice, until the next one."""
+        told = (door.ask(f"{TASKS}/SubmitTask", token, type="waiting") for _ in range(1000))
+        return next(one for one in told if one.code not in ("TOO_MANY_PENDING", "RATE_LIMITED"))
+
+    first, *others = [accepted() for _ in range(3)]
+    assert [one.code for one in (first, *others)] == [OK, OK, OK]
+    refused = door.ask(f"{TASKS}/SubmitTask", token, type="waiting")
+    assert refused.code == "TOO_MANY_PENDING"
+    assert [detail for detail in refused.details if detail["@type"].endswith("RetryInfo")]
+    assert door.ask(f"{TASKS}/CancelTask", token, task_id=first.body["task_id"]).code == OK
+    assert accepted().code == OK
 
 
 def test_the_rate_of_a_workspace(rest: Rest, people: People) -> None:

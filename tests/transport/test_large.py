@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from support.engine import DistantStore
-from support.service import PATIENCE, Service, refused, serving, until
+from support.service import PATIENCE, Caller, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain import structs
@@ -39,9 +39,9 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return seen
 
 
-async def submit(service: Service, *sizes: int) -> None:
+async def submit(service: Service, *sizes: int, tenant: Caller | None = None) -> None:
     """In one batch, or by itself."""
-    tenant = await service.workspace()
+    tenant = tenant or await service.workspace()
     requests = [tasks_pb2.SubmitTaskRequest(type="t", payload=payload(size)) for size in sizes]
     if len(requests) == 1:
         await service.tasks.SubmitTask(requests[0], metadata=tenant.metadata, timeout=PATIENCE)
@@ -195,14 +195,15 @@ async def test_a_call_that_waits_keeps_nobody_from_the_turn() -> None:
         waiting.cancel()
 
 
-async def test_what_a_call_brought_is_counted_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has been read long before it is written, and is in memory till then."""
+@pytest.mark.parametrize("sizes", [[2 * SMALL], [SMALL] * 2])
+async def test_what_a_call_brought_is_counted_until_it_ends(sizes: list[int]) -> None:
+    """It has been read, and given up its turn, long before it is written; and is in memory till then."""
     store = DistantStore()
     async with serving(store) as service:
         tenant = await service.workspace()
+        await service.submit(tenant, task_type="t")  # from here on the token and the queue are known
         store.delay = 60
-        request = tasks_pb2.SubmitTaskRequest(type="t", payload=payload(2 * SMALL))
-        call = asyncio.ensure_future(service.tasks.SubmitTask(request, metadata=tenant.metadata))
+        call = asyncio.ensure_future(submit(service, *sizes, tenant=tenant))
         await until(lambda: service.app.large._bytes > 2 * SMALL and not service.app.large.turn.locked())
         call.cancel()
         await until(lambda: not service.app.large._workspaces)

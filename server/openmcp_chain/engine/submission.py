@@ -17,6 +17,7 @@ from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import shared, tracing
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import Dispatcher
+from openmcp_chain.engine.few import Few
 from openmcp_chain.engine.holders import Holders
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.moments import Moments
@@ -29,6 +30,9 @@ _T = TypeVar("_T")
 
 AGAIN = 10
 """How often a dedupe_key is tried for when others come first."""
+
+SUPERSEDED = 10
+"""Ended tasks of a workspace that give their dedupe_keys away at a time: each is in memory meanwhile."""
 
 ANSWER_KEPT = timedelta(days=7)
 """How long it is known that a request was answered with a task that was there: from then on, or from its due time."""
@@ -97,6 +101,7 @@ class Submission:
         self._clock = clock
         self._new_id = new_id
         self._moments = moments
+        self._superseding = Few(SUPERSEDED)
         self._storing: set[asyncio.Task[Any]] = set()
         ledger.follow(self._announced)
 
@@ -187,14 +192,15 @@ class Submission:
 
     async def _supersede(self, key: Key) -> bool:
         """Marks an ended task; returns whether that is done: not if it is tried again, or retention took it."""
-        there = await self._ledger.get(key, View.RESULT)
-        if there is None:
-            return False
-        try:
-            await self._ledger.change(there, lambda there: transitions.supersede(there, self._clock()))
-        except (errors.DedupeKeyTaken, errors.LeaseLost):
-            return False
-        return True
+        async with self._superseding.turn(key.workspace):
+            there = await self._ledger.get(key, View.RESULT)
+            if there is None:
+                return False
+            try:
+                await self._ledger.change(there, lambda there: transitions.supersede(there, self._clock()))
+            except (errors.DedupeKeyTaken, errors.LeaseLost):
+                return False
+            return True
 
     async def _take_key(self, task: Task, holder: str) -> Task | None:
         """Takes the key from the task with the id `holder`; returns what is stored, None if others came first."""

@@ -44,7 +44,7 @@ class Overloaded(Error):
     retry_after = 0.5
 
     def __init__(self) -> None:
-        super().__init__("This server has too many calls under way. Repeat the call.")
+        super().__init__("This server has as much under way as it takes. Repeat the call.")
 
 
 class ServerDraining(Error):
