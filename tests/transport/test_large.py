@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
-from support.engine import DistantStore
-from support.service import PATIENCE, Caller, Service, refused, serving, until
+from support.service import PATIENCE, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
+from openmcp_chain.domain.task import Task
+from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine.submission import Submit
 from openmcp_chain.transport import large
 from openmcp_chain.transport.large import SMALL, Large
 
@@ -39,9 +41,9 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return seen
 
 
-async def submit(service: Service, *sizes: int, tenant: Caller | None = None) -> None:
+async def submit(service: Service, *sizes: int) -> None:
     """In one batch, or by itself."""
-    tenant = tenant or await service.workspace()
+    tenant = await service.workspace()
     requests = [tasks_pb2.SubmitTaskRequest(type="t", payload=payload(size)) for size in sizes]
     if len(requests) == 1:
         await service.tasks.SubmitTask(requests[0], metadata=tenant.metadata, timeout=PATIENCE)
@@ -196,16 +198,21 @@ async def test_a_call_that_waits_keeps_nobody_from_the_turn() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[2 * SMALL], [SMALL] * 2])
-async def test_what_a_call_brought_is_counted_until_it_ends(sizes: list[int]) -> None:
+async def test_what_a_call_brought_is_counted_until_it_ends(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """It has been read, and given up its turn, long before it is written; and is in memory till then."""
-    store = DistantStore()
-    async with serving(store) as service:
-        tenant = await service.workspace()
-        await service.submit(tenant, task_type="t")  # from here on the token and the queue are known
-        store.delay = 60
-        call = asyncio.ensure_future(submit(service, *sizes, tenant=tenant))
+    async with serving() as service:
+        gate = asyncio.Event()
+        original = service.app.submission.submit
+
+        async def slow(principal: Principal, request: Submit) -> Task:
+            await gate.wait()
+            return await original(principal, request)
+
+        monkeypatch.setattr(service.app.submission, "submit", slow)
+        call = asyncio.ensure_future(submit(service, *sizes))
         await until(lambda: service.app.large._bytes > 2 * SMALL and not service.app.large.turn.locked())
-        call.cancel()
+        gate.set()
+        await call
         await until(lambda: not service.app.large._workspaces)
 
 
