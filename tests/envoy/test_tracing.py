@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from support.gateway import running
+from support.http2 import Http2
 
 from openmcp_chain.stack import ports
 from openmcp_chain.stack.envoy import Address, sampling
@@ -77,7 +78,8 @@ def certificate(name: x509.GeneralName) -> tuple[bytes, bytes]:
 async def test_spans_join_the_clients_trace(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Envoy's spans belong to the client's trace, the server's parent is one of them; nothing secret is in them.
 
-    That is no query and no token, and nothing of headers, even of a call whose headers are refused.
+    That is no query and no token, and nothing of headers, even of a call whose headers are refused; no method either,
+    if it is none.
     """
     async with (
         collecting() as (collector, port),
@@ -87,6 +89,11 @@ async def test_spans_join_the_clients_trace(tmp_path_factory: pytest.TempPathFac
         kept = ("user-agent", "x-client-trace-id", "grpc-timeout", "host")
         refused = {"content-type": "application/grpc+S3CRET", "x": "x" * 8192, **dict.fromkeys(kept, "S3CRET")}
         await gateway.rest.post(f"/v1/tasks/omcp_12345678_{'S3CRET' * 7}x", headers=headers | refused)
+        method = {":method": "omcp_S3CRET", ":scheme": "http", ":authority": "x", ":path": "/v1/tasks"}
+        url = gateway.rest.base_url
+        async with Http2(url.host, url.port or 0) as connection:
+            for more in ({}, {"x": "x" * 8192}):
+                assert await connection.call([*(method | headers | more).items()], b"")
         await gateway.rest.get("/v1/tasks/x/events?after_sequence=S3CRET", headers=headers)
         await gateway.rest.get(f"/v1/tasks/omcp_12345678_{'S3CRET' * 7}x", headers=headers)
         await gateway.rest.get("/v1/tasks/pending", headers=headers)
@@ -95,7 +102,7 @@ async def test_spans_join_the_clients_trace(tmp_path_factory: pytest.TempPathFac
         spans: dict[str, str] = {}
         async with asyncio.timeout(15):
             # Each of Envoy's threads sends its own.
-            while parent not in spans or [*spans.values()].count(SPAN) < 4:
+            while parent not in spans or [*spans.values()].count(SPAN) < 6:
                 request = await collector.requests.get()
                 sent = request.SerializeToString()
                 assert b"S3CRET" not in sent
@@ -108,7 +115,7 @@ async def test_spans_join_the_clients_trace(tmp_path_factory: pytest.TempPathFac
                     if span.trace_id.hex() == TRACE
                 }
         assert spans[spans[parent]] == SPAN
-        assert len([child for child, of in spans.items() if of == SPAN]) == 4
+        assert len([child for child, of in spans.items() if of == SPAN]) == 6
         assert (await gateway.logged(TRACE))["trace_id"] == TRACE
 
 
