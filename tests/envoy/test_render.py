@@ -42,11 +42,18 @@ def test_nothing_is_left_to_fill_in() -> None:
 
 
 def test_the_server_gets_to_answer() -> None:
-    """A call that the server lets wait, or gives up, is not given up by Envoy first, however silent it is."""
-    (listener,) = yaml.safe_load(envoy.render(LOCAL))["static_resources"]["listeners"]
+    """A call that the server lets wait, or gives up, is not given up by Envoy first, however silent it is.
+
+    Not when memory is short either: whoever leaves answers unread would end the calls of all who wait.
+    """
+    rendered = yaml.safe_load(envoy.render(LOCAL))
+    (listener,) = rendered["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     idle = float(manager["stream_idle_timeout"].rstrip("s"))
     assert rpc.UNARY_SECONDS < LOCAL.unary_seconds < idle
+    actions = {one["name"].rpartition(".")[2]: one for one in rendered["overload_manager"]["actions"]}
+    reduced = {one["timer"] for one in actions["reduce_timeouts"]["typed_config"]["timer_scale_factors"]}
+    assert reduced == {"HTTP_DOWNSTREAM_STREAM_FLUSH", "HTTP_DOWNSTREAM_CONNECTION_IDLE"}
 
 
 def test_the_edge_is_as_it_is_told() -> None:
