@@ -7,6 +7,7 @@ it is said what the owner has of it.
 """
 
 import json
+import queue
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,15 +17,18 @@ from typing import Any
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message_factory import GetMessageClass
-from security.access import OPEN
-from security.conftest import OPERATED, People
-from support.doors import OK, Grpc, Told, bearer
+from security.access import NEEDS, OPEN
+from security.conftest import OPERATED, People, sign_in
+from support.doors import OK, SECONDS, Door, Grpc, Rest, Told, bearer
 from support.methods import METHODS
+
+from openmcp.chain.v1 import workers_pb2, workers_pb2_grpc
 
 TASKS = "/openmcp.chain.v1.TaskService"
 WORKERS = "/openmcp.chain.v1.WorkerService"
+CREATE = "/openmcp.chain.v1.WorkspaceService/CreateWorkspace"
 OURS = sorted(path for path in METHODS if path.startswith("/openmcp."))
 
 NAMING = {
@@ -108,7 +112,7 @@ class Things:
 
 NOBODYS: Mapping[str, Any] = {
     "task_id": str(uuid.uuid4()),
-    "task_ids": [str(uuid.uuid4()) for _ in range(3)],
+    "task_ids": [str(uuid.uuid4()) for _ in range(4)],
     "workspace_id": "nobody",
     "secret_id": "00000000",
     "request_id": str(uuid.uuid4()),
@@ -122,14 +126,12 @@ NOBODYS: Mapping[str, Any] = {
 
 @pytest.fixture(scope="module")
 def things(native: Grpc, people: People) -> Things:
-    """Tasks that wait, run and have ended, of a type that is paused."""
+    """Tasks that wait, run and have ended, of a type that is paused; and one of another, that a worker would get."""
     owner, key, used = people.owner.token, str(uuid.uuid4()), str(uuid.uuid4())
-    task_type = f"owned-{uuid.uuid4()}"
+    task_type, open_type = f"owned-{uuid.uuid4()}", f"owned-{uuid.uuid4()}"
 
-    def submitted(**given: Any) -> str:
-        answer = native.ask(
-            f"{TASKS}/SubmitTask", owner, type=task_type, metadata={"of": key}, labels={"of": key}, **given
-        )
+    def submitted(of: str = task_type, **given: Any) -> str:
+        answer = native.ask(f"{TASKS}/SubmitTask", owner, type=of, metadata={"of": key}, labels={"of": key}, **given)
         assert answer.code == OK
         return str(answer.body["task_id"])
 
@@ -141,7 +143,7 @@ def things(native: Grpc, people: People) -> Things:
     assert native.ask(f"{TASKS}/PauseTaskType", owner, type=task_type, reason=key).code == OK
     selected = f'labels.of = "{key}"'
     page = native.ask(f"{TASKS}/ListTasks", owner, filter=selected, page_size=1).body["next_page_token"]
-    ids = [running, waiting, ended]
+    ids = [running, waiting, ended, submitted(open_type)]
     named: dict[str, Sequence[Any]] = {
         "task_id": ids,
         "task_ids": [ids],
@@ -153,7 +155,7 @@ def things(native: Grpc, people: People) -> Things:
         "request_id": [used],
         "dedupe_key": [used],
         "type": [task_type],
-        "task_types": [[task_type]],
+        "task_types": [[task_type], [open_type]],
         "filter": [selected, ""],
     }
     stranger = people.stranger.token
@@ -179,14 +181,13 @@ def request(message: Descriptor | None, where: str, value: Any) -> dict[str, Any
     return made
 
 
-def ask(native: Grpc, path: str, where: str, value: Any, token: str) -> Told:
-    """What somebody is told; of a worker's stream, what its reports were answered."""
+def ask(door: Door, path: str, where: str, value: Any, token: str) -> Told:
+    """What somebody is told; by a worker's stream, all that comes before it ends."""
     kind, streams = METHODS[path].input_type, METHODS[path].client_streaming
     asked = [request(kind, where, value)]
     if streams and not where.startswith("hello."):
         asked.insert(0, {"hello": request(kind.fields_by_name["hello"].message_type, "", None)})
-    told = native.call(path, *(ParseDict(one, GetMessageClass(kind)()) for one in asked), headers=bearer(token))
-    return Told(OK, body=[one for one in told.body if "ack" in one]) if streams and told.code == OK else told
+    return door.call(path, *(ParseDict(one, GetMessageClass(kind)()) for one in asked), headers=bearer(token))
 
 
 def unnamed(told: Told, value: Any) -> str:
@@ -208,7 +209,7 @@ def as_it_is(native: Grpc, people: People, things: Things) -> Any:
     owner = people.owner.token
     assert native.ask(f"{WORKERS}/HeartbeatTask", owner, lease=things.lease).code == OK
     listed = native.ask(f"{TASKS}/ListTasks", owner, filter=things.named["filter"][0], view="TASK_VIEW_FULL")
-    assert len(listed.body["tasks"]) == 3
+    assert len(listed.body["tasks"]) == len(things.named["task_id"])
     types = native.ask(f"{TASKS}/ListTaskTypes", owner).body["task_types"]
     return listed.body["tasks"], [one for one in types if one["type"] == things.named["type"][0]]
 
@@ -216,19 +217,76 @@ def as_it_is(native: Grpc, people: People, things: Things) -> Any:
 @pytest.mark.parametrize(
     ("path", "where"), [(path, where) for path in OURS if path not in OPEN for where in names(path)]
 )
-def test_names(native: Grpc, people: People, things: Things, path: str, where: str) -> None:
+def test_names(native: Grpc, door: Door, people: People, things: Things, path: str, where: str) -> None:
     """What is another's is answered as what nobody has is, nothing of it is told, and nothing happens to it."""
     name = where.rpartition(".")[2]
     before = as_it_is(native, people, things)
     for caller in (people.stranger, people.operator):
         if name:
             none = things.nobodys[name]
-            missing = ask(native, path, where, none, caller.token)
+            missing = ask(door, path, where, none, caller.token)
             assert missing.code != "INVALID_ARGUMENT" or missing.fields == [name], "say in GIVEN what the call needs"
         for value in things.named[name] if name else [""]:
-            told = ask(native, path, where, value, caller.token)
+            told = ask(door, path, where, value, caller.token)
             shown = unnamed(told, value)
             assert not [one for one in things.canaries if one in shown]
             if name and value:
                 assert alike(shown) == alike(unnamed(missing, none))
     assert as_it_is(native, people, things) == before
+
+
+@pytest.fixture(scope="module")
+def newcomer(native: Grpc, people: People) -> str:
+    """The token of a tenant that has nothing yet."""
+    made = native.ask(CREATE, people.administrator.token, plan="unlimited").body
+    return sign_in(native, made["workspace"]["workspace_id"], made["workspace_secret"])
+
+
+LISTS = [path for path in OURS if NEEDS[path] == "tasks:read" and {"", "filter", "page_token"}.issuperset(names(path))]
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_who_has_nothing_is_shown_nothing(door: Door, things: Things, newcomer: str, path: str) -> None:
+    """What is listed or counted without a filter is all of one's own, not of everybody's."""
+    told = door.ask(path, newcomer)
+    assert things.named
+    assert told.code == OK
+    assert not any(told.body.values())
+
+
+def test_a_stream_hears_of_nothing_that_is_anothers(native: Grpc, door: Door, people: People) -> None:
+    """Neither a task that waits for a worker comes by it, nor the cancellation of one that it says that it holds."""
+    owner, stranger = people.owner.token, people.stranger.token
+    theirs, own = f"owned-{uuid.uuid4()}", f"own-{uuid.uuid4()}"
+
+    def submitted(token: str, task_type: str) -> str:
+        return str(native.ask(f"{TASKS}/SubmitTask", token, type=task_type).body["task_id"])
+
+    running = submitted(owner, theirs)
+    asked = {"worker_name": "w", "task_types": [theirs], "wait": {"seconds": 10}}
+    (task,) = native.ask(f"{WORKERS}/LeaseTasks", owner, **asked).body["tasks"]
+    assert task["lease"]["task_id"] == running
+    waiting = submitted(owner, theirs)
+    lease = ParseDict(task["lease"], workers_pb2.LeaseRef())
+    hello = workers_pb2.Hello(worker_name="w", task_types=[theirs, own], max_concurrency=10, held=[lease])
+    said: queue.Queue[workers_pb2.WorkRequest | None] = queue.Queue()
+    said.put(workers_pb2.WorkRequest(hello=hello))
+    channel = door.grpc.channel if isinstance(door, Rest) else native.channel
+    work: Any = workers_pb2_grpc.WorkerServiceStub(channel).Work
+    heard = work(iter(said.get, None), metadata=bearer(stranger), timeout=SECONDS)
+    try:
+        assert next(heard).HasField("welcome")
+        said.put(workers_pb2.WorkRequest(heartbeat=workers_pb2.Heartbeat(lease=lease)))
+        assert next(heard).ack.error_code == "LEASE_LOST"
+        assert native.ask(f"{TASKS}/CancelTask", owner, task_id=running).code == OK
+        mine = submitted(stranger, own)
+        told = MessageToDict(next(heard), preserving_proto_field_name=True)
+        assert told["task"]["lease"]["task_id"] == mine
+        ended = workers_pb2.Complete(lease=ParseDict(told["task"]["lease"], workers_pb2.LeaseRef()))
+        said.put(workers_pb2.WorkRequest(complete=ended))
+        assert next(heard).ack.lease.task_id == mine
+    finally:
+        said.put(None)
+        heard.cancel()
+    assert native.ask(f"{WORKERS}/StopTask", owner, lease=task["lease"]).code == OK
+    assert native.ask(f"{TASKS}/CancelTask", owner, task_id=waiting).body["status"] == "TASK_STATUS_CANCELLED"
