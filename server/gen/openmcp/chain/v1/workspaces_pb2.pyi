@@ -545,7 +545,9 @@ class RotateSecretRequest(_message.Message):
     """The workspace's id."""
     @_builtins.property
     def overlap(self) -> _duration_pb2.Duration:
-        """How long the secrets of before stay valid: up to 30 days; 0 ends them at once; unset stands for 24 hours."""
+        """How long the secrets of before stay valid: up to 30 days; 0 ends them at once; unset stands for 24 hours.
+        Less than the time to the next rotation, which is refused while two are valid.
+        """
 
     def __init__(
         self,
