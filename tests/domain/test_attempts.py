@@ -59,7 +59,7 @@ def test_a_task_is_not_claimed_before_its_time() -> None:
 
 
 def test_one_of_very_many_of_a_time_is_due_later_and_keeps_its_time() -> None:
-    """Until it is due; what counts from when it may run counts from then, and it has half of its time left at least."""
+    """Until it is due; what counts from when it may run counts from then, and the end of its time stays."""
     terms = Terms(schedule_to_start=10 * SECOND)
     task = transitions.stagger(make_task(schedule_time=LATER, terms=terms), 3 * SECOND)
     assert (task.schedule_time, task.due_at, task.start_by) == (LATER, LATER + 3 * SECOND, LATER + 13 * SECOND)
@@ -71,8 +71,8 @@ def test_one_of_very_many_of_a_time_is_due_later_and_keeps_its_time() -> None:
     assert [one.scheduled_for for one in (claimed, waits, ended)] == [None] * 3
     assert waits.schedule_time == waits.due_at == LATER + 5 * SECOND
     left = LATER - NOW + 2 * SECOND
-    short = make_task(schedule_time=LATER, terms=Terms(schedule_to_close=left))
-    assert transitions.stagger(short, 3 * SECOND).due_at == LATER + SECOND
+    short = transitions.stagger(make_task(schedule_time=LATER, terms=Terms(schedule_to_close=left)), 3 * SECOND)
+    assert (short.due_at, short.close_by, short.deadline) == (LATER + 3 * SECOND, LATER + 2 * SECOND, short.close_by)
 
 
 def test_a_schedule_time_in_the_past_is_now() -> None:

@@ -1,12 +1,14 @@
 """What time does to tasks: the four timeouts, the time to begin, and retention."""
 
 import asyncio
-from datetime import timedelta
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from support import virtual
 from support.engine import LEASE, Engine, Worker, tenant
+from support.samples import NOW, make_task
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.retry import RetryPolicy
@@ -192,13 +194,12 @@ async def test_scheduled_tasks_past_what_memory_keeps_are_given_out_too(monkeypa
 
 
 async def test_very_many_of_one_moment_are_due_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order of their arrival, none early: so no millisecond has more of a queue than can be read at once."""
+    """In the order of their arrival, none early: so no span has more of a queue than can be read at once."""
     monkeypatch.setattr(moments, "TOGETHER", 5)
-    monkeypatch.setattr(moments, "EACH", 2)
-    monkeypatch.setattr(moments, "MOMENTS", 4)
+    monkeypatch.setattr(moments, "SPANS", 4)
     engine = Engine()
     worker = engine.worker(room=20, workspace="ws-1")
-    at = virtual.clock() + timedelta(seconds=100)
+    at = datetime.fromtimestamp(int(virtual.clock().timestamp()) + 100, UTC)
     crowd = [await engine.submit(schedule_time=at) for _ in range(10)]
     others = [
         await engine.submit(priority=HIGH, schedule_time=at),
@@ -207,10 +208,10 @@ async def test_very_many_of_one_moment_are_due_by_and_by(monkeypatch: pytest.Mon
         await engine.submit(task_type="other"),
     ]
     late = [(task.due_at - at) // timedelta(milliseconds=1) for task in crowd]
-    assert late == [0] * 5 + [1, 1, 2, 2, 3]
+    assert late == [0] * 5 + [100, 120, 140, 160, 180]
     assert {task.schedule_time for task in crowd} == {at}
     assert [task.scheduled_for for task in others] == [None] * 4
-    await asyncio.sleep(99.9)
+    await asyncio.sleep((at - virtual.clock()).total_seconds() - 0.1)
     assert worker.inbox.empty()
     given = [await worker.next() for _ in range(11)]
     due = {task.key: task.due_at for task in (*crowd, others[0])}
@@ -218,7 +219,22 @@ async def test_very_many_of_one_moment_are_due_by_and_by(monkeypatch: pytest.Mon
     assert all(task.events[1].at >= due[task.key] for task in given)
     for seconds in range(101, 105):
         await engine.submit(schedule_time=at + timedelta(seconds=seconds))
-    assert len(engine.app.submission._moments._counts) == 4
+    assert len(engine.app.submission._moments._spans) == 4
+
+
+@pytest.mark.parametrize(("apart", "slack"), [(1, None), (0, 500), (7, 20)])
+def test_no_span_holds_a_crowd(apart: int, slack: int | None) -> None:
+    """Neither of tasks some milliseconds apart, nor of those that must end soon after: wherever a span begins."""
+    ahead = timedelta(hours=1)
+    close = None if slack is None else ahead + timedelta(milliseconds=slack)
+    counts, placing = Counter[int](), moments.Moments()
+    for number in range(6000):
+        at = NOW + ahead + timedelta(milliseconds=apart * number % 100)
+        task = placing.place(make_task(schedule_time=at, terms=Terms(schedule_to_close=close)))
+        assert task.schedule_time == at <= task.due_at
+        counts[(task.due_at - NOW) // moments.SHORT] += 1
+    assert max(counts.values()) <= 2 * sweep.HINTS
+    assert len(counts) <= 7
 
 
 async def test_a_scheduled_task_survives_the_process_that_took_it() -> None:

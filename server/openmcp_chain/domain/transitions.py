@@ -149,11 +149,7 @@ def submit(
 
 
 def stagger(task: Task, by: timedelta) -> Task:
-    """A new task, due so much later than it was to run; but not when half the time is over that it has from then on."""
-    if task.close_by is not None:
-        by = min(by, (task.close_by - task.due_at) // 2 // _MILLISECOND * _MILLISECOND)
-    if by <= timedelta():
-        return task
+    """A new task, due so much later than it was to run; its `close_by` stays, and may come first."""
     due_at = task.due_at + by
     start_by = _after(due_at, task.terms.schedule_to_start)
     return replace(task, due_at=due_at, scheduled_for=task.due_at, start_by=start_by)

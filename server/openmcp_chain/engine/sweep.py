@@ -22,6 +22,7 @@ from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.ends import Ends
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.looks import RARELY_SECONDS, Looks
+from openmcp_chain.engine.moments import SHORT
 from openmcp_chain.engine.queues import SKEW, Queues
 from openmcp_chain.store.base import Store, TooMuch
 
@@ -49,8 +50,6 @@ LITTLE = 1 / 8
 """Of what a look may find, so much or less is little: if it took long, then not for what was in the span."""
 PACE_SECONDS = 0.1
 """How long a span should take to read in which more was found."""
-SHORT = timedelta(milliseconds=100)
-"""A span as short as this is read to its end, however long that takes: `moments` sees to it that it holds no crowd."""
 LOOK_SECONDS = 0.25
 """On some servers the cost of a look grows with all that is in the span, and others wait for it meanwhile."""
 LONGEST_SECONDS = 4.0

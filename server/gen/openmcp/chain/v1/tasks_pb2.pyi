@@ -205,7 +205,8 @@ class SubmitTaskRequest(_message.Message):
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
         """Run it no sooner; at most 366 days ahead, and before `schedule_to_close_timeout` ends. Of a type's tasks that are
-        submitted for one moment, those past the first thousand may run a little later: 10,000 more in each second.
+        submitted for one tenth of a second, those past the first thousand may run a little later: 10,000 more in each
+        second. `schedule_to_close_timeout` is not longer for that: it may end before their turn.
         """
 
     @_builtins.property
