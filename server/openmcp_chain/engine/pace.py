@@ -3,10 +3,15 @@
 A stream is one call to Envoy, whatever is said on it. So its reader asks here before each message, and waits until it
 has its turn; HTTP/2's flow control holds up the worker meanwhile, and nothing is refused or lost.
 
-That must cost no worker its leases, however many it has, and no task its end. So what a lease needs is not counted, but
-bounded by the lease: `GIVEN` reports to begin with, and one more in each of the `NEEDED` parts of the time for which
-its worker may be silent; it is told to send a heartbeat in a third. So a report under a lease waits no longer than such
-a part, whatever it is. One more is not counted when the lease ends: its worker may not know, and have it under way.
+That should cost no worker its leases, however many it has, and no task its end. So what a lease needs is not counted,
+but bounded by the lease: `GIVEN` reports to begin with, and one more in each of the `NEEDED` parts of the time for
+which its worker may be silent; it is told to send a heartbeat in a third. So a report under a lease waits no longer
+than such a part, once it has been read. One more is not counted when the lease ends: its worker may not know, and have
+it under way.
+
+Two things this does not do. A stream's messages are read one after the other, so many counted reports of one task hold
+up the heartbeat of another behind them, for longer than its lease if a worker sends them at once. And a workspace
+chooses how long its workers may be silent (`heartbeat_timeout`, from a second on), and so how much is not counted.
 
 A worker that comes back to a process which does not know its leases has a first report on each of them to make, in a
 hurry. These are not counted either if they prove true. Those that don't have a bucket of their own, of the same rate:

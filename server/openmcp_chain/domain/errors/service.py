@@ -37,8 +37,8 @@ class Overloaded(Error):
     code = "OVERLOADED"
     status = Status.UNAVAILABLE
     when = (
-        "This server process has as many calls under way as it takes, or counts of the workspace, or bytes of large"
-        " requests of the workspace or of all that wait to be read; or Envoy has as much memory. Repeat the call."
+        "This server process has as much under way as it takes: calls, counts of the workspace, or bytes of large"
+        " requests, of the workspace or of all; or Envoy has as much in memory. Repeat the call."
     )
     sent_by = "both"
     retry_after = 0.5
