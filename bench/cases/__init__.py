@@ -14,7 +14,6 @@ from bench.cases import (
     openmcp_latency,
     openmcp_submit,
     rest_submit,
-    servers,
     sign_in,
 )
 from bench.figures import (
@@ -51,7 +50,7 @@ START, RESULT = more("start_p50_ms"), more("result_p50_ms")
 EVENT, EVENT_OTHER, CHANGE_STREAM = events.SAME, events.OTHER, events.BARE
 BEGUN, ACKNOWLEDGED = more("begun_p50_ms"), more("acknowledged_p50_ms")
 STREAMS_NONE, STREAMS, STREAMS_SSE = idle_streams.NONE, idle_streams.TYPED, idle_streams.SERVED
-SUBMIT_TWO, REST, STACK = servers.CASE, rest_submit.CASE, dev_stack.CASE
+SUBMIT_TWO, REST, STACK = openmcp_submit.TWO, rest_submit.CASE, dev_stack.CASE
 
 TABLES = (
     Table(

@@ -11,13 +11,13 @@ from bench.sample import Sample
 BACKLOG = 100_000
 
 
-async def run(backlog: int, lab: Lab, size: Size) -> Sample:
-    served = await openmcp.serve(lab)
+async def run(backlog: int, servers: int, lab: Lab, size: Size) -> Sample:
+    served = await openmcp.serve(lab, servers)
     await openmcp.fill(served, backlog)
     return await lab.measure(
         "bench.load.grpc_calls",
         {
-            "target": served.target,
+            "target": f"ipv4:{','.join(served.targets)}",
             "path": "/openmcp.chain.v1.TaskService/SubmitTask",
             "token": served.token,
             "requests": [base64.b64encode(task.as_message(served.workspace).SerializeToString()).decode()],
@@ -28,5 +28,7 @@ async def run(backlog: int, lab: Lab, size: Size) -> Sample:
     )
 
 
-CASE = Case("submit", "OpenMCP Chain, SubmitTask", partial(run, 0))
-BEHIND = Case("submit-behind", f"SubmitTask, {BACKLOG:,} tasks waiting", partial(run, BACKLOG))
+CASE = Case("submit", "OpenMCP Chain, SubmitTask", partial(run, 0, 1))
+BEHIND = Case("submit-behind", f"SubmitTask, {BACKLOG:,} tasks waiting", partial(run, BACKLOG, 1))
+TWO = Case("submit-two", "SubmitTask, 2 server processes", partial(run, 0, 2))
+"""On one database, the callers spread evenly over them."""
