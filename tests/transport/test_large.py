@@ -126,7 +126,7 @@ async def test_a_workspace_waits_behind_its_own_requests() -> None:
         job.done.set()
     assert await last == "read"
     assert await asyncio.gather(*reading) == ["read"] * 5
-    assert not at._workspaces
+    assert not at._own._turns
 
 
 async def test_one_whose_caller_has_gone_keeps_its_turn_until_it_is_done() -> None:
@@ -141,13 +141,13 @@ async def test_one_whose_caller_has_gone_keeps_its_turn_until_it_is_done() -> No
         task.cancel()
     await asyncio.gather(first, second, return_exceptions=True)
     assert at.turn.locked()
-    assert at._workspaces.keys() == {"a", "b"}
+    assert at._own._turns.keys() == {"a", "b"}
     gone.done.set()
     await begun(next_one)
     next_one.done.set()
     assert await third == "read"
     assert not waiting.begun.is_set()
-    assert not at._workspaces
+    assert not at._own._turns
     assert not at.turn.locked()
 
 
@@ -160,7 +160,7 @@ async def test_what_fails_is_told_and_makes_room() -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             await whole(at, "a", fails)
-    assert not at._workspaces
+    assert not at._own._turns
 
 
 def test_what_is_under_way_is_bounded_for_each_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,6 @@ def test_what_is_under_way_is_bounded_for_each_and_for_all(monkeypatch: pytest.M
     at.enter("c", BIG)
     for workspace in ("a", "a", "b", "b", "c"):
         at.leave(workspace, BIG)
-    assert not at._workspaces
     assert not at._bytes
 
 
@@ -210,10 +209,10 @@ async def test_what_a_call_brought_is_counted_until_it_ends(sizes: list[int], mo
 
         monkeypatch.setattr(service.app.submission, "submit", slow)
         call = asyncio.ensure_future(submit(service, *sizes))
-        await until(lambda: service.app.large._bytes > 2 * SMALL and not service.app.large.turn.locked())
+        await until(lambda: service.app.large._bytes.total() > 2 * SMALL and not service.app.large.turn.locked())
         gate.set()
         await call
-        await until(lambda: not service.app.large._workspaces)
+        await until(lambda: not service.app.large._bytes)
 
 
 async def test_past_the_bound_a_call_is_refused_as_one_to_repeat(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,15 +21,32 @@ class Few:
 
     @asynccontextmanager
     async def turn(self, workspace: str) -> AsyncIterator[None]:
-        """Waits until fewer than `most` are under way."""
+        """One for the length of the block."""
+        await self.enter(workspace)
+        try:
+            yield
+        finally:
+            self.leave(workspace)
+
+    async def enter(self, workspace: str) -> None:
+        """Waits until fewer than `most` are under way, and begins one; `leave` is to follow."""
         turn = self._turns.get(workspace)
         if turn is None:
             turn = self._turns[workspace] = _Turn(asyncio.Semaphore(self._most))
         turn.users += 1
         try:
-            async with turn.free:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[workspace]
+            await turn.free.acquire()
+        except BaseException:
+            self._left(workspace, turn)
+            raise
+
+    def leave(self, workspace: str) -> None:
+        """Ends one."""
+        turn = self._turns[workspace]
+        turn.free.release()
+        self._left(workspace, turn)
+
+    def _left(self, workspace: str, turn: _Turn) -> None:
+        turn.users -= 1
+        if not turn.users:
+            del self._turns[workspace]

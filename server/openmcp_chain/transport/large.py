@@ -8,12 +8,13 @@ them, has its turn for the decoding alone. What is under way is bounded, for eac
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from openmcp_chain.domain import errors
+from openmcp_chain.engine.few import Few
 
 T = TypeVar("T")
 
@@ -22,13 +23,6 @@ SMALL = 32 * 1024
 WORKSPACE_BYTES = 64 * 1024 * 1024
 ALL_BYTES = 192 * 1024 * 1024
 """Of larger requests whose calls are under way; of messages on streams, each stream has one that waits."""
-
-
-@dataclass(slots=True)
-class _Workspace:
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    bytes: int = 0
-    readings: int = 0
 
 
 class Reading:
@@ -51,15 +45,13 @@ class _InTurn(Reading):
     def __init__(self, large: "Large", workspace: str) -> None:
         self._large = large
         self._workspace = workspace
-        self._held: list[asyncio.Lock] = []
+        self._has_turn = False
         self._job: asyncio.Future[Any] | None = None
-        self._turn: asyncio.Lock | None = large.begin(workspace)
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        if not self._held and self._turn is not None:
-            for lock in (self._turn, self._large.turn):
-                await lock.acquire()
-                self._held.append(lock)
+        if not self._has_turn:
+            await self._large.enter_turn(self._workspace)
+            self._has_turn = True
         job = asyncio.wrap_future(self._large.thread.submit(function, *arguments))
         self._job = job
         try:
@@ -69,21 +61,18 @@ class _InTurn(Reading):
             del job
 
     def end(self) -> None:
-        if self._turn is None:
+        job, self._job = self._job, None
+        if not self._has_turn:
             return
-        self._turn = None
-        if self._job is not None and not self._job.done():  # its caller is gone, but it goes on
-            self._job.add_done_callback(self._leave)
+        self._has_turn = False
+        if job is not None and not job.done():  # its caller is gone, but it goes on
+            job.add_done_callback(self._leave)
         else:
-            self._leave()
-        self._job = None
+            self._large.leave_turn(self._workspace)
 
-    def _leave(self, job: "asyncio.Future[Any] | None" = None) -> None:
-        if job is not None:
-            job.exception()  # nobody else asks for it
-        while self._held:
-            self._held.pop().release()
-        self._large.done(self._workspace)
+    def _leave(self, job: "asyncio.Future[Any]") -> None:
+        job.exception()  # nobody else asks for it
+        self._large.leave_turn(self._workspace)
 
 
 class Successive(Reading):
@@ -111,48 +100,40 @@ class Large:
     """The place where large requests are read, and what is known of those whose calls are under way."""
 
     def __init__(self) -> None:
-        self.turn = asyncio.Lock()
         self.thread = ThreadPoolExecutor(1, "large")
-        self._bytes = 0
-        self._workspaces: dict[str, _Workspace] = {}
+        self.turn = asyncio.Lock()
+        self._own = Few(1)
+        self._bytes = Counter[str]()
 
     def reading(self, workspace: str, size: int) -> Reading:
         """The reading of a request of so many bytes. Its `end` must be called."""
         return AT_ONCE if size <= SMALL else _InTurn(self, workspace)
 
     def enter(self, workspace: str, size: int) -> None:
-        """Counts a call with so many bytes. Raises Overloaded if they are too many."""
+        """Counts a call with so many bytes; `leave` is to follow. Raises Overloaded if they are too many."""
         if size <= SMALL:
             return
-        known = self._workspaces.get(workspace)
-        own = known.bytes if known is not None else 0
-        if own + size > WORKSPACE_BYTES or self._bytes + size > ALL_BYTES:
+        if self._bytes[workspace] + size > WORKSPACE_BYTES or self._bytes.total() + size > ALL_BYTES:
             raise errors.Overloaded
-        self._of(workspace).bytes += size
-        self._bytes += size
+        self._bytes[workspace] += size
 
     def leave(self, workspace: str, size: int) -> None:
-        """Such a call has ended, or failed to begin otherwise than here."""
+        """Such a call has ended."""
         if size > SMALL:
-            self._of(workspace).bytes -= size
-            self._bytes -= size
-            self._forget_if_idle(workspace)
+            self._bytes[workspace] -= size
+            if not self._bytes[workspace]:
+                del self._bytes[workspace]
 
-    def begin(self, workspace: str) -> asyncio.Lock:
-        """Counts a reading that begins, for itself; returns what its turn among the workspace's is told by."""
-        found = self._of(workspace)
-        found.readings += 1
-        return found.turn
+    async def enter_turn(self, workspace: str) -> None:
+        """Waits for the workspace's own turn, and then for the one of all; for a reading."""
+        await self._own.enter(workspace)
+        try:
+            await self.turn.acquire()
+        except BaseException:
+            self._own.leave(workspace)
+            raise
 
-    def done(self, workspace: str) -> None:
-        """Counts one that has ended."""
-        self._of(workspace).readings -= 1
-        self._forget_if_idle(workspace)
-
-    def _of(self, workspace: str) -> _Workspace:
-        return self._workspaces.setdefault(workspace, _Workspace())
-
-    def _forget_if_idle(self, workspace: str) -> None:
-        found = self._of(workspace)
-        if not found.bytes and not found.readings:
-            del self._workspaces[workspace]
+    def leave_turn(self, workspace: str) -> None:
+        """The next one's."""
+        self.turn.release()
+        self._own.leave(workspace)
