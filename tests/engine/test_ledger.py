@@ -134,6 +134,24 @@ async def test_two_changes_to_one_task_in_a_batch_both_count() -> None:
     assert store.calls["get_tasks"] == 0
 
 
+async def test_however_many_changes_to_one_task_come_at_once_none_is_refused() -> None:
+    """They are carried out in the order in which they came, though each write has room for one, and leave nothing."""
+    store = DistantStore()
+    engine = Engine(store)
+    task = await running(engine)
+    order: list[int] = []
+
+    async def change(number: int) -> None:
+        await engine.app.ledger.change(task, partial(longer, seconds=number + 1))
+        order.append(number)
+
+    await asyncio.gather(*map(change, range(3 * DECISIONS)))
+    assert order == list(range(3 * DECISIONS))
+    assert engine.task(task.key).version == task.version + 3 * DECISIONS
+    assert store.calls["get_tasks"] == 0
+    assert not engine.app.ledger._turns
+
+
 async def test_followers_hear_of_every_change_in_order_whoever_gave_up_waiting() -> None:
     """Once it is durable, with what the task was; a caller who is cancelled, or a follower that fails, hides none."""
     engine = Engine()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from openmcp_chain.domain import errors, sizes
@@ -15,7 +15,7 @@ from openmcp_chain.store.base import Store
 log = logging.getLogger(__name__)
 
 DECISIONS = 10
-"""How often a change is decided anew when others keep changing the task first."""
+"""How often a change is decided anew when others, such as other processes, keep changing the task first."""
 
 INSERTS = 200
 """New tasks in a batch: all of it wait for its last, and more would make each hardly cheaper."""
@@ -24,6 +24,16 @@ UPDATES = 100
 
 Follower: TypeAlias = Callable[[Task | None, Task], None]
 """Is told what a task was (None: it is new) and what it is now; without its payload, unless it is new."""
+
+
+@dataclass(slots=True)
+class _Turns:
+    """Whose turn it is to change one task, while somebody wants to."""
+
+    lock: asyncio.Lock
+    wanted: int = 0
+    latest: Task | None = None
+    """What the last of them made of it."""
 
 
 class Ledger:
@@ -39,6 +49,7 @@ class Ledger:
         self._updates = GroupCommit[Change, Task | None](
             self._update, _weight, UPDATES, lambda change: change.after.workspace
         )
+        self._turns: dict[Key, _Turns] = {}
         self._reads = {view: Reads(store, view) for view in View}
         self._versions = GroupCommit[Key, int | None](self._read_versions, most=SIZES, lane=lambda key: key.workspace)
 
@@ -73,7 +84,25 @@ class Ledger:
         stored stays. `decide` returns the task that follows (the same one: nothing to do), or raises,
         which ends it, once it has been asked of the task as it is now. Raises LeaseLost if the task is gone, Aborted if
         others keep coming first.
+
+        Changes of one task take turns, in the order in which they are asked for: each is decided on what the one before
+        it has made, so however many there are at once, none is refused for the others.
         """
+        turns = self._turns.setdefault(task.key, _Turns(asyncio.Lock()))
+        turns.wanted += 1
+        try:
+            async with turns.lock:
+                latest = turns.latest if view is not View.FULL else None
+                if latest is not None and latest.version > task.version:
+                    task = latest
+                turns.latest = await self._change(task, decide, view)
+                return turns.latest
+        finally:
+            turns.wanted -= 1
+            if not turns.wanted:
+                del self._turns[task.key]
+
+    async def _change(self, task: Task, decide: Callable[[Task], Task], view: View) -> Task:
         for _ in range(DECISIONS):
             try:
                 after = decide(task)
