@@ -25,16 +25,17 @@ ELSEWHERE = (type, ModuleType, FrameType, CoroutineType, asyncio.AbstractEventLo
 """What is not a process's memory, or is soon over."""
 
 
+LATER = timedelta(minutes=10)
+
+
 async def furnish(engine: Engine, workspace_id: str) -> list[Task]:
     """Makes a workspace with tasks of two types: some run, others wait, one for a key, one for a later time."""
     await engine.app.administration.workspaces.create(LOCAL, "unlimited", workspace_id)
     owner = tenant(workspace_id)
     tasks = [await engine.submit(owner, f"type-{number % 2}") for number in range(6)]
     tasks.append(await engine.submit(owner, "type-0", dedupe_key="key"))
-    tasks.append(await engine.submit(owner, "type-1", terms=Terms(schedule_to_start=timedelta(hours=1))))
-    tasks.append(
-        await engine.submit(owner, "type-1", schedule_time=engine.app.submission._clock() + timedelta(hours=1))
-    )
+    tasks.append(await engine.submit(owner, "type-1", terms=Terms(schedule_to_start=LATER)))
+    tasks.append(await engine.submit(owner, "type-1", schedule_time=engine.app.submission._clock() + LATER))
     return tasks
 
 
@@ -116,7 +117,7 @@ async def test_no_process_remembers_a_deleted_workspace() -> None:
     assert all(remembered(engine) for engine in engines), "else this test would find nothing ever"
     await delete(engines[0])
     await gone(store)
-    await asyncio.sleep(3700)
+    await asyncio.sleep(LATER.total_seconds() + 60)
     for number, engine in enumerate(engines):
         assert remembered(engine) == [], number
 

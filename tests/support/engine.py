@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import wraps
 from typing import Any
@@ -219,3 +219,16 @@ class Worker:
 def ref(task: Task) -> LeaseRef:
     assert task.lease is not None
     return LeaseRef(task.key, task.lease.token)
+
+
+async def crowd(engines: list[Engine], submit: Callable[[Engine, int], Awaitable[Task]]) -> list[Task | BaseException]:
+    """A hundred at once, over all processes."""
+    calls = (submit(engines[number % len(engines)], number) for number in range(100))
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def distant(seed: int) -> DistantStore:
+    """A store that takes its time, each access another."""
+    store = DistantStore(random.Random(seed))  # noqa: S311 - interleavings, not secrets
+    store.delay = 0.2
+    return store
