@@ -122,8 +122,9 @@ async def test_a_task_that_came_before_an_answer_counts_when_the_worker_comes_ba
 
         monkeypatch.setattr(service.app.leases, "complete", cut)
         async with working(service, operator, work, concurrency=1):
-            tasks = [await service.submit(tenant, payload={"n": n}) for n in (1, 2)]
+            await until(lambda: bool(service.app.workers._streams))
             cut_streams = set(service.app.workers._streams)
+            tasks = [await service.submit(tenant, payload={"n": n}) for n in (1, 2)]
             await second.wait()
             await until(lambda: service.app.workers._streams not in (set(), cut_streams))
             await until(lambda: len(sessions(service)) == 1)
