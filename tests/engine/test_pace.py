@@ -1,18 +1,19 @@
 """What workers' streams may say: as much as the plan lets them call, beside what leases need, which never waits."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from support.engine import LEASE, Engine, Worker, ref, tenant
 from support.service import SETTINGS
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Key, Task
+from openmcp_chain.domain.task import STANDARD, Key, Task
 from openmcp_chain.engine import pace
 from openmcp_chain.engine.leases import LeaseRef
-from openmcp_chain.engine.pace import CLAIMS, NEEDED
+from openmcp_chain.engine.pace import CLAIMS, GIVEN, NEEDED, SHORTEST
 
 FREE = SETTINGS.plans["free"]
 MANY = 300
@@ -30,10 +31,16 @@ def made_up(number: int) -> LeaseRef:
 
 
 async def seconds(engine: Engine, worker: Worker, refs: Sequence[LeaseRef]) -> float:
-    """How long it takes until the last of these reports has its turn."""
+    """How long it takes until the last of these reports has its turn, as a stream takes them."""
     began = asyncio.get_running_loop().time()
+    leases, waiting = engine.app.leases, list[Awaitable[None]]()
     for one in refs:
-        await engine.app.leases.admit(worker.principal, worker.session, one)
+        held = leases.held_by(worker.session, one)
+        if held is None:
+            await leases.admit(worker.principal, worker.session, one)
+        else:
+            waiting.append(asyncio.ensure_future(leases.admit_under(worker.principal, held)))
+    await asyncio.gather(*waiting)
     return asyncio.get_running_loop().time() - began
 
 
@@ -90,6 +97,54 @@ async def test_what_is_said_under_a_lease_waits_no_longer_than_its_heartbeat_may
     for _ in range(100):
         assert await seconds(engine, worker, [ref(task)]) <= LEASE / NEEDED + 0.001
     flood.cancel()
+
+
+async def test_what_waits_under_one_lease_holds_up_no_other() -> None:
+    """A worker says hundreds of lines of one task: the heartbeat of another has its turn at once."""
+    engine = Engine()
+    worker, (chatty, other) = await busy(engine, 2)
+    for _ in range(FREE.burst):
+        await engine.app.leases.admit(worker.principal, worker.session, made_up(0))
+    lines = asyncio.create_task(seconds(engine, worker, [ref(chatty)] * 200))
+    await asyncio.sleep(LEASE / NEEDED / 2)
+    assert not lines.done()
+    assert await seconds(engine, worker, [ref(other)]) == 0
+    lines.cancel()
+
+
+async def test_what_is_said_under_a_lease_keeps_its_order() -> None:
+    """What needs no turn comes behind what waits for one."""
+    engine = Engine()
+    worker, (task,) = await busy(engine, 1)
+    held = engine.app.leases.held_by(worker.session, ref(task))
+    assert held is not None
+    said = list[int]()
+
+    async def say(number: int) -> None:
+        await engine.app.leases.admit_under(worker.principal, held)
+        said.append(number)
+
+    saying = [asyncio.create_task(say(number)) for number in range(50)]
+    for number in (50, 51):
+        await asyncio.sleep(1.5 * LEASE / NEEDED)
+        saying.append(asyncio.create_task(say(number)))
+    await asyncio.gather(*saying)
+    assert said == list(range(52))
+
+
+async def test_who_wants_to_hear_of_silence_within_a_second_pays_by_its_rate() -> None:
+    """A lease of a second needs six reports in it: of these as many are not counted as if it had ten."""
+    engine = Engine()
+    worker = worker_of(engine, "free", room=MANY)
+    for _ in range(MANY):
+        await engine.submit(terms=replace(STANDARD, heartbeat=timedelta(seconds=1)))
+    refs = [ref(await worker.next()) for _ in range(MANY)]
+    began, said = asyncio.get_running_loop().time(), 0
+    while asyncio.get_running_loop().time() < began + 20:
+        await seconds(engine, worker, refs)
+        said += len(refs)
+    took = asyncio.get_running_loop().time() - began
+    assert said <= GIVEN * MANY + FREE.burst + (MANY * NEEDED / SHORTEST + FREE.requests_per_second) * took + MANY
 
 
 async def test_a_lease_that_has_ended_has_a_report_left() -> None:

@@ -176,6 +176,35 @@ async def test_a_stream_that_says_too_much_is_held_up() -> None:
         await flood.end()
 
 
+async def test_lines_past_the_rate_hold_up_no_heartbeat_and_come_before_their_tasks_end() -> None:
+    """They wait under their own lease; a worker that goes meanwhile is not waited for."""
+    async with serving() as service:
+        tenant = await service.workspace("free")
+        worker = service.work(tenant)
+        await worker.hello(concurrency=2)
+        for _ in range(2):
+            await service.submit(tenant)
+        chatty, other = (await worker.task()).lease, (await worker.task()).lease
+        for _ in range(22):  # what is not counted, and the burst
+            await worker.say(log=workers_pb2.Log(lease=chatty, message="a line"))
+        for _ in range(22):
+            assert not (await worker.ack()).error_code
+        for number in range(3):
+            await worker.say(log=workers_pb2.Log(lease=chatty, message=f"late {number}"))
+        await worker.say(complete=workers_pb2.Complete(lease=chatty))
+        assert (await worker.heartbeat(other)).lease == other
+        acks = [await worker.ack() for _ in range(4)]
+        assert [ack.kind for ack in acks] == [workers_pb2.REPORT_KIND_LOG] * 3 + [workers_pb2.REPORT_KIND_COMPLETE]
+        assert not any(ack.error_code for ack in acks)
+
+        for _ in range(500):
+            await worker.say(log=workers_pb2.Log(lease=other, message="a line"))
+        (stream,) = service.app.workers._streams
+        await until(lambda: bool(stream._waiting))
+        worker.call.cancel()
+        await until(lambda: not stream._under_way)
+
+
 async def test_leased_task_is_what_was_submitted() -> None:
     """A worker gets type, payload, metadata, attempt and the whole trace context's traceparent."""
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

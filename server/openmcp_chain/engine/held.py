@@ -12,10 +12,11 @@ told to it and which takes nothing from anybody, but the place that the worker s
 what it is.
 """
 
+import asyncio
 import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from openmcp_chain.domain import sizes
@@ -50,6 +51,8 @@ class Held:
     spare: float = math.inf
     """How many reports it has that are not counted against its workspace's rate, at `spare_at`; see `pace`."""
     spare_at: float = 0.0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """What is said under it has its turn in this order; see `pace`."""
     unsent: bool = False
     """Whether the task still waits to be sent to the worker: until then, the lease's end makes no room for others."""
 

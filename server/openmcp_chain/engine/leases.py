@@ -27,7 +27,7 @@ from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import STORED, Dispatcher
 from openmcp_chain.engine.held import Claim, Held, HeldLeases
 from openmcp_chain.engine.ledger import Ledger
-from openmcp_chain.engine.pace import NEEDED, Pace
+from openmcp_chain.engine.pace import Pace
 from openmcp_chain.engine.sessions import Session
 from openmcp_chain.store.base import Store
 
@@ -81,13 +81,19 @@ class Leases:
 
     # --- what workers say
 
+    def held_by(self, session: Session, ref: LeaseRef) -> Held | None:
+        """The lease, if it is known to be the session's."""
+        held = self._held.find(ref.key, ref.token)
+        return held if held is not None and held.session is session else None
+
     async def admit(self, principal: Principal, session: Session, ref: LeaseRef | None = None) -> None:
-        """Returns when what the session's stream says next, of this lease or of none, has its turn: see `pace`."""
-        held = self._held.find(ref.key, ref.token) if ref is not None else None
-        mine = held if held is not None and held.session is session else None
-        duration = self._dispatcher.lease_duration(mine.task) if mine is not None else self._dispatcher.standard_lease
+        """Returns when what the session's stream says next, under none of its leases, has its turn: see `pace`."""
         claimed = ref is not None and self._held.claimant(_claim(principal, ref)) is session
-        await self._pace.admit(principal, session, mine, duration.total_seconds() / NEEDED, claimed=claimed)
+        await self._pace.admit(principal, session, claimed=claimed)
+
+    async def admit_under(self, principal: Principal, held: Held) -> None:
+        """Returns when what is said next under the lease has its turn: see `pace`."""
+        await self._pace.admit_under(principal, held, self._dispatcher.lease_duration(held.task).total_seconds())
 
     async def heartbeat(
         self, principal: Principal, ref: LeaseRef, progress: Progress | None = None, line: str = ""

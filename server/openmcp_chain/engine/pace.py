@@ -1,25 +1,23 @@
 """How often workers' streams may say something: as often as their plan lets them call, beside what their leases need.
 
-A stream is one call to Envoy, whatever is said on it. So its reader asks here before each message, and waits until it
-has its turn; HTTP/2's flow control holds up the worker meanwhile, and nothing is refused or lost.
+A stream is one call to Envoy, whatever is said on it. So what is said has to wait here until it has its turn, and past
+a number of reports that wait, HTTP/2's flow control holds up the worker. Nothing is refused or lost.
 
 That should cost no worker its leases, however many it has, and no task its end. So what a lease needs is not counted,
 but bounded by the lease: `GIVEN` reports to begin with, and one more in each of the `NEEDED` parts of the time for
-which its worker may be silent; it is told to send a heartbeat in a third. So a report under a lease waits no longer
-than such a part, once it has been read. One more is not counted when the lease ends: its worker may not know, and have
-it under way.
+which its worker may be silent; it is told to send a heartbeat in a third. A report under a lease waits no longer than
+such a part, behind nothing but what was said before it under the same lease. One more is not counted when the lease
+ends: its worker may not know, and have it under way.
 
-Two things this does not do. A stream's messages are read one after the other, so many counted reports of one task hold
-up the heartbeat of another behind them, for longer than its lease if a worker sends them at once. And a workspace
-chooses how long its workers may be silent (`heartbeat_timeout`, from a second on), and so how much is not counted.
+A workspace chooses how long its workers may be silent (`heartbeat_timeout`, from a second on). Of less than `SHORTEST`,
+what is needed for that is not counted, and the rest is: else whoever chose a second would have no rate.
 
 A worker that comes back to a process which does not know its leases has a first report on each of them to make, in a
 hurry. These are not counted either if they prove true. Those that don't have a bucket of their own, of the same rate:
 as many pass at once as one worker may have tasks.
 
 Rejected: a cost for each kind of report, since the heartbeats of a thousand tasks would still be too many for a small
-plan; to read on and let reports wait here, since the worker can as well keep them; to refuse, since every worker in
-every language would have to deal with that.
+plan; to refuse, since every worker in every language would have to deal with that.
 """
 
 import asyncio
@@ -34,6 +32,8 @@ from openmcp_chain.engine.sessions import Session
 GIVEN = 2
 """Reports under a lease that are not counted, whenever they come: its end, and one more."""
 NEEDED = 6
+SHORTEST = 10.0
+"""Seconds for which a worker may be silent: of less than that, heartbeats are counted."""
 CLAIMS = 1000
 """Reports at once of leases that may be the worker's, and ends of leases that it may not have heard of."""
 WORKSPACES = 10_000
@@ -82,18 +82,12 @@ class Pace:
         self._said = Rates(plan)
         self._unproven = Rates(plan, burst=CLAIMS)
 
-    async def admit(
-        self, principal: Principal, session: Session, held: Held | None, needed: float, *, claimed: bool
-    ) -> None:
-        """Returns when what the session's stream says next has its turn.
+    async def admit(self, principal: Principal, session: Session, *, claimed: bool) -> None:
+        """Returns when what the session's stream says next, under no lease of the session's, has its turn.
 
-        `held`: the lease that it is about, if that is the session's; `needed`: of how many seconds it needs one report.
-        `claimed`: whether it may be the session's.
+        `claimed`: whether it is under one that may be the session's.
         """
         if not self._plan(principal).requests_per_second:
-            return
-        if held is not None and _spare(held, needed) >= 1:
-            held.spare -= 1
             return
         if claimed:
             if not self._unproven.take(principal):
@@ -101,14 +95,28 @@ class Pace:
             self._unproven.give_back(principal)
         if session.spare:
             session.spare -= 1
-            return
-        wait = self._said.take(principal)
-        if held is not None and (sooner := (1 - held.spare) * needed) < wait:
-            self._said.give_back(principal)
-            held.spare -= 1
-            wait = sooner
-        if wait:
+        elif wait := self._said.take(principal):
             await asyncio.sleep(wait)
+
+    async def admit_under(self, principal: Principal, held: Held, duration: float) -> None:
+        """Returns when what is said next under the lease has its turn, in the order of the calls.
+
+        `duration`: for how many seconds its worker may be silent.
+        """
+        if not self._plan(principal).requests_per_second:
+            return
+        needed = max(duration, SHORTEST) / NEEDED
+        async with held.turn:
+            if _spare(held, needed) >= 1:
+                held.spare -= 1
+                return
+            wait = self._said.take(principal)
+            if (sooner := (1 - held.spare) * needed) < wait:
+                self._said.give_back(principal)
+                held.spare -= 1
+                wait = sooner
+            if wait:
+                await asyncio.sleep(wait)
 
     def proved(self, principal: Principal) -> None:
         """What a lease was claimed to be it is: its report was one of those that leases need."""

@@ -12,6 +12,7 @@ from openmcp_chain.domain.task import Task
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.engine.bearers import Bearer
 from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
+from openmcp_chain.engine.held import Held
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.sessions import Session
@@ -69,6 +70,8 @@ class WorkerStream:
         self._slots = asyncio.Semaphore(REPORTS)
         self._allowance = Allowance(REPORT_BYTES)
         self._under_way: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Task[None]] = set()
+        """Of those, reports that wait for their turn under their leases."""
         self._closed = False
 
     @property
@@ -127,6 +130,8 @@ class WorkerStream:
         if self._session is not None:
             self._dispatcher.leave(self._session)
             self._leases.left(self._session)
+        for report in self._waiting:
+            report.cancel()  # it has no answer, and its worker will say it again
         while not self._outbox.empty():
             message = self._outbox.get_nowait()
             if isinstance(message, _Unsent):
@@ -195,16 +200,22 @@ class WorkerStream:
             raise errors.InvalidArgument(Violation("message", "is empty, or of a kind that this server does not know"))
 
     async def _report(self, kind: str, report: Report) -> None:
-        """Begins to carry a report out, when its stream may say it and has room for it."""
+        """Begins to carry a report out, when its stream has room for it.
+
+        What waits for its turn under a lease holds up nothing else; what is said of no lease of this stream's does.
+        """
         if self._session is None:
             raise errors.InvalidArgument(_NO_HELLO)
         checks = Checks()
         checks.lease(f"{kind}.lease", report.lease)
         checks.done()
-        await self._leases.admit(self._bearer.principal, self._session, codec.lease_ref(report.lease))
+        ref = codec.lease_ref(report.lease)
+        held = self._leases.held_by(self._session, ref)
+        if held is None:
+            await self._leases.admit(self._bearer.principal, self._session, ref)
         await self._slots.acquire()
         await self._allowance.take(report.ByteSize())
-        self._spawn(self._answer(report))
+        self._spawn(self._answer(report, held))
 
     def _hello(self, hello: workers_pb2.Hello) -> None:
         checks = Checks()
@@ -242,10 +253,12 @@ class WorkerStream:
             raise errors.InvalidArgument(Violation("refresh.token", "belongs to another identity than the stream's"))
         self._bearer.principal = principal
 
-    async def _answer(self, report: Report) -> None:
-        """Carries out a report, beside others so that they share their writes, and answers it."""
+    async def _answer(self, report: Report, held: Held | None) -> None:
+        """Carries out a report in its turn, beside others so that they share their writes, and answers it."""
         ack = workers_pb2.Ack(lease=report.lease, kind=_KIND[type(report)])
         try:
+            if held is not None:
+                await self._turn(held)
             await self._reports.carry_out(self._bearer.principal, report)
         except errors.Error as error:
             ack.error_code = error.code
@@ -260,6 +273,15 @@ class WorkerStream:
         if self._session is not None:
             # However long that has taken: it was not the worker that was silent, and it may have nothing more to say.
             self._dispatcher.heard(self._session)
+
+    async def _turn(self, held: Held) -> None:
+        waiting = asyncio.current_task()
+        assert waiting is not None  # noqa: S101 - for the type checker: it runs as a task of its own
+        self._waiting.add(waiting)
+        try:
+            await self._leases.admit_under(self._bearer.principal, held)
+        finally:
+            self._waiting.discard(waiting)
 
     def _deliver(self, session: Session, task: Task) -> None:
         if self._closed:
