@@ -13,6 +13,7 @@ from openmcp_chain.domain.queue import QueueState
 from openmcp_chain.domain.task import Event, Key, Status, Task, View
 from openmcp_chain.domain.workspace import Kind, Quotas, Secret, State, Workspace
 from openmcp_chain.engine.leases import LeaseRef
+from openmcp_chain.transport.encoded import Encoded, encode
 
 _STATUS = {
     Status.PENDING: tasks_pb2.TASK_STATUS_PENDING,
@@ -45,11 +46,6 @@ def struct_to_bytes(struct: Struct, *, deterministic: bool) -> bytes:
     return struct.SerializeToString(deterministic=deterministic)
 
 
-def struct_from_bytes(data: bytes) -> Struct:
-    """A stored Struct."""
-    return Struct.FromString(data)
-
-
 def timestamp(at: datetime) -> Timestamp:
     """A time, which is in whole milliseconds."""
     milliseconds = round(at.timestamp() * 1000)
@@ -68,17 +64,15 @@ def view(wanted: tasks_pb2.TaskView.ValueType, default: View) -> View:
     return {tasks_pb2.TASK_VIEW_BASIC: View.BASIC, tasks_pb2.TASK_VIEW_FULL: View.FULL}.get(wanted, default)
 
 
-def detail(task: Task, wanted: View = View.RESULT) -> tasks_pb2.TaskDetail:
-    """A task's present state."""
-    return tasks_pb2.TaskDetail(
+def detail(task: Task, wanted: View = View.RESULT) -> Encoded:
+    """A task's present state, a TaskDetail."""
+    state = tasks_pb2.TaskDetail(
         task_id=task.id,
         status=_STATUS[task.status],
         submitted_at=timestamp(task.submitted_at),
         updated_at=timestamp(task.updated_at),
-        result=struct_from_bytes(task.result) if task.result is not None and wanted is not View.BASIC else None,
         error=str(task.failure) if task.failure else "",
         type=task.type,
-        payload=struct_from_bytes(task.payload) if wanted is View.FULL else None,
         metadata=task.metadata,
         labels=task.labels,
         priority=task.priority,
@@ -90,6 +84,11 @@ def detail(task: Task, wanted: View = View.RESULT) -> tasks_pb2.TaskDetail:
         schedule_time=timestamp(task.schedule_time) if task.status is Status.PENDING else None,
         expire_time=timestamp(task.due_at) if task.status.terminal else None,
         dedupe_key=task.dedupe_key,
+    )
+    return encode(
+        state,
+        result=task.result if wanted is not View.BASIC else None,
+        payload=task.payload if wanted is View.FULL else None,
     )
 
 
@@ -129,13 +128,12 @@ def server_sent_event(task_id: str, step: Event) -> bytes:
     return f"id: {step.seq}\nevent: status\ndata: {data}\n\n".encode()
 
 
-def leased_task(task: Task, duration: timedelta) -> workers_pb2.LeasedTask:
-    """A task for the worker that holds its lease, which lasts `duration` without a heartbeat."""
+def leased_task(task: Task, duration: timedelta) -> Encoded:
+    """A task for the worker that holds its lease, which lasts `duration` without a heartbeat: a LeasedTask."""
     deadline = task.lease.deadline if task.lease else None
-    return workers_pb2.LeasedTask(
+    leased = workers_pb2.LeasedTask(
         lease=lease_of(task),
         type=task.type,
-        payload=struct_from_bytes(task.payload),
         metadata=task.metadata,
         attempt=task.attempt,
         traceparent=task.traceparent,
@@ -143,6 +141,7 @@ def leased_task(task: Task, duration: timedelta) -> workers_pb2.LeasedTask:
         deadline=timestamp(deadline) if deadline else None,
         labels=task.labels,
     )
+    return encode(leased, payload=task.payload)
 
 
 def duration_of(span: timedelta) -> Duration:

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
+from openmcp_chain.transport.encoded import Encoded
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +72,9 @@ async def only_message(context: Context) -> bytes:
     return data
 
 
-def encode(answer: Message) -> bytes:
+def encode(answer: Message | Encoded) -> bytes:
     """Raises Internal for an answer that gRPC would refuse to send, in words of its own."""
-    encoded = answer.SerializeToString()
+    encoded = answer.SerializeToString() if isinstance(answer, Message) else answer
     if len(encoded) > SEND_BYTES:
         log.error("answer too large", extra={"bytes": len(encoded)})
         raise errors.Internal

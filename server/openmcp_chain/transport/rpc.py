@@ -41,6 +41,7 @@ from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine.bearers import Bearer, Bearers
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.transport import messages, status, wire
+from openmcp_chain.transport.encoded import Encoded
 from openmcp_chain.transport.large import Large, Reading, Successive
 from openmcp_chain.transport.messages import REQUEST_BYTES, Context
 
@@ -172,7 +173,7 @@ class Rpc:
                                 if access.bulky is None:
                                     reading.end()
                                 call = Call(metadata, bearer, context, reading)
-                                answer: Message = await behaviour(decoded.pop(), call)
+                                answer: Message | Encoded = await behaviour(decoded.pop(), call)
                             finally:
                                 reading.end()
                                 self._large.leave(workspace, size)
@@ -211,11 +212,8 @@ class Rpc:
                     # We write, not gRPC: a call whose caller does not read what is written must end as well.
                     async with aclosing(behaviour(requests, Call(metadata, bearer, context, reading))) as answers:
                         async for answer in answers:
-                            encoded = messages.encode(answer)
-                            # A caller may leave it unread as long as it likes; a Struct takes ten times its bytes.
-                            del answer
-                            await sender.send(encoded)
-                            del encoded  # the next answer may be hours away
+                            await sender.send(messages.encode(answer))
+                            del answer  # the next one may be hours away
                 return
             except BaseException as error:
                 if not _ours(error):

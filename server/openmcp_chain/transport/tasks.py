@@ -16,6 +16,7 @@ from openmcp_chain.engine.submission import Submission, Submit
 from openmcp_chain.engine.tasks import Tasks, key_of
 from openmcp_chain.transport import codec, submits
 from openmcp_chain.transport.checks import Checks
+from openmcp_chain.transport.encoded import Encoded, encode
 from openmcp_chain.transport.rpc import Call
 
 LONG_WAIT_SECONDS = 3600.0
@@ -85,28 +86,26 @@ class TaskService:
                 await asyncio.sleep(0)
         return tasks_pb2.BatchSubmitTasksResponse(results=[submit.result() for submit in begun])
 
-    async def GetTask(self, request: tasks_pb2.GetTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
+    async def GetTask(self, request: tasks_pb2.GetTaskRequest, call: Call) -> Encoded:
         """Reads a task."""
         _require(request.task_id)
         view = codec.view(request.view, View.RESULT)
         return codec.detail(await self._tasks.get(call.caller, request.task_id, view), view)
 
-    async def BatchGetTasks(
-        self, request: tasks_pb2.BatchGetTasksRequest, call: Call
-    ) -> tasks_pb2.BatchGetTasksResponse:
+    async def BatchGetTasks(self, request: tasks_pb2.BatchGetTasksRequest, call: Call) -> Encoded:
         """Reads tasks."""
         checks = Checks()
         _between(checks, "task_ids", len(request.task_ids), BATCH_GET)
         checks.done()
         view = codec.view(request.view, View.RESULT)
         found = await self._tasks.get_many(call.caller, request.task_ids, view)
-        return tasks_pb2.BatchGetTasksResponse(
-            tasks=[codec.detail(task, view) for task in found if task is not None],
+        rest = tasks_pb2.BatchGetTasksResponse(
             not_found=[task_id for task_id, task in zip(request.task_ids, found, strict=False) if task is None],
             omitted=request.task_ids[len(found) :],
         )
+        return encode(rest, tasks=[codec.detail(task, view) for task in found if task is not None])
 
-    async def WaitTask(self, request: tasks_pb2.WaitTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
+    async def WaitTask(self, request: tasks_pb2.WaitTaskRequest, call: Call) -> Encoded:
         """Waits for a task's end."""
         checks = Checks()
         asked = request.timeout if request.HasField("timeout") else None
@@ -116,7 +115,7 @@ class TaskService:
         async with follow(self._events, self._identity, call.caller, request.task_id, 0) as events:
             return codec.detail(await events.end(seconds))
 
-    async def ListTasks(self, request: tasks_pb2.ListTasksRequest, call: Call) -> tasks_pb2.ListTasksResponse:
+    async def ListTasks(self, request: tasks_pb2.ListTasksRequest, call: Call) -> Encoded:
         """Lists tasks."""
         checks = Checks()
         checks.at_least("page_size", request.page_size, 0, 2**31 - 1)
@@ -124,9 +123,8 @@ class TaskService:
         view = codec.view(request.view, View.BASIC)
         size = min(request.page_size or PAGE, FULL_PAGE if view is View.FULL else LONGEST_PAGE)
         listed = await self._tasks.list(call.caller, request.filter, size, request.page_token, view)
-        return tasks_pb2.ListTasksResponse(
-            tasks=[codec.detail(task, view) for task in listed.tasks], next_page_token=listed.next_page_token
-        )
+        rest = tasks_pb2.ListTasksResponse(next_page_token=listed.next_page_token)
+        return encode(rest, tasks=[codec.detail(task, view) for task in listed.tasks])
 
     async def CountTasks(self, request: tasks_pb2.CountTasksRequest, call: Call) -> tasks_pb2.CountTasksResponse:
         """Counts tasks."""
@@ -138,7 +136,7 @@ class TaskService:
             total=sum(counts.values()),
         )
 
-    async def CancelTask(self, request: tasks_pb2.CancelTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
+    async def CancelTask(self, request: tasks_pb2.CancelTaskRequest, call: Call) -> Encoded:
         """Ends a task early."""
         checks = Checks()
         checks.required("task_id", request.task_id)
@@ -146,7 +144,7 @@ class TaskService:
         checks.done()
         return codec.detail(await self._tasks.cancel(call.caller, request.task_id, request.reason))
 
-    async def RetryTask(self, request: tasks_pb2.RetryTaskRequest, call: Call) -> tasks_pb2.TaskDetail:
+    async def RetryTask(self, request: tasks_pb2.RetryTaskRequest, call: Call) -> Encoded:
         """Tries a task again."""
         _require(request.task_id)
         return codec.detail(await self._tasks.retry(call.caller, request.task_id))

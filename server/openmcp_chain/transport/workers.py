@@ -13,6 +13,7 @@ from openmcp_chain.engine.leasing import Ask, Leasing
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.checks import Checks
+from openmcp_chain.transport.encoded import Encoded, encode
 from openmcp_chain.transport.reports import Completed, Reports, allow, demand, introduce
 from openmcp_chain.transport.rpc import Call
 from openmcp_chain.transport.workstream import WorkerStream
@@ -43,7 +44,7 @@ class WorkerService:
 
     async def Work(
         self, requests: AsyncIterator[workers_pb2.WorkRequest], call: Call
-    ) -> AsyncIterator[workers_pb2.WorkResponse]:
+    ) -> AsyncIterator[workers_pb2.WorkResponse | Encoded]:
         """Holds one worker's conversation."""
         if self.draining:
             raise errors.ServerDraining
@@ -52,16 +53,14 @@ class WorkerService:
             self._streams.add(stream)
             try:
                 async with aclosing(stream.run(requests)) as responses:
-                    while True:
-                        try:
-                            yield await anext(responses)  # and not kept here until it is sent
-                        except StopAsyncIteration:
-                            return
+                    async for response in responses:
+                        yield response
+                        del response  # the next one may be hours away
             finally:
                 self._streams.discard(stream)
                 await stream.close()
 
-    async def LeaseTasks(self, request: workers_pb2.LeaseTasksRequest, call: Call) -> workers_pb2.LeaseTasksResponse:
+    async def LeaseTasks(self, request: workers_pb2.LeaseTasksRequest, call: Call) -> Encoded:
         """Leases tasks."""
         checks = Checks()
         introduce(checks, "", request)
@@ -85,9 +84,8 @@ class WorkerService:
                 most_bytes=answers.BYTES,
             ),
         )
-        return workers_pb2.LeaseTasksResponse(
-            tasks=[codec.leased_task(task, self._dispatcher.lease_duration(task)) for task in tasks]
-        )
+        leased = [codec.leased_task(task, self._dispatcher.lease_duration(task)) for task in tasks]
+        return encode(workers_pb2.LeaseTasksResponse(), tasks=leased)
 
     async def HeartbeatTask(
         self, request: workers_pb2.HeartbeatTaskRequest, call: Call

@@ -19,6 +19,7 @@ from openmcp_chain.engine.sessions import Session
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
+from openmcp_chain.transport.encoded import Encoded, encode
 from openmcp_chain.transport.large import Reading
 from openmcp_chain.transport.reports import Completed, Report, Reports, allow, demand, introduce
 
@@ -80,23 +81,21 @@ class WorkerStream:
 
     async def run(
         self, requests: AsyncIterator[workers_pb2.WorkRequest]
-    ) -> AsyncGenerator[workers_pb2.WorkResponse, None]:
+    ) -> AsyncGenerator[workers_pb2.WorkResponse | Encoded, None]:
         """Answers the worker until it hangs up, or the server drains. Raises what ends the stream with an error."""
         reader = asyncio.create_task(self._read(requests))
         mute = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._mute)
         try:
             while (message := await self._next()) is not None:
-                answered, sending = message.HasField("ack"), [message]
-                # Until it is sent, which takes as long as the worker likes, it is in no hands but the sender's.
-                del message
-                yield sending.pop()
-                if answered:
+                yield message
+                if isinstance(message, workers_pb2.WorkResponse) and message.HasField("ack"):
                     self._slots.release()
+                del message  # the next one may be hours away
         finally:
             reader.cancel()
             mute.cancel()
 
-    async def _next(self) -> workers_pb2.WorkResponse | None:
+    async def _next(self) -> workers_pb2.WorkResponse | Encoded | None:
         """What is to be sent next; None at the stream's end. Raises what ends it with an error."""
         while True:
             message = await self._outbox.get()
@@ -105,7 +104,7 @@ class WorkerStream:
             if not isinstance(message, _Unsent):
                 return message
             duration = self._dispatcher.lease_duration(message.task)
-            response = workers_pb2.WorkResponse(task=codec.leased_task(message.task, duration))
+            response = encode(workers_pb2.WorkResponse(), task=codec.leased_task(message.task, duration))
             if await self._lets_go(message):
                 return response
 
