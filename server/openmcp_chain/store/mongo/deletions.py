@@ -1,6 +1,6 @@
 """Deleting tasks, a number at a time: those that have been kept for long enough, and all of a workspace."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -30,7 +30,7 @@ class Deletions(Part):
         """Ended tasks that are due then, or some time before, are left."""
 
     async def delete_ended(self, now: datetime, limit: int) -> int:
-        back = spans.back(now, now + timedelta(milliseconds=1), None, self._undeleted)
+        back = spans.Back(now, now + timedelta(milliseconds=1), None, self._undeleted)
         deleted, cut = await self._delete_last({"queue": documents.ENDED}, "due_at", back, limit)
         self._undeleted = cut or self._undeleted
         return deleted
@@ -56,14 +56,14 @@ class Deletions(Part):
         await self._persist(delete)
 
     async def erase_tasks(self, workspace: str, limit: int) -> int:
-        back = spans.back(datetime.now(UTC), None, None, self._newest.of(workspace))
+        back = spans.Back(datetime.now(UTC), None, None, self._newest.of(workspace))
         erased, cut = await self._delete_last({"workspace": workspace}, "submitted_at", back, limit)
         if cut is not None:
             self._newest.gone(workspace, cut)
         return erased
 
     async def _delete_last(
-        self, scope: Document, time: str, back: Iterator[tuple[datetime | None, spans.Span]], limit: int
+        self, scope: Document, time: str, back: spans.Back, limit: int
     ) -> tuple[int, datetime | None]:
         """Deletes up to `limit` of the tasks in scope, those with the latest `time` first.
 
@@ -71,11 +71,12 @@ class Deletions(Part):
         """
         deleted, cut = 0, None
         for _, span in back:
-            all_of_it = False
+            before, all_of_it = deleted, False
             while deleted < limit and not all_of_it:
                 count, left = await self._persist(partial(self._delete, scope, time, span, limit - deleted))
                 deleted += count
                 cut, all_of_it = left or cut, left is None
+            back.empty = deleted == before
             if deleted >= limit:
                 break
         return deleted, cut

@@ -59,7 +59,7 @@ class Lists(Part):
             top = after.submitted_at if top is None else min(top, after.submitted_at)
             behind = {"_id": {"$lt": documents.primary_key(Key(workspace, after.task_id))}}
             found += await read(after.submitted_at, {"_id": -1}, limit + 1, behind)
-        for low, span in spans.back(top or datetime.now(UTC), top, bottom, self._newest.of(workspace)):
+        for low, span in spans.Back(top or datetime.now(UTC), top, bottom, self._newest.of(workspace)):
             if len(found) > limit:
                 break
             await take(span)
@@ -77,7 +77,7 @@ class Lists(Part):
         top = top and _whole(top)
         give_up = math.inf if within is None else time.perf_counter() + within
         group = {"$group": {"_id": "$status", "tasks": {"$sum": 1}}}
-        for _, span in spans.back(top or datetime.now(UTC), top, bottom, self._newest.of(workspace)):
+        for _, span in spans.Back(top or datetime.now(UTC), top, bottom, self._newest.of(workspace)):
             scope = {"workspace": workspace, "submitted_at": span}
             for one in await self._aggregate(scope, [query(chosen)], [group], give_up):
                 counts[Status(one["_id"])] += one["tasks"]

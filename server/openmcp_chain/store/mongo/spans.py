@@ -27,41 +27,55 @@ Span: TypeAlias = Mapping[str, datetime]
 """A condition on a time."""
 
 
-def back(
-    begin: datetime, top: datetime | None, bottom: datetime | None, mark: datetime | None = None
-) -> Iterator[tuple[datetime | None, Span]]:
+class Back:
     """Spans of time without gaps: from before `top`, if any, back to `bottom`, if any. Each: its start, its condition.
 
     The first starts a little before `begin`. One starts at `mark`, if that is on the way; they grow anew from there:
     before a time where nothing happens there may be thousands of documents in one second, and a span that has grown
     long until it comes upon them has them all. The caller reads a span before it asks for the next.
     """
-    if mark is None or (top is not None and top <= mark) or (bottom is not None and mark <= bottom):
-        yield from _grow(begin, top, bottom)
-    else:
-        yield from _grow(begin, top, mark)
-        yield from _grow(mark, mark, bottom)
+
+    def __init__(
+        self, begin: datetime, top: datetime | None, bottom: datetime | None, mark: datetime | None = None
+    ) -> None:
+        self._begin = begin
+        self._top = top
+        self._bottom = bottom
+        self._mark = mark
+        self.empty = False
+        """Said by a caller who reads all that is in a span, and found nothing in the last. How long that took says what
+        else the database has to do, and the next one is as much longer as may be: else it would take for ever to come
+        past years of nothing on a database that is busy."""
+
+    def __iter__(self) -> Iterator[tuple[datetime | None, Span]]:
+        begin, top, bottom, mark = self._begin, self._top, self._bottom, self._mark
+        if mark is None or (top is not None and top <= mark) or (bottom is not None and mark <= bottom):
+            yield from self._grow(begin, top, bottom)
+        else:
+            yield from self._grow(begin, top, mark)
+            yield from self._grow(mark, mark, bottom)
+
+    def _grow(
+        self, begin: datetime, top: datetime | None, bottom: datetime | None
+    ) -> Iterator[tuple[datetime | None, Span]]:
+        width = FIRST
+        low: datetime | None = begin
+        while low is not None:
+            low = low - width if low - _EPOCH > width else None
+            if bottom is not None and (low is None or low < bottom):
+                low = bottom
+            self.empty, began = False, time.perf_counter()
+            yield low, between(low, top)
+            if low == bottom:
+                return
+            width *= GROWTH if self.empty else min(GROWTH, max(1.0, PACE / (time.perf_counter() - began)))
+            top = low
 
 
 def between(low: datetime | None, top: datetime | None) -> Span:
     """At or after `low`, and before `top`."""
     bounds = {"$gte": low, "$lt": top}
     return {operator: at for operator, at in bounds.items() if at is not None}
-
-
-def _grow(begin: datetime, top: datetime | None, bottom: datetime | None) -> Iterator[tuple[datetime | None, Span]]:
-    width = FIRST
-    low: datetime | None = begin
-    while low is not None:
-        low = low - width if low - _EPOCH > width else None
-        if bottom is not None and (low is None or low < bottom):
-            low = bottom
-        began = time.perf_counter()
-        yield low, between(low, top)
-        if low == bottom:
-            return
-        width *= min(GROWTH, max(1.0, PACE / (time.perf_counter() - began)))
-        top = low
 
 
 class Newest:
