@@ -100,8 +100,8 @@ class App:
         self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, self.pending, moments, now)
         self.tasks = Tasks(store, self.ledger, self.leases, self.pending)
         self.signals = Signals(store, self.ledger, now)
-        self.signals.missed = self.sweep.look_again
-        self.signals.heard = Neighbours(self.events, self.leases, self.dispatcher).heard
+        neighbours = Neighbours(self.events, self.leases, self.dispatcher, self.sweep)
+        self.signals.heard, self.signals.missed = neighbours.heard, neighbours.missed
         self.large = Large()
         self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity, self.streams)
         self.server = Server(

@@ -11,7 +11,8 @@ from support.service import PATIENCE, until
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Event, Key, Task
-from openmcp_chain.engine.events import POLL_SECONDS, Subscription
+from openmcp_chain.engine.events import LONGEST_POLL_SECONDS, POLL_SECONDS, Subscription
+from openmcp_chain.engine.signals import ALIVE, BEAT_SECONDS
 from openmcp_chain.store.memory import MemoryStore
 
 
@@ -123,12 +124,32 @@ async def test_a_poll_reads_the_task_only_if_there_is_news() -> None:
     task = await there.submit()
     async with subscribe(here, task.key, 1) as events, subscribe(here, task.key, 1) as others:
         store.calls.clear()
-        quiet = events.next(10 * POLL_SECONDS), others.next(10 * POLL_SECONDS)
+        quiet = events.next(600), others.next(600)
         assert not any(await asyncio.gather(*quiet))
         assert store.calls["get_tasks"] == store.calls["large_tasks"] == 0
-        assert 9 <= store.calls["task_versions"] <= 11
+        # After 2, 6, 14 and 30 s, and then every 30.
+        assert 22 <= store.calls["task_versions"] <= 24
         await there.app.tasks.cancel(tenant(), task.id, "")
-        assert [event.seq for event in await events.next(POLL_SECONDS + 0.001)] == [2]
+        assert [event.seq for event in await events.next(LONGEST_POLL_SECONDS + 0.001)] == [2]
+
+
+async def test_streams_look_again_when_signals_may_have_been_missed() -> None:
+    """A long quiet stream does not wait for its next look: neither when another process comes, nor when one goes."""
+    store = DistantStore()
+    here, there = Engine(store).start("signals"), Engine(store)
+    worker = there.worker()
+    await there.submit()
+    task = await worker.next()
+    async with subscribe(here, task.key, 2) as events:
+        assert not await events.next(600)
+        await worker.heartbeat(task, line="told to nobody, since nobody is known yet")
+        there.start("signals")
+        assert [event.seq for event in await events.next(2 * BEAT_SECONDS)] == [3]
+        assert not await events.next(600)
+        store.cut = "publish"
+        await worker.heartbeat(task, line="told to nobody, since that does not work")
+        await there.die()
+        assert [event.seq for event in await events.next(ALIVE.total_seconds() + 2 * BEAT_SECONDS)] == [4]
 
 
 async def test_who_waits_for_news_keeps_nothing_of_the_task() -> None:

@@ -5,7 +5,9 @@ from which it takes the events it has not had yet. So nothing is queued per subs
 few does no harm: the history itself says what is missing. A task may have megabytes of it, so it is let go of once its
 events are taken: of one to which nothing happens, a subscriber keeps its place and the version.
 
-A change made by another server process is read when a signal tells of it, and in any case every `poll` seconds.
+A change made by another server process is read when a signal tells of it. It is also looked for, `poll` seconds after
+the last news, and then in pauses that double up to `LONGEST_POLL_SECONDS`: so thousands of streams on which nothing
+happens cost next to nothing. When signals may have been missed, all look again.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.quotas import Streams
 
 POLL_SECONDS = 2.0
+LONGEST_POLL_SECONDS = 30.0
 
 
 class Subscription:
@@ -38,6 +41,8 @@ class Subscription:
         self._news = asyncio.Event()
         self._stale = False
         """Whether the task is to be read again."""
+        self._pause = hub.poll
+        """Seconds until it is looked at again, if no news comes."""
 
     async def __aenter__(self) -> Self:
         self._hub.add(self, self._key, self._limit)
@@ -77,10 +82,12 @@ class Subscription:
             if remaining <= 0:
                 break
             try:
-                async with asyncio.timeout(min(remaining, self._hub.poll)):
+                async with asyncio.timeout(min(remaining, self._pause)):
                     await self._news.wait()
+                self._pause = self._hub.poll
             except TimeoutError:
                 self._stale = True
+                self._pause = min(2 * self._pause, LONGEST_POLL_SECONDS)
             self._news.clear()
             if self._stale:
                 self._stale = False
@@ -142,6 +149,11 @@ class EventHub:
         """Another process has changed the task: those who follow it read it again."""
         for follower in self._followers.get(key, ()):
             follower.look()
+
+    def look_again(self) -> None:
+        """Others may have changed any task."""
+        for key in self._followers:
+            self.hint(key)
 
     def _announced(self, _: Task | None, task: Task) -> None:
         for follower in self._followers.get(task.key, ()):

@@ -1,4 +1,4 @@
-"""What this process does when another one tells of a change."""
+"""What this process does when another one tells of a change, or may have told of one that was not heard."""
 
 import asyncio
 import logging
@@ -8,6 +8,7 @@ from openmcp_chain.domain.task import Key
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.events import EventHub
 from openmcp_chain.engine.leases import Leases
+from openmcp_chain.engine.sweep import Sweep
 from openmcp_chain.store.base import Signal
 
 log = logging.getLogger(__name__)
@@ -16,10 +17,11 @@ log = logging.getLogger(__name__)
 class Neighbours:
     """Passes signals on to those whom they concern: subscribers, idle workers, holders of leases."""
 
-    def __init__(self, events: EventHub, leases: Leases, dispatcher: Dispatcher) -> None:
+    def __init__(self, events: EventHub, leases: Leases, dispatcher: Dispatcher, sweep: Sweep) -> None:
         self._events = events
         self._leases = leases
         self._dispatcher = dispatcher
+        self._sweep = sweep
         self._looking: set[asyncio.Task[None]] = set()
 
     def heard(self, signal: Signal) -> None:
@@ -32,6 +34,11 @@ class Neighbours:
                 looking.add_done_callback(self._looking.discard)
         for waiting in signal.waiting:
             self._dispatcher.hint(waiting)
+
+    def missed(self) -> None:
+        """Looks for what others may have changed."""
+        self._events.look_again()
+        self._sweep.look_again()
 
     async def _look(self, key: Key) -> None:
         try:

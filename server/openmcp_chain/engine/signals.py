@@ -26,6 +26,9 @@ BEAT_SECONDS = 1.0
 ALIVE = timedelta(seconds=5)
 """For how long a process counts as alive after its last beat. If clocks differ by more, processes don't see each other,
 and find each other's changes by the sweep."""
+UNSURE_BEATS = 3
+"""For so long after a process has begun to listen, or has seen another come or go, there may be signals that were not
+heard, or not given."""
 KEYS = 1000
 """In a signal."""
 UNTOLD = 10 * KEYS
@@ -40,6 +43,8 @@ class Signals:
         self._clock = clock
         self.process = secrets.token_hex(8)
         self._others: AbstractSet[str] = frozenset()
+        self._unsure = 0
+        """For how many beats more."""
         self._changed: dict[Key, Waiting | None] = {}
         self._wanted = asyncio.Event()
         self.heard: Callable[[Signal], None] = lambda _: None
@@ -58,6 +63,9 @@ class Signals:
                     await self._beat()
                     if self._others and (listening is None or listening.done()):
                         listening = group.create_task(self._listen())
+                        self._unsure = UNSURE_BEATS
+                    if self._unsure:
+                        self._unsure -= 1
                         self.missed()
                     await asyncio.sleep(BEAT_SECONDS)
             finally:
@@ -70,8 +78,8 @@ class Signals:
         try:
             await self._store.beat(self.process, now)
             others = set(await self._store.processes(now - ALIVE)) - {self.process}
-            if self._others - others:
-                self.missed()  # what one that is gone alone knew of
+            if self._others != others:
+                self._unsure = UNSURE_BEATS  # what one that is gone alone knew of, and what a new one told nobody
             self._others = others
             if self._changed:
                 self._wanted.set()
