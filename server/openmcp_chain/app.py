@@ -95,8 +95,8 @@ class App:
         self.retention = Retention(store, self.ledger, now)
         self.eviction = Eviction(store, self.queues)
         moments = Moments()
-        for follower in (self.identity.forget, self.pending.forget, moments.forget, pace.forget):
-            self.eviction.follow(follower)
+        for part in (self.identity, self.pending, self.events, moments, pace):
+            self.eviction.follow(part.forget)
         self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, self.pending, moments, now)
         self.tasks = Tasks(store, self.ledger, self.leases, self.pending)
         self.signals = Signals(store, self.ledger, now)

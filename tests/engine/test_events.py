@@ -10,7 +10,7 @@ from support.engine import DistantStore, Engine, tenant
 from support.service import PATIENCE, until
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Event, Key, Task
+from openmcp_chain.domain.task import Event, Key, Status, Task
 from openmcp_chain.engine.events import LONGEST_POLL_SECONDS, POLL_SECONDS, Subscription
 from openmcp_chain.engine.signals import ALIVE, BEAT_SECONDS
 from openmcp_chain.store.memory import MemoryStore
@@ -131,6 +131,53 @@ async def test_a_poll_reads_the_task_only_if_there_is_news() -> None:
         assert 22 <= store.calls["task_versions"] <= 24
         await there.app.tasks.cancel(tenant(), task.id, "")
         assert [event.seq for event in await events.next(LONGEST_POLL_SECONDS + 0.001)] == [2]
+
+
+async def test_who_follows_what_was_written_here_just_now_reads_nothing() -> None:
+    """It hears of what happens next as others do; what has changed elsewhere in that moment, by the next look."""
+    store = DistantStore()
+    here, there = Engine(store), Engine(store)
+    task = await here.submit()
+    async with subscribe(here, task.key) as events:
+        assert [event.seq for event in await events.next(0)] == [1]
+        assert store.calls["get_tasks"] == store.calls["task_versions"] == 0
+        await there.app.tasks.cancel(tenant(), task.id, "")
+        assert [event.seq for event in await events.next(POLL_SECONDS + 0.001)] == [2]
+
+
+async def test_a_wait_that_is_over_tells_the_state_as_it_is_now() -> None:
+    """Also one of no length, and though the task was written here just now."""
+    store = MemoryStore()
+    here, there = Engine(store), Engine(store)
+    task = await here.submit()
+    await there.app.tasks.cancel(tenant(), task.id, "")
+    async with subscribe(here, task.key) as events:
+        assert (await events.end(0)).status is Status.CANCELLED
+
+
+@pytest.mark.parametrize(("payload", "wait"), [(b"x" * 5000, 0), (b"", POLL_SECONDS)])
+async def test_what_is_large_or_was_written_longer_ago_is_read(payload: bytes, wait: float) -> None:
+    """Of the rest so many are remembered that it takes some megabytes at most."""
+    store = DistantStore()
+    engine = Engine(store)
+    task = await engine.submit(payload=payload)
+    await asyncio.sleep(wait)
+    async with subscribe(engine, task.key):
+        assert store.calls["get_tasks"] == 1
+
+
+async def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest; and of those, once they are old or have ended, none."""
+    monkeypatch.setattr("openmcp_chain.engine.events.RECENT", 3)
+    engine = Engine()
+    tasks = [await engine.submit() for _ in range(5)]
+    recent = engine.app.events._recent
+    assert list(recent) == [task.key for task in tasks[2:]]
+    await engine.app.tasks.cancel(tenant(), tasks[-1].id, "")
+    assert list(recent) == [task.key for task in tasks[2:4]]
+    await asyncio.sleep(POLL_SECONDS)
+    last = await engine.submit()
+    assert list(recent) == [last.key]
 
 
 async def test_streams_look_again_when_signals_may_have_been_missed() -> None:

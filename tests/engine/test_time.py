@@ -1,6 +1,7 @@
 """What time does to tasks: the four timeouts, the time to begin, and retention."""
 
 import asyncio
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from support.samples import NOW, make_task
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.retry import RetryPolicy
 from openmcp_chain.domain.task import HIGH, Failure, Status, Task, Terms
-from openmcp_chain.engine import dispatch, moments, sweep
+from openmcp_chain.engine import clock, dispatch, moments, sweep
 
 PATIENT = RetryPolicy(timedelta(seconds=1), 1.0, timedelta(seconds=1), 3)
 
@@ -297,3 +298,12 @@ async def test_ended_tasks_are_deleted_when_they_have_been_kept_for_long_enough(
         await engine.app.tasks.get(tenant(), task.id)
     await asyncio.sleep(1000)
     assert set(engine.store._tasks) == {waiting.key}
+
+
+def test_the_machines_time_is_in_whole_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every store keeps them exactly; none is ahead of the time."""
+    began = 1_795_845_711_000_000_000
+    for nanoseconds in range(began, began + 10**9, 99_999_937):
+        monkeypatch.setattr(time, "time_ns", lambda told=nanoseconds: told)
+        at = clock.system()
+        assert (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) == nanoseconds // 10**6 * 1000

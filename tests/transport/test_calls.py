@@ -48,6 +48,7 @@ async def test_call_that_is_cancelled_inside_is_aborted_at_once(monkeypatch: pyt
         assert (told.status, told.code) == (grpc.StatusCode.ABORTED, "ABORTED")
         assert "RetryInfo" in told.details
         monkeypatch.setattr(service.app.events, "read", cancelled)
+        monkeypatch.setattr(service.app.events, "recent", lambda _: None)
         request = tasks_pb2.StreamTaskEventsRequest(task_id=task_id)
         told = await refused(service.tasks.StreamTaskEvents(request, metadata=caller.metadata))
         assert told.code == "ABORTED"

@@ -5,13 +5,17 @@ from which it takes the events it has not had yet. So nothing is queued per subs
 few does no harm: the history itself says what is missing. A task may have megabytes of it, so it is let go of once its
 events are taken: of one to which nothing happens, a subscriber keeps its place and the version.
 
+Most who follow a task have just submitted it. So a small one that was written here a moment ago is not read for that:
+the subscriber begins with what was written, as if it had been there since.
+
 A change made by another server process is read when a signal tells of it. It is also looked for, `poll` seconds after
 the last news, and then in pauses that double up to `LONGEST_POLL_SECONDS`: so thousands of streams on which nothing
 happens cost next to nothing. When signals may have been missed, all look again.
 """
 
 import asyncio
-from collections import defaultdict
+import math
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -23,6 +27,10 @@ from openmcp_chain.engine.quotas import Streams
 
 POLL_SECONDS = 2.0
 LONGEST_POLL_SECONDS = 30.0
+RECENT = 1000
+"""How many small tasks are remembered that were written here within `poll` seconds, and have not ended."""
+SMALL_BYTES, SMALL_ENTRIES = 4096, 8
+"""What a small one has at most: of payload; of metadata, and of events."""
 
 
 class Subscription:
@@ -47,7 +55,11 @@ class Subscription:
     async def __aenter__(self) -> Self:
         self._hub.add(self, self._key, self._limit)
         try:
-            await self._read()
+            recent = self._hub.recent(self._key)
+            if recent is not None and self._after <= len(recent.events):
+                self.wake(recent)
+            else:
+                await self._read()
         except BaseException:
             self._hub.remove(self, self._key)
             raise
@@ -102,7 +114,7 @@ class Subscription:
             if remaining <= 0:
                 break
             await self.next(remaining)
-        return self._task or await self._hub.read(self._key)
+        return self._task if self._task is not None and self.ended else await self._hub.read(self._key)
 
     def look(self) -> None:
         """Tells that the task has something new, which is to be read."""
@@ -142,6 +154,8 @@ class EventHub:
         self.draining = False
         self._ledger = ledger
         self._followers: defaultdict[Key, set[Subscription]] = defaultdict(set)
+        self._recent: OrderedDict[Key, tuple[float, Task]] = OrderedDict()
+        """When each was written, and what; the oldest first."""
         self._streams = streams
         ledger.follow(self._announced)
 
@@ -155,7 +169,26 @@ class EventHub:
         for key in self._followers:
             self.hint(key)
 
+    def recent(self, key: Key) -> Task | None:
+        """What was written of the task, here and just now; others may have changed it since."""
+        written_at, task = self._recent.get(key, (-math.inf, None))
+        return task if asyncio.get_running_loop().time() - written_at < self.poll else None
+
+    def forget(self, workspace_id: str) -> None:
+        """The workspace is no more."""
+        for key in [key for key in self._recent if key.workspace == workspace_id]:
+            del self._recent[key]
+
+    def _remember(self, task: Task) -> None:
+        now = asyncio.get_running_loop().time()
+        self._recent.pop(task.key, None)
+        if not task.status.terminal and _is_small(task):
+            self._recent[task.key] = (now, task)
+        while self._recent and (len(self._recent) > RECENT or next(iter(self._recent.values()))[0] <= now - self.poll):
+            self._recent.popitem(last=False)
+
     def _announced(self, _: Task | None, task: Task) -> None:
+        self._remember(task)
         for follower in self._followers.get(task.key, ()):
             follower.wake(task)
 
@@ -206,3 +239,7 @@ class EventHub:
         self._followers[key].discard(subscription)
         if not self._followers[key]:
             del self._followers[key]
+
+
+def _is_small(task: Task) -> bool:
+    return len(task.payload) <= SMALL_BYTES and max(len(task.metadata), len(task.events)) <= SMALL_ENTRIES
