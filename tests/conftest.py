@@ -1,7 +1,9 @@
 """What every room's tests may ask for."""
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +21,22 @@ def pytest_configure() -> None:
     # How long an example takes says something of the machine, and nothing of the code.
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is collected stays to the end: the garbage collector need not look for more in it, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """What is left at the end is let go of as ever, for those who look for leaks."""
+    gc.unfreeze()
 
 
 TOGETHER = ("tests/contract", "tests/envoy", "tests/readme", "tests/security")

@@ -56,7 +56,7 @@ def faults(place: str, value: Value) -> Iterator[tuple[str, str]]:
             yield from faults(f"{place}[{index}]", inner)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(fields=st.dictionaries(KEYS, VALUES, max_size=5), deterministic=st.booleans())
 def test_a_fault_is_told_with_its_place(fields: dict[str, Value], deterministic: bool) -> None:
     value = _struct(fields)

@@ -25,7 +25,7 @@ ELSEWHERE = (type, ModuleType, FrameType, CoroutineType, asyncio.AbstractEventLo
 """What is not a process's memory, or is soon over."""
 
 
-LATER = timedelta(minutes=10)
+LATER = timedelta(minutes=2)
 
 
 async def furnish(engine: Engine, workspace_id: str) -> list[Task]:

@@ -363,7 +363,7 @@ async def test_a_repeated_call_gets_what_it_still_holds() -> None:
 async def test_a_repeated_call_is_answered_alike_for_as_long_as_the_leases_are_extended() -> None:
     """By whichever process it is extended; the answer is kept on now and then, and not with each heartbeat."""
     store = DistantStore()
-    here, there = Engine(store).start(), Engine(store).start()
+    here, there = Engine(store).start("sweep", "signals"), Engine(store).start("sweep", "signals")
     begin = virtual.clock()
     for _ in range(2):
         await here.submit()

@@ -58,7 +58,7 @@ def test_two_processes_never_run_a_task_twice(seed: int) -> None:
     virtual.run(main())
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=SEEDS)
 def test_every_task_ends_once_whoever_dies(seed: int) -> None:
     """Processes and workers die, answers are lost, leases run out, tasks are cancelled and retried, types paused.

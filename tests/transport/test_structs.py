@@ -1,6 +1,7 @@
 """Struct's edge cases by gRPC: an exact round trip over submit, worker, result and read, or a refusal by the field."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import grpc
 import pytest
@@ -10,6 +11,13 @@ from support.service import PATIENCE, Service, refusal, refused, serving
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain import structs
 from openmcp_chain.domain.task import Key
+
+Payload: TypeAlias = bytes | Callable[[], bytes]
+"""A serialized Struct. Where it is large it is made when its test runs, and not by each process that collects them."""
+
+
+def made(payload: Payload) -> bytes:
+    return payload if isinstance(payload, bytes) else payload()
 
 
 def _struct(**fields: Value) -> Struct:
@@ -94,22 +102,23 @@ async def round_trip(service: Service, payload: bytes) -> None:
         pytest.param(_struct(**{"__proto__": _number(1), "\u2028": _number(2)}).SerializeToString(), id="odd keys"),
         pytest.param(_struct(a=_number(float(2**53 + 1))).SerializeToString(), id="2^53+1, which a double is not"),
         pytest.param(_struct(a=_number(-0.0), b=_number(5e-324), c=_number(1.7e308)).SerializeToString(), id="doubles"),
-        pytest.param(_tiny(structs.TINY_NUMBERS), id="10,000 tiny numbers"),
+        pytest.param(lambda: _tiny(structs.TINY_NUMBERS), id="10,000 tiny numbers"),
         pytest.param(
             _struct(a=Value(list_value=ListValue()), b=Value(struct_value=Struct())).SerializeToString(), id="empties"
         ),
         pytest.param(_struct(a=Value(string_value="😀\uffff\U0010ffff")).SerializeToString(), id="text"),
         pytest.param(
-            _struct(**{str(n): Value(bool_value=True) for n in range(20_000)}).SerializeToString(), id="20,000 keys"
+            lambda: _struct(**{str(n): Value(bool_value=True) for n in range(20_000)}).SerializeToString(),
+            id="20,000 keys",
         ),
-        pytest.param(_sized(structs.BYTES).SerializeToString(), id="a mebibyte"),
+        pytest.param(lambda: _sized(structs.BYTES).SerializeToString(), id="a mebibyte"),
         pytest.param(b"\x0a\x07\x0a\x01a\x12\x02\x08\x00" + b"\x0a\x07\x0a\x01a\x12\x02\x20\x01", id="a key twice"),
     ],
 )
-async def test_what_is_taken_is_read_back_exactly(payload: bytes) -> None:
+async def test_what_is_taken_is_read_back_exactly(payload: Payload) -> None:
     """What a submit accepts reaches the worker, and comes back as a result, with nothing changed."""
     async with serving() as service:
-        await round_trip(service, payload)
+        await round_trip(service, made(payload))
 
 
 REFUSED = [
@@ -120,19 +129,19 @@ REFUSED = [
         "payload.a[1]",
         id="infinity in a list",
     ),
-    pytest.param(_tiny(structs.TINY_NUMBERS + 1), "payload", id="10,001 tiny numbers"),
+    pytest.param(lambda: _tiny(structs.TINY_NUMBERS + 1), "payload", id="10,001 tiny numbers"),
     pytest.param(_struct(a=Value()).SerializeToString(), "payload.a", id="value of no kind"),
     pytest.param(b"\x0a\x03\x0a\x01a", "payload.a", id="key without a value"),
     pytest.param(nested(33), "payload", id="33 levels"),
     pytest.param(nested(34), "payload", id="34 levels"),
     pytest.param(nested(100), "payload", id="100 levels"),
-    pytest.param(nested(10_000), "payload", id="10,000 levels"),
+    pytest.param(lambda: nested(10_000), "payload", id="10,000 levels"),
     pytest.param(nested_lists(33), "payload", id="33 levels of lists"),
     pytest.param(b"\x0a\x0a\x0a\x01a\x12\x05\x1a\x03\xed\xa0\x80", "payload", id="lone surrogate"),
     pytest.param(b"\x0a\x09\x0a\x03\xed\xa0\x80\x12\x02\x08\x00", "payload", id="lone surrogate in a key"),
-    pytest.param(_sized(structs.BYTES + 1).SerializeToString(), "payload", id="a mebibyte and a byte"),
+    pytest.param(lambda: _sized(structs.BYTES + 1).SerializeToString(), "payload", id="a mebibyte and a byte"),
     pytest.param(
-        _struct(**{str(n): _number(n) for n in range(100_000)}).SerializeToString(),
+        lambda: _struct(**{str(n): _number(n) for n in range(100_000)}).SerializeToString(),
         "payload",
         id="100,000 keys, 1.9 MB",
     ),
@@ -140,9 +149,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("payload", "field"), REFUSED)
-async def test_what_cannot_be_kept_is_refused_by_its_field(payload: bytes, field: str) -> None:
+async def test_what_cannot_be_kept_is_refused_by_its_field(payload: Payload, field: str) -> None:
     """What could not be read back by gRPC and as JSON is INVALID_ARGUMENT, and the field is named."""
-    request = tasks_pb2.SubmitTaskRequest(type="echo").SerializeToString() + _field(3, payload)
+    request = tasks_pb2.SubmitTaskRequest(type="echo").SerializeToString() + _field(3, made(payload))
     async with serving() as service:
         caller = await service.workspace()
         submit = service.raw.unary_unary("/openmcp.chain.v1.TaskService/SubmitTask")
@@ -168,10 +177,10 @@ async def report(service: Service, payload: bytes) -> tuple[str, Any]:
 
 
 @pytest.mark.parametrize(("payload", "field"), [case for case in REFUSED if case.id not in UNDECODABLE])
-async def test_result_that_cannot_be_kept_fails_the_task(payload: bytes, field: str) -> None:
+async def test_result_that_cannot_be_kept_fails_the_task(payload: Payload, field: str) -> None:
     """A result has a payload's limits: past them the task has FAILED for good, and says where the fault is."""
     async with serving() as service:
-        task_id, stream = await report(service, payload)
+        task_id, stream = await report(service, made(payload))
         ack = workers_pb2.WorkResponse.FromString(await stream.read()).ack
         assert ack.error_code == "INVALID_ARGUMENT"
         stream.cancel()
@@ -183,10 +192,10 @@ async def test_result_that_cannot_be_kept_fails_the_task(payload: bytes, field: 
 
 
 @pytest.mark.parametrize(("payload", "field"), [case for case in REFUSED if case.id in UNDECODABLE])
-async def test_result_that_cannot_be_read_ends_the_stream(payload: bytes, field: str) -> None:
+async def test_result_that_cannot_be_read_ends_the_stream(payload: Payload, field: str) -> None:
     """A message that is none ends the worker's stream by INVALID_ARGUMENT, which names it."""
     async with serving() as service:
-        _, stream = await report(service, payload)
+        _, stream = await report(service, made(payload))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()
     assert refusal(caught.value).fields == ["complete"]
