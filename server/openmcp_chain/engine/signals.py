@@ -7,6 +7,7 @@ for a batch and not for a task.
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -27,8 +28,10 @@ ALIVE = timedelta(seconds=5)
 """For how long a process counts as alive after its last beat. If clocks differ by more, processes don't see each other,
 and find each other's changes by the sweep."""
 UNSURE_BEATS = 3
-"""For so long after a process has begun to listen, or has seen another come or go, there may be signals that were not
-heard, or not given."""
+"""For so long after a process has begun to listen, has been late with a beat, or has seen another come or go, there may
+be signals that were not heard, or not given."""
+LATE_SECONDS = 2 * BEAT_SECONDS
+"""After so long without a beat, others may take a process for gone, and tell it nothing."""
 KEYS = 1000
 """In a signal."""
 UNTOLD = 10 * KEYS
@@ -45,6 +48,8 @@ class Signals:
         self._others: AbstractSet[str] = frozenset()
         self._unsure = 0
         """For how many beats more."""
+        self._beaten_at = -math.inf
+        """By the loop's clock."""
         self._changed: dict[Key, Waiting | None] = {}
         self._wanted = asyncio.Event()
         self.heard: Callable[[Signal], None] = lambda _: None
@@ -77,6 +82,9 @@ class Signals:
         now = self._clock()
         try:
             await self._store.beat(self.process, now)
+            late, self._beaten_at = self._beaten_at + LATE_SECONDS, asyncio.get_running_loop().time()
+            if self._beaten_at > late:
+                self._unsure = UNSURE_BEATS
             others = set(await self._store.processes(now - ALIVE)) - {self.process}
             if self._others != others:
                 self._unsure = UNSURE_BEATS  # what one that is gone alone knew of, and what a new one told nobody
