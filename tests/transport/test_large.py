@@ -3,10 +3,12 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
-from support.service import PATIENCE, Service, refused, serving, until
+from support.http2 import Http2
+from support.service import PATIENCE, Caller, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain import structs
@@ -16,7 +18,7 @@ from openmcp_chain.domain.task import Task
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine.submission import Submit
 from openmcp_chain.transport import large
-from openmcp_chain.transport.large import SMALL, Large
+from openmcp_chain.transport.large import SMALL, Bytes, Large
 
 BIG = SMALL + 1
 
@@ -166,7 +168,7 @@ async def test_what_fails_is_told_and_makes_room() -> None:
 def test_what_is_under_way_is_bounded_for_each_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "WORKSPACE_BYTES", 3 * BIG)
     monkeypatch.setattr(large, "ALL_BYTES", 5 * BIG)
-    at = Large()
+    at = Bytes()
     for workspace in ("a", "a", "a", "b", "b"):
         at.enter(workspace, BIG)
     for workspace in ("a", "b", "c"):
@@ -178,6 +180,7 @@ def test_what_is_under_way_is_bounded_for_each_and_for_all(monkeypatch: pytest.M
     at.enter("c", BIG)
     for workspace in ("a", "a", "b", "b", "c"):
         at.leave(workspace, BIG)
+    assert not at.total
     assert not at._bytes
 
 
@@ -209,10 +212,10 @@ async def test_what_a_call_brought_is_counted_until_it_ends(sizes: list[int], mo
 
         monkeypatch.setattr(service.app.submission, "submit", slow)
         call = asyncio.ensure_future(submit(service, *sizes))
-        await until(lambda: service.app.large._bytes.total() > 2 * SMALL and not service.app.large.turn.locked())
+        await until(lambda: service.app.large.requests.total > 2 * SMALL and not service.app.large.turn.locked())
         gate.set()
         await call
-        await until(lambda: not service.app.large._bytes)
+        await until(lambda: not service.app.large.requests.total)
 
 
 async def test_past_the_bound_a_call_is_refused_as_one_to_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,3 +226,32 @@ async def test_past_the_bound_a_call_is_refused_as_one_to_repeat(monkeypatch: py
         told = await refused(service.tasks.SubmitTask(request, metadata=tenant.metadata))
         assert told.code == "OVERLOADED"
         await service.submit(tenant)
+
+
+async def test_an_answer_that_nobody_reads_is_counted_until_its_call_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the bound, its workspace gets no other large one; small ones it does, and others what they ask for."""
+    monkeypatch.setattr(large, "WORKSPACE_BYTES", 5 * SMALL)
+    async with serving() as service:
+        tenant, other = await service.workspace(), await service.workspace()
+        mine, others = [await service.submit(one, payload={"text": "x" * 2 * SMALL}) for one in (tenant, other)]
+
+        def read(caller: Caller, task_id: str, view: tasks_pb2.TaskView.ValueType = tasks_pb2.TASK_VIEW_FULL) -> Any:
+            request = tasks_pb2.GetTaskRequest(task_id=task_id, view=view)
+            return service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE)
+
+        answers = service.app.large.answers
+        async with Http2("127.0.0.1", service.port, window=0) as deaf:
+            message = tasks_pb2.GetTaskRequest(task_id=mine, view=tasks_pb2.TASK_VIEW_FULL).SerializeToString()
+            head = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
+            head += [(":path", "/openmcp.chain.v1.TaskService/GetTask"), ("content-type", "application/grpc")]
+            frame = b"\0" + len(message).to_bytes(4, "big") + message
+            calls = [deaf.ask([*head, *tenant.metadata], frame) for _ in range(2)]
+            await until(lambda: answers.total > 4 * SMALL)
+            assert (await refused(read(tenant, mine))).code == "OVERLOADED"
+            assert (await read(tenant, mine, tasks_pb2.TASK_VIEW_BASIC)).task_id == mine
+            assert (await read(other, others)).payload["text"]
+            for call in calls:
+                deaf.reset(call)
+            await until(lambda: not answers.total)
+            assert (await read(tenant, mine)).payload["text"]
+        await until(lambda: not answers.total)

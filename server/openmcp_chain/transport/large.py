@@ -1,10 +1,15 @@
-"""Large requests: decoded and read one at a time, beside the event loop, of each workspace in its turn.
+"""Large requests and answers: how they are read, and how much of them there may be.
+
+Requests are decoded and read one at a time, beside the event loop, of each workspace in its turn.
 
 A request of 4 MiB may hold a million values. Read on the event loop they would stop everybody for half a second; read
 by a thread for each, they would leave the loop a fraction of the interpreter. And a decoded message takes up to 25
 times its bytes. So one thread reads them all, and a message is decoded when its turn has come. A workspace has one
 request that waits for the thread; its others wait behind that. A method that has nothing large to read, a wait among
 them, has its turn for the decoding alone. What is under way is bounded, for each workspace and in all.
+
+An answer is kept until its caller has read it, which may be never: by gRPC, Envoy holds 64 KiB of it, and the rest
+stays here until it ends the call. So answers that are not written yet are bounded in the same way.
 """
 
 import asyncio
@@ -22,7 +27,8 @@ SMALL = 32 * 1024
 """Bytes. So much is read at once: it takes some milliseconds at most."""
 WORKSPACE_BYTES = 64 * 1024 * 1024
 ALL_BYTES = 192 * 1024 * 1024
-"""Of larger requests whose calls are under way; of messages on streams, each stream has one that waits."""
+"""Of larger requests whose calls are under way, and as much of answers that are not written yet; of messages on
+streams, each stream has one that waits."""
 
 
 class Reading:
@@ -96,21 +102,14 @@ class Successive(Reading):
         self._now = AT_ONCE
 
 
-class Large:
-    """The place where large requests are read, and what is known of those whose calls are under way."""
+class Bytes:
+    """How many bytes are held, of each workspace."""
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, "large")
-        self.turn = asyncio.Lock()
-        self._own = Few(1)
         self._bytes = Counter[str]()
 
-    def reading(self, workspace: str, size: int) -> Reading:
-        """The reading of a request of so many bytes. Its `end` must be called."""
-        return AT_ONCE if size <= SMALL else _InTurn(self, workspace)
-
     def enter(self, workspace: str, size: int) -> None:
-        """Counts a call with so many bytes; `leave` is to follow. Raises Overloaded if they are too many."""
+        """Counts so many more; `leave` is to follow. Raises Overloaded if they are too many."""
         if size <= SMALL:
             return
         if self._bytes[workspace] + size > WORKSPACE_BYTES or self._bytes.total() + size > ALL_BYTES:
@@ -118,11 +117,30 @@ class Large:
         self._bytes[workspace] += size
 
     def leave(self, workspace: str, size: int) -> None:
-        """Such a call has ended."""
+        """They are held no more."""
         if size > SMALL:
             self._bytes[workspace] -= size
             if not self._bytes[workspace]:
                 del self._bytes[workspace]
+
+    @property
+    def total(self) -> int:
+        return self._bytes.total()
+
+
+class Large:
+    """The place where large requests are read, and what is known of those whose calls are under way."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1, "large")
+        self.turn = asyncio.Lock()
+        self._own = Few(1)
+        self.requests = Bytes()
+        self.answers = Bytes()
+
+    def reading(self, workspace: str, size: int) -> Reading:
+        """The reading of a request of so many bytes. Its `end` must be called."""
+        return AT_ONCE if size <= SMALL else _InTurn(self, workspace)
 
     async def enter_turn(self, workspace: str) -> None:
         """Waits for the workspace's own turn, and then for the one of all; for a reading."""

@@ -42,7 +42,7 @@ from openmcp_chain.engine.bearers import Bearer, Bearers
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.transport import messages, status, wire
 from openmcp_chain.transport.encoded import Encoded
-from openmcp_chain.transport.large import Large, Reading, Successive
+from openmcp_chain.transport.large import SMALL, Large, Reading, Successive
 from openmcp_chain.transport.messages import REQUEST_BYTES, Context
 
 log = logging.getLogger(__name__)
@@ -176,9 +176,10 @@ class Rpc:
                                 answer: Message | Encoded = await behaviour(decoded.pop(), call)
                             finally:
                                 reading.end()
-                                self._large.leave(workspace, size)
+                                self._large.requests.leave(workspace, size)
                                 self._under_way -= 1
                     encoded = messages.encode(answer)
+                    self._hold(context, workspace, len(encoded))
                     code = "OK"
                     return encoded
                 except BaseException as error:
@@ -245,8 +246,14 @@ class Rpc:
         """Counts a call whose request is there; a caller who sends nothing takes nobody's place."""
         if self._under_way >= CALLS:
             raise errors.Overloaded
-        self._large.enter(workspace, size)
+        self._large.requests.enter(workspace, size)
         self._under_way += 1
+
+    def _hold(self, context: Context, workspace: str, size: int) -> None:
+        """Counts an answer until the call has ended: until then gRPC keeps what its caller does not read."""
+        self._large.answers.enter(workspace, size)
+        if size > SMALL:
+            context.add_done_callback(lambda _: self._large.answers.leave(workspace, size))  # type: ignore[arg-type]  # the stubs have a class there
 
     def _identify(self, path: str, access: Access, metadata: Mapping[str, str]) -> trace.Span:
         """Names the call in the log, and begins its span: in the caller's trace, if it brings one."""
