@@ -3,12 +3,13 @@
 --
 -- Put before the source of the filter `request` when the configuration is rendered, behind text.lua and two tables of
 -- the contract's: MESSAGES, by the full name of each message that a request may hold the kinds of its fields, and LEVELS,
--- how deep a Struct may be. A kind is a key of FITS, a message's full name, or "[]" and the kind of a list's elements.
+-- how deep a Struct may be; and VALUES, how many values and names a request may have in all. A kind is a key of FITS, a message's full name, or "[]" and the kind of a list's elements.
 
 local KEY_BYTES = 64 -- of a key, as it is shown
 local PATH_STEPS = 16 -- of a path, as it is shown
 
 local NOT_JSON = "is not JSON"
+local TOO_MANY = "has more than the " .. VALUES .. " values and names that a request may have in all"
 local OBJECT, ARRAY = { object = true }, { array = true }
 
 -- What a value is by its first byte.
@@ -70,6 +71,7 @@ local function fault(json, message, in_path)
   local depth, at = 0, 1
   local kind = message -- of the value that comes next
   local base -- the depth of the Struct that is open
+  local counted = 0 -- values and names
 
   local function path(to)
     local steps = {}
@@ -88,6 +90,10 @@ local function fault(json, message, in_path)
   end
   local function blame(what)
     return path(depth), what
+  end
+  local function one_more()
+    counted = counted + 1
+    return counted <= VALUES
   end
 
   local expects, fresh = "value", false -- `fresh`: a container was just opened, and may be empty
@@ -127,6 +133,8 @@ local function fault(json, message, in_path)
       end
       if not last then
         return blame(told and "a key in it " .. told or NOT_JSON)
+      elseif not one_more() then
+        return path(1), TOO_MANY
       end
       local key = json:sub(at + 1, last - 1)
       if told then -- of escapes
@@ -168,6 +176,8 @@ local function fault(json, message, in_path)
         return blame(NOT_JSON)
       elseif not FITS[kind][is] and not (is == "null" and fields[depth]) then
         return blame(MUST_BE[kind] or "must be an object")
+      elseif not one_more() then
+        return path(1), TOO_MANY
       end
       expects = "next"
       if is == "string" then

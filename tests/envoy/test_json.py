@@ -7,10 +7,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 from lupa import luajit21
 
+from openmcp_chain import structs
 from openmcp_chain.stack import envoy
 
 # Bytes in, bytes out: what Envoy hands to the filter, as far as the filter uses it.
@@ -301,6 +304,30 @@ def test_the_contracts_fields(text: str, path: str, wrong: str | None) -> None:
     found = judged(text)
     assert found[0] == path
     assert wrong in (None, found[1])
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "field", "around"),
+    [
+        ("SubmitTaskRequest", '{"payload":{"a":[%s]}}', "payload", 5),
+        ("BatchSubmitTasksRequest", '{"requests":[{},{"payload":{"a":[%s]}}]}', "requests", 9),
+    ],
+)
+@pytest.mark.parametrize(("value", "counts"), [("[]", 1), ('{"":1}', 3)])
+def test_how_many_values(message: str, text: str, field: str, around: int, value: str, counts: int) -> None:
+    """Values and names are counted, all of a request; with one too many, the field they are in is named."""
+    most = (envoy.VALUES - around) // counts
+    assert judged(text % ",".join([value] * most), message) == FITS
+    wrong = f"has more than the {envoy.VALUES} values and names that a request may have in all"
+    assert judged(text % ",".join([value] * (most + 1)), message) == (field, wrong)
+
+
+@pytest.mark.parametrize(("value", "size"), [("[]", 4), ('{"":null}', 12)])
+def test_no_payload_has_too_many_values(value: str, size: int) -> None:
+    """What the server takes as a payload, of the smallest values there are, REST can say."""
+    one, two = (json_format.Parse(f'{{"a":[{text}]}}', Struct()) for text in (value, f"{value},{value}"))
+    assert two.ByteSize() - one.ByteSize() == size
+    assert judged(f'{{"type":"a","payload":{{"a":[{",".join([value] * (structs.BYTES // size))}]}}}}') == FITS
 
 
 def test_the_path_names_a_field() -> None:

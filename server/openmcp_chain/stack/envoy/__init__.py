@@ -29,6 +29,9 @@ HEADER_BYTES = 8 * 1024
 """Of all request headers, names and values, Envoy's own among them; the server reads 16 KiB of metadata."""
 HEADER_COUNT = 100
 """How many headers a request may have."""
+VALUES = 270_000
+"""How many JSON values and names of members a request may have. A payload of 1 MiB has 262,144 at most, since each
+takes 4 bytes of protobuf. 4 MiB of JSON could hold two million, which take the transcoder up to 2.7 s."""
 SERVER_STREAMS = 500
 """How many calls a connection to the server carries; for more, Envoy opens another.
 
@@ -237,7 +240,7 @@ def request_lua() -> str:
         for message, kinds in view.messages().items()
     }
     messages = "".join(f'  ["{message}"] = {{ {kinds} }},\n' for message, kinds in fields.items())
-    tables = f"local MESSAGES = {{\n{messages}}}\nlocal LEVELS = {structs.LEVELS}\n"
+    tables = f"local MESSAGES = {{\n{messages}}}\nlocal LEVELS = {structs.LEVELS}\nlocal VALUES = {VALUES}\n"
     return tables + "".join(_source(name) for name in ("text.lua", "json.lua", "request.lua"))
 
 
