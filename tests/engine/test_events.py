@@ -147,6 +147,18 @@ async def test_who_follows_what_was_written_here_just_now_reads_nothing() -> Non
             assert [event.seq for event in await events.next(600)] == [2]
 
 
+async def test_who_follows_what_another_process_has_changed_since_reads_it() -> None:
+    """Though it was written here just now: the change was told before anybody followed."""
+    store = MemoryStore()
+    here, there = Engine(store).start("signals"), Engine(store).start("signals")
+    await asyncio.sleep(10 * BEAT_SECONDS)
+    task = await here.submit()
+    await there.app.tasks.cancel(tenant(), task.id, "")
+    await asyncio.sleep(0.05)
+    async with subscribe(here, task.key) as events, asyncio.timeout(0.05):
+        assert (await events.end(PATIENCE)).status is Status.CANCELLED
+
+
 async def test_a_wait_that_is_over_tells_the_state_as_it_is_now() -> None:
     """Also one of no length, and though the task was written here just now."""
     store = MemoryStore()

@@ -160,12 +160,14 @@ class EventHub:
         ledger.follow(self._announced)
 
     def hint(self, key: Key) -> None:
-        """Another process has changed the task: those who follow it read it again."""
+        """Another process has changed the task: those who follow it read it again, and those who will, anew."""
+        self._recent.pop(key, None)
         for follower in self._followers.get(key, ()):
             follower.look()
 
     def look_again(self) -> None:
         """Others may have changed any task."""
+        self._recent.clear()
         for key in self._followers:
             self.hint(key)
 
