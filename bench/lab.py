@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -76,20 +77,24 @@ class Lab:
         except TimeoutError:
             raise self._failure(name) from None
 
-    async def measure(self, module: str, plan: Mapping[str, Any]) -> Sample:
-        """Runs the load generator `module` as its plan says; see `bench.load.protocol`."""
-        argv = [sys.executable, "-m", module]
-        load = self.start("load", argv, {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert load.stdin, "opened above"
-        load.stdin.write(json.dumps(plan).encode() + b"\n")
-        load.stdin.flush()
-        await self._line("load", load.stdout, RUN_SECONDS)
+    async def measure(self, module: str, plan: Mapping[str, Any], **beside: tuple[str, Mapping[str, Any]]) -> Sample:
+        """Runs the load generator `module` as its plan says; see `bench.load.protocol`.
+
+        `beside` has others, by the name under which each is measured: they begin with it, and what they tell beyond
+        operations and times is the sample's as well.
+        """
+        generators = {"load": (module, plan), **beside}
+        loads = {name: await self._ready(name, *generator) for name, generator in generators.items()}
         meter = Meter((name, process.pid) for name, process in self._all())
         meter.start()
-        load.stdin.write(b"go\n")
-        load.stdin.flush()
-        result = json.loads(await self._line("load", load.stdout, RUN_SECONDS))
-        return Sample(usage=meter.stop(), **result)
+        go = f"go {time.monotonic()}\n".encode()
+        for process in loads.values():
+            _write(process, go)
+        told = {
+            name: json.loads(await self._line(name, process.stdout, RUN_SECONDS)) for name, process in loads.items()
+        }
+        more = {name: figure for one in told.values() for name, figure in one["more"].items()}
+        return Sample(usage=meter.stop(), **{**told["load"], "more": more})
 
     def memory(self, name: str) -> float:
         """Bytes that the processes of this name take now."""
@@ -110,6 +115,14 @@ class Lab:
                 if pipe:
                     pipe.close()
 
+    async def _ready(self, name: str, module: str, plan: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+        """Starts a load generator; returns when it has said that it waits for the word."""
+        argv = [sys.executable, "-m", module]
+        process = self.start(name, argv, {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        _write(process, json.dumps(plan).encode() + b"\n")
+        await self._line(name, process.stdout, RUN_SECONDS)
+        return process
+
     def _all(self) -> Sequence[tuple[str, subprocess.Popen[bytes]]]:
         return [(name, process) for name, processes in self._processes.items() for process in processes]
 
@@ -129,6 +142,12 @@ class Lab:
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
+
+
+def _write(process: subprocess.Popen[bytes], line: bytes) -> None:
+    assert process.stdin, "the process was started without a pipe"
+    process.stdin.write(line)
+    process.stdin.flush()
 
 
 @asynccontextmanager

@@ -1,43 +1,40 @@
-"""Right sign-ins, one after the other; with nobody else, and while others try wrong secrets for the same workspace."""
+"""Right sign-ins, one after the other, while others try wrong secrets for the same workspace, and in between.
 
-import base64
+Both in one run: the attack is on and off in turns of a few seconds. The machine's speed changes by half from one minute
+to the next, and two runs would be compared by that.
+"""
+
+import math
 from functools import partial
 
 from bench import openmcp
 from bench.case import Case, Size
 from bench.lab import Lab
 from bench.sample import Sample
-from openmcp.chain.v1 import auth_pb2
+from openmcp_chain.engine.signins import LONGEST
 
 WRONG = 10_000
-"""Wrong secrets that arrive, at least, in the measured stretch."""
-RATE = 250
-"""Wrong secrets a second. Envoy lets none through at such a rate from one address: this is somebody who is inside."""
-CALLS = 16_000
-"""Right ones that take so long as that, one at a time."""
+"""Wrong secrets that arrive in a run."""
+RATES = (250, 100)
+"""Wrong secrets a second. Envoy lets none through at such rates from one address: this is somebody who is inside."""
+WINDOW_SECONDS = LONGEST / 2
+"""Of an attacked window and of a quiet one. So a wrong secret whose answer waits gets it in an attacked one again."""
 
 
 async def run(rate: int, lab: Lab, size: Size) -> Sample:
     served = await openmcp.serve(lab)
-    if rate:
-        await lab.start_module("attack", "bench.load.wrong_secrets", served.target, served.workspace, str(rate))
-    request = auth_pb2.AuthRequest(workspace_id=served.workspace, workspace_secret=served.secret)
-    sample = await lab.measure(
-        "bench.load.grpc_calls",
-        {
-            "target": served.target,
-            "path": "/openmcp.chain.v1.AuthService/Authenticate",
-            "token": served.token,
-            "requests": [base64.b64encode(request.SerializeToString()).decode()],
-            "calls": CALLS,
-            "callers": 1,
-            "warm_up": size.warm_up,
-        },
+    windows = 2 * math.ceil(WRONG / (rate * WINDOW_SECONDS))
+    plan = {
+        "target": served.target,
+        "workspace": served.workspace,
+        "windows": windows,
+        "window_seconds": WINDOW_SECONDS,
+    }
+    return await lab.measure(
+        "bench.load.sign_ins",
+        {**plan, "secret": served.secret, "warm_up": size.warm_up},
+        attack=("bench.load.wrong_secrets", {**plan, "rate": rate}),
     )
-    if rate and rate * sample.seconds < WRONG:
-        raise RuntimeError(f"only {rate * sample.seconds:,.0f} wrong secrets arrived: CALLS is too small here")
-    return sample
 
 
-CASE = Case("sign-in", "Authenticate, one call at a time", partial(run, 0))
-ATTACKED = Case("sign-in-attacked", f"the same, with {RATE} wrong secrets a second", partial(run, RATE))
+OFTEN, SELDOM = (Case(f"sign-in-{rate}", f"{rate} wrong secrets a second", partial(run, rate)) for rate in RATES)

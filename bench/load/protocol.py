@@ -1,7 +1,8 @@
 """How a load generator talks to the bench, and what it does with a plan.
 
-It reads its plan, one line of JSON, from its input; makes ready, warms up, and prints `ready`; waits for the line `go`;
-does the measured part, and prints what came of it as one line of JSON. It ends when it is ended.
+It reads its plan, one line of JSON, from its input; makes ready, warms up, and prints `ready`; waits for the line
+`go`, which bears the time; does the measured part, and prints what came of it as one line of JSON. It ends when it is
+ended.
 """
 
 import asyncio
@@ -29,13 +30,14 @@ def plan() -> dict[str, Any]:
     return read
 
 
-async def wait_for_go() -> None:
-    """Says that all is ready, and returns on the word."""
+async def wait_for_go() -> float:
+    """Says that all is ready, and returns on the word: when it was given, by `time.monotonic`, the same for all."""
     # What was made until here is not looked through again while we measure.
     gc.collect()
     gc.freeze()
     print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
+    _, at = (await asyncio.to_thread(sys.stdin.readline)).split()
+    return float(at)
 
 
 async def wait_for_end() -> None:

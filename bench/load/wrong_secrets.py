@@ -1,53 +1,71 @@
-"""Signs in with wrong secrets, at a set rate whatever the answers are and however long they take, until it is ended.
+"""Signs in with wrong secrets in every other window, at a set rate whatever the answers and however long they take.
 
-Arguments: the target, the workspace, how many a second. Prints a line when it has begun in earnest.
+Plan: `target`; `workspace`; `rate`, how many a second; `windows` and `window_seconds`, as of `sign_ins`. Tells what
+part of the answers came in quiet windows, beyond their gaps, and what part were that too many wait already.
 """
 
 import asyncio
 import secrets
-import sys
+import time
+from collections import Counter
+from typing import Any
 
 import grpc
-import uvloop
 
+from bench.load import protocol
+from bench.load.windows import GAP_SECONDS, Windows, attacked, until
 from openmcp.chain.v1 import auth_pb2
 
 PATH = "/openmcp.chain.v1.AuthService/Authenticate"
-BEGUN_SECONDS = 2.0
 EXPECTED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 TICK = 0.01
 """Seconds between two volleys."""
 
 
-async def main(target: str, workspace: str, rate: float) -> None:
-    async with grpc.aio.insecure_channel(target) as channel:
+async def main(plan: dict[str, Any]) -> None:
+    async with grpc.aio.insecure_channel(plan["target"]) as channel:
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PATH)
+        answers: Counter[grpc.StatusCode] = Counter()
+        in_quiet = 0
 
         async def attempt() -> None:
+            nonlocal in_quiet
             wrong = f"omcp_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
-            request = auth_pb2.AuthRequest(workspace_id=workspace, workspace_secret=wrong)
+            request = auth_pb2.AuthRequest(workspace_id=plan["workspace"], workspace_secret=wrong)
             try:
                 await method(request.SerializeToString())
             except grpc.aio.AioRpcError as error:
-                if error.code() in EXPECTED:
-                    return
-                raise
+                if error.code() not in EXPECTED:
+                    raise
+                answers[error.code()] += 1
+                at = time.monotonic()
+                number = windows.counted(at, at)
+                in_quiet += number is not None and not attacked(number)
+                return
             raise AssertionError("a wrong secret was taken")
 
-        loop = asyncio.get_running_loop()
-        began, sent, told = loop.time(), 0, False
+        windows = Windows(await protocol.wait_for_go(), plan["window_seconds"], plan["windows"])
         async with asyncio.TaskGroup() as group:
-            while True:
-                passed = loop.time() - began
-                for _ in range(int(passed * rate) - sent):
-                    group.create_task(attempt())
-                    sent += 1
-                if passed > BEGUN_SECONDS and not told:
-                    print("begun", flush=True)
-                    told = True
-                await asyncio.sleep(TICK)
+            for number in filter(attacked, range(windows.count)):
+                begin, end = windows.begin(number), windows.begin(number + 1)
+                sent, of_all = 0, round(plan["rate"] * windows.seconds)
+                await asyncio.sleep(until(begin))
+                while sent < of_all:
+                    now = time.monotonic()
+                    if now > end + GAP_SECONDS / 2:
+                        raise RuntimeError("wrong secrets are sent too late: the machine is too slow for this rate")
+                    for _ in range(min(of_all, int((now - begin) * plan["rate"])) - sent):
+                        group.create_task(attempt())
+                        sent += 1
+                    await asyncio.sleep(TICK)
+        total = answers.total()
+        protocol.tell(
+            total,
+            windows.seconds * windows.count,
+            quiet_answers_percent=in_quiet * 100 / total,
+            turned_away_percent=answers[grpc.StatusCode.RESOURCE_EXHAUSTED] * 100 / total,
+        )
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+    protocol.run(main)
