@@ -102,6 +102,7 @@ TABLES = (
                 )
                 for kind in ("quiet", "attacked")
             ),
+            Column("longest ms", more("longest_ms"), "{:.0f}"),
             Column("median ×", more("times_p50")),
             Column("mean ×", more("times_mean")),
             Column("wrong ones turned away, %", more("turned_away_percent"), "{:.1f}"),
