@@ -173,10 +173,11 @@ class App:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        await self.leasing.settle()
-        await self.submission.settle()
-        await self.dispatcher.settle()
-        await self.ledger.settle()
+        # Nobody waits for what this takes longer for.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain):
+                for part in (self.leasing, self.submission, self.dispatcher, self.ledger):
+                    await part.settle()
         await self._store.close()
 
 

@@ -1,19 +1,20 @@
 """What workers' streams may say: as much as the plan lets them call, beside what leases need, which never waits."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from support.engine import LEASE, Engine, Worker, ref, tenant
+from support.engine import Engine, Worker, ref, tenant
 from support.service import SETTINGS
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import STANDARD, Key, Task
 from openmcp_chain.engine import pace
 from openmcp_chain.engine.leases import LeaseRef
-from openmcp_chain.engine.pace import CLAIMS, GIVEN, NEEDED, SHORTEST
+from openmcp_chain.engine.pace import CLAIMS, GIVEN, HEARD, NEEDED, SHORTEST
 
 FREE = SETTINGS.plans["free"]
 MANY = 300
@@ -31,24 +32,29 @@ def made_up(number: int) -> LeaseRef:
 
 
 async def seconds(engine: Engine, worker: Worker, refs: Sequence[LeaseRef]) -> float:
-    """How long it takes until the last of these reports has its turn, as a stream takes them."""
+    """How long it takes until the last of these reports, under none of the worker's leases, has its turn."""
     began = asyncio.get_running_loop().time()
-    leases, waiting = engine.app.leases, list[Awaitable[None]]()
     for one in refs:
-        held = leases.held_by(worker.session, one)
-        if held is None:
-            await leases.admit(worker.principal, worker.session, one)
-        else:
-            waiting.append(asyncio.ensure_future(leases.admit_under(worker.principal, held)))
-    await asyncio.gather(*waiting)
+        assert engine.app.leases.held_by(worker.session, one) is None
+        await engine.app.leases.admit(worker.principal, worker.session, one)
     return asyncio.get_running_loop().time() - began
 
 
-async def busy(engine: Engine, number: int, plan: str = "free") -> tuple[Worker, list[Task]]:
-    """A worker that has so many tasks."""
-    worker = worker_of(engine, plan, room=number)
+def taken(engine: Engine, worker: Worker, tasks: Sequence[Task], **what: bool) -> int:
+    """How many of these reports, one under each task's lease, are carried out."""
+    count = 0
+    for task in tasks:
+        held = engine.app.leases.held_by(worker.session, ref(task))
+        assert held is not None
+        count += engine.app.leases.takes(worker.principal, held, **what)
+    return count
+
+
+async def busy(engine: Engine, number: int, **fields: Any) -> tuple[Worker, list[Task]]:
+    """A worker of the smallest plan that has so many tasks."""
+    worker = worker_of(engine, "free", room=number)
     for _ in range(number):
-        await engine.submit()
+        await engine.submit(**fields)
     return worker, [await worker.next() for _ in range(number)]
 
 
@@ -74,87 +80,66 @@ async def test_each_plan_has_its_own(plan: str, rate: int) -> None:
     assert took == pytest.approx((2000 - burst) / rate if rate else 0, rel=0.01)
 
 
-async def test_what_leases_need_never_waits() -> None:
-    """Hundreds of tasks of the smallest plan: their heartbeats, a line each, and their ends, all at once."""
+async def test_heartbeats_and_ends_are_always_taken() -> None:
+    """Of hundreds of tasks of the smallest plan, however often they come, and however much else was said before."""
     engine = Engine()
     worker, tasks = await busy(engine, MANY)
-    refs = [ref(task) for task in tasks]
+    assert taken(engine, worker, tasks, writes=True) == FREE.burst
     for _ in range(10):
-        await asyncio.sleep(LEASE / 3)
-        assert await seconds(engine, worker, refs) == 0
-    await asyncio.sleep(LEASE / 3)
-    assert await seconds(engine, worker, refs) == 0
-    assert await seconds(engine, worker, refs) == 0
+        assert taken(engine, worker, tasks) == MANY
+    assert taken(engine, worker, tasks, ends=True) == MANY
+    assert taken(engine, worker, tasks, ends=True) == 0, "only the first end of each"
 
 
-async def test_what_is_said_under_a_lease_waits_no_longer_than_its_heartbeat_may() -> None:
-    """However much its workspace says: the worker is never late by that."""
+async def test_what_is_written_has_the_rate_of_the_plan() -> None:
+    """Progress and lines, of all leases together, and of what is said beside them; none is counted that is left out."""
     engine = Engine()
-    worker, (task,) = await busy(engine, 1)
-    other = worker_of(engine, "free")
-    flood = asyncio.create_task(seconds(engine, other, [made_up(n) for n in range(10_000)]))
-    await asyncio.sleep(10)
+    worker, tasks = await busy(engine, MANY)
+    counted = 0
+    for _ in range(20):
+        counted += taken(engine, worker, tasks, writes=True)
+        await asyncio.sleep(1)
+    assert counted == FREE.burst + 19 * FREE.requests_per_second
+    assert taken(engine, worker, tasks, writes=True) == FREE.requests_per_second
+    assert await seconds(engine, worker, [made_up(0)]) == pytest.approx(1 / FREE.requests_per_second)
+
+
+async def test_who_wants_to_be_missed_within_a_second_pays_by_the_rate() -> None:
+    """Of heartbeats under such a lease as many are free as of one of ten seconds; past the rate, more are refused."""
+    engine = Engine()
+    worker, tasks = await busy(engine, MANY, terms=replace(STANDARD, heartbeat=timedelta(seconds=1)))
+    said = 0
     for _ in range(100):
-        assert await seconds(engine, worker, [ref(task)]) <= LEASE / NEEDED + 0.001
-    flood.cancel()
+        said += taken(engine, worker, tasks)
+        await asyncio.sleep(0.2)
+    free = MANY * (GIVEN + int(NEEDED / SHORTEST * 20))
+    assert free - MANY <= said <= free + FREE.burst + 20 * FREE.requests_per_second
+    assert taken(engine, worker, tasks, ends=True) == MANY
 
 
-async def test_what_waits_under_one_lease_holds_up_no_other() -> None:
-    """A worker says hundreds of lines of one task: the heartbeat of another has its turn at once."""
+async def test_of_all_reports_so_many_a_second_are_read() -> None:
+    """Of one workspace; another's are read at once, and a plan without a rate has no limit."""
     engine = Engine()
-    worker, (chatty, other) = await busy(engine, 2)
-    for _ in range(FREE.burst):
-        await engine.app.leases.admit(worker.principal, worker.session, made_up(0))
-    lines = asyncio.create_task(seconds(engine, worker, [ref(chatty)] * 200))
-    await asyncio.sleep(LEASE / NEEDED / 2)
-    assert not lines.done()
-    assert await seconds(engine, worker, [ref(other)]) == 0
-    lines.cancel()
+    worker, other, free = worker_of(engine, "free"), worker_of(engine, "free", "ws-2"), worker_of(engine, "unlimited")
 
+    async def hearing(of: Worker, number: int) -> float:
+        began = asyncio.get_running_loop().time()
+        for _ in range(number):
+            await engine.app.leases.hear(of.principal)
+        return asyncio.get_running_loop().time() - began
 
-async def test_what_is_said_under_a_lease_keeps_its_order() -> None:
-    """What needs no turn comes behind what waits for one."""
-    engine = Engine()
-    worker, (task,) = await busy(engine, 1)
-    held = engine.app.leases.held_by(worker.session, ref(task))
-    assert held is not None
-    said = list[int]()
-
-    async def say(number: int) -> None:
-        await engine.app.leases.admit_under(worker.principal, held)
-        said.append(number)
-
-    saying = [asyncio.create_task(say(number)) for number in range(50)]
-    for number in (50, 51):
-        await asyncio.sleep(1.5 * LEASE / NEEDED)
-        saying.append(asyncio.create_task(say(number)))
-    await asyncio.gather(*saying)
-    assert said == list(range(52))
-
-
-async def test_who_wants_to_hear_of_silence_within_a_second_pays_by_its_rate() -> None:
-    """A lease of a second needs six reports in it: of these as many are not counted as if it had ten."""
-    engine = Engine()
-    worker = worker_of(engine, "free", room=MANY)
-    for _ in range(MANY):
-        await engine.submit(terms=replace(STANDARD, heartbeat=timedelta(seconds=1)))
-    refs = [ref(await worker.next()) for _ in range(MANY)]
-    began, said = asyncio.get_running_loop().time(), 0
-    while asyncio.get_running_loop().time() < began + 20:
-        await seconds(engine, worker, refs)
-        said += len(refs)
-    took = asyncio.get_running_loop().time() - began
-    assert said <= GIVEN * MANY + FREE.burst + (MANY * NEEDED / SHORTEST + FREE.requests_per_second) * took + MANY
+    assert await hearing(worker, 3 * HEARD) == pytest.approx(2, abs=0.01)
+    assert await hearing(other, HEARD) == pytest.approx(0)
+    assert await hearing(free, 10 * HEARD) == 0
 
 
 async def test_a_lease_that_has_ended_has_a_report_left() -> None:
-    """Hundreds of attempts run out of time together: their worker hears so, and its other lease suffers no wait."""
+    """Hundreds of attempts run out of time together: their worker hears so, and its other leases suffer no wait."""
     engine = Engine()
     worker, tasks = await busy(engine, MANY)
-    refs = [ref(task) for task in tasks]
-    assert await seconds(engine, worker, refs + refs) == 0
     for task in tasks:
         await worker.fail(task)
+    refs = [ref(task) for task in tasks]
     assert await seconds(engine, worker, refs) == 0
     assert await seconds(engine, worker, refs) == pytest.approx((MANY - FREE.burst) / FREE.requests_per_second)
 
@@ -172,7 +157,7 @@ async def test_who_comes_back_elsewhere_says_at_once_what_it_holds() -> None:
         for task in tasks:
             assert await seconds(engine, worker, [ref(task)]) == 0
             await worker.heartbeat(task)
-        assert await seconds(engine, worker, [ref(task) for task in tasks]) == 0
+        assert taken(engine, worker, tasks) == MANY
 
 
 async def test_what_is_made_up_at_hello_has_the_rate_in_the_long_run() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.json_format import MessageToDict
 from support.service import PATIENCE, Caller, ManualClock, Service, refused, serving
 
@@ -34,7 +35,7 @@ async def served(service: Service, caller: Caller, task_id: str, *, after: int =
     metadata = (*caller.metadata, *([("last-event-id", last_id)] if last_id else []))
     call = service.rest.ServeTaskEvents(request, metadata=metadata, timeout=PATIENCE)
     messages = [message async for message in call]
-    assert [message.content_type for message in messages] in ([], ["text/event-stream"])
+    assert [message.content_type for message in messages] in ([], ["text/event-stream", *[""] * (len(messages) - 1)])
     return b"".join(message.data for message in messages).decode()
 
 
@@ -75,13 +76,27 @@ async def test_sequence_that_never_was_is_refused(after: int, code: str) -> None
             assert (told.code, told.fields) == (code, ["after_sequence"])
 
 
-async def test_sse_says_what_the_typed_stream_says() -> None:
-    """Each message's `id` is the sequence, its `data` the JSON of the TaskEvent with the status's short name."""
+@pytest.mark.parametrize(("part", "count"), [(rest.PART_BYTES, 1), (300, 4), (1, 7)])
+async def test_sse_says_what_the_typed_stream_says(part: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message's `id` is the sequence, its `data` the JSON of the TaskEvent with the status's short name.
+
+    In how many parts it comes is for flow control: what nobody has read is not made yet.
+    """
+    parts = 0
+
+    def body(**fields: Any) -> HttpBody:
+        nonlocal parts
+        parts += 1
+        return HttpBody(**fields)
+
+    monkeypatch.setattr(rest, "PART_BYTES", part)
+    monkeypatch.setattr(rest, "HttpBody", body)
     async with serving() as service:
         caller = await service.workspace()
         task_id = await ended_task(service, caller)
         typed = await service.events(caller, task_id)
         first, *messages = parsed(await served(service, caller, task_id))
+    assert parts == count
     assert first == {"retry": "1000"}
     assert [message["id"] for message in messages] == [str(event.sequence) for event in typed]
     assert {message["event"] for message in messages} == {"status"}

@@ -13,6 +13,7 @@ from openmcp_chain.domain.task import Status
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import workstream
+from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.encoded import Encoded
 from openmcp_chain.transport.large import AT_ONCE
 from openmcp_chain.transport.workstream import WorkerStream
@@ -44,7 +45,9 @@ async def test_what_a_worker_did_not_read_returns_when_it_goes() -> None:
 async def unread(service: Service, caller: Caller, concurrency: int) -> tuple[WorkerStream, Responses]:
     """A worker's stream whose answers go nowhere unless a test takes them; it has been welcomed."""
     app, principal = service.app, await service.app.identity.check(caller.token, Scope.WORKER)
-    stream = WorkerStream(app.leases, app.dispatcher, app.identity, app.bearers.present(principal), AT_ONCE)
+    stream = WorkerStream(
+        app.leases, app.dispatcher, app.identity, app.bearers.present(principal), AT_ONCE, Allowance(10**6)
+    )
 
     hello = workers_pb2.Hello(worker_name="worker-1", task_types=["echo"], max_concurrency=concurrency)
 

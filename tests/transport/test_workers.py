@@ -1,6 +1,7 @@
 """The worker's stream on the wire: its rules, fencing, credits, and what comes back when it goes."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ from support.service import NOBODYS, PATIENCE, ManualClock, refused, serving, un
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.store.memory import MemoryStore
-from openmcp_chain.transport import workstream
+from openmcp_chain.transport import reports, workstream
 from openmcp_chain.transport.allowance import Allowance
 
 HELLO: dict[str, Any] = {"worker_name": "worker-1", "task_types": ["echo"], "max_concurrency": 1}
@@ -176,33 +177,75 @@ async def test_a_stream_that_says_too_much_is_held_up() -> None:
         await flood.end()
 
 
-async def test_lines_past_the_rate_hold_up_no_heartbeat_and_come_before_their_tasks_end() -> None:
-    """They wait under their own lease; a worker that goes meanwhile is not waited for."""
+async def test_past_the_rate_lines_are_refused_and_nothing_else_suffers() -> None:
+    """Progress is left out, heartbeats keep their leases, and ends count: none of them waits."""
     async with serving() as service:
         tenant = await service.workspace("free")
         worker = service.work(tenant)
         await worker.hello(concurrency=2)
-        for _ in range(2):
-            await service.submit(tenant)
+        ids = [await service.submit(tenant) for _ in range(2)]
         chatty, other = (await worker.task()).lease, (await worker.task()).lease
-        for _ in range(22):  # what is not counted, and the burst
+        for _ in range(100):
             await worker.say(log=workers_pb2.Log(lease=chatty, message="a line"))
-        for _ in range(22):
+        told = Counter([(await worker.ack()).error_code for _ in range(100)])
+        assert told.keys() == {"", "RATE_LIMITED"}
+        assert told[""] < 50
+        progress = tasks_pb2.TaskProgress(fraction=0.5)
+        for lease in (chatty, other):
+            await worker.say(heartbeat=workers_pb2.Heartbeat(lease=lease, progress=progress))
             assert not (await worker.ack()).error_code
-        for number in range(3):
-            await worker.say(log=workers_pb2.Log(lease=chatty, message=f"late {number}"))
-        await worker.say(complete=workers_pb2.Complete(lease=chatty))
-        assert (await worker.heartbeat(other)).lease == other
-        acks = [await worker.ack() for _ in range(4)]
-        assert [ack.kind for ack in acks] == [workers_pb2.REPORT_KIND_LOG] * 3 + [workers_pb2.REPORT_KIND_COMPLETE]
-        assert not any(ack.error_code for ack in acks)
+            assert not (await worker.complete(lease)).error_code
+        for task_id in ids:
+            task = await service.get(tenant, task_id)
+            assert task.status == tasks_pb2.TASK_STATUS_SUCCEEDED
+            assert not task.HasField("progress")
+        await worker.end()
 
-        for _ in range(500):
-            await worker.say(log=workers_pb2.Log(lease=other, message="a line"))
+
+@pytest.mark.parametrize(
+    ("report", "kept"),
+    [
+        (workers_pb2.Log(message="x" * 100_000), workers_pb2.Log(message="x" * 1024)),
+        (
+            workers_pb2.Heartbeat(progress=tasks_pb2.TaskProgress(fraction=0.5, message="x" * 100_000)),
+            workers_pb2.Heartbeat(progress=tasks_pb2.TaskProgress(fraction=0.5, message="x" * 256)),
+        ),
+        (
+            workers_pb2.Fail(code="x" * 10_000, message="y" * 100_000, retryable=True, retry_delay=Duration(seconds=5)),
+            workers_pb2.Fail(code="x" * 64, message="y" * 2048, retryable=True, retry_delay=Duration(seconds=5)),
+        ),
+        (
+            workers_pb2.Heartbeat.FromString(b"\x7a\xff\x7f" + bytes(16383) + b"\x7a\x64" + bytes(100)),
+            workers_pb2.Heartbeat(),
+        ),
+    ],
+    ids=["log", "heartbeat", "fail", "unknown fields"],
+)
+def test_of_a_large_report_only_what_is_kept_waits(report: Any, kept: Any) -> None:
+    """However much a worker says: what it says may wait for the database, with many others."""
+    report.lease.CopyFrom(NOBODYS)
+    kept.lease.CopyFrom(NOBODYS)
+    assert reports.cut(report) == kept
+    assert reports.cut(kept) is kept
+
+
+async def test_a_stream_that_ends_leaves_no_reports_behind() -> None:
+    """Those that wait for others of their task are let go of, as their worker will say them again: none would end."""
+    store = DistantStore()
+    async with serving(store) as service:
+        tenant = await service.workspace()
+        worker = service.work(tenant)
+        await worker.hello()
+        await service.submit(tenant)
+        lease = (await worker.task()).lease
+        store.gates["update_tasks"] = gate = asyncio.Event()
+        for _ in range(200):
+            await worker.say(log=workers_pb2.Log(lease=lease, message="a line"))
         (stream,) = service.app.workers._streams
-        await until(lambda: bool(stream._waiting))
+        await until(lambda: len(stream._answering) == 200)
         worker.call.cancel()
-        await until(lambda: not stream._under_way)
+        await until(lambda: not stream._answering)
+        gate.set()
 
 
 async def test_leased_task_is_what_was_submitted() -> None:

@@ -10,6 +10,7 @@ from support.workers import working
 
 from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Key
 from openmcp_chain.worker import Context, TaskFailed, held
 
 
@@ -170,3 +171,33 @@ async def test_what_is_said_after_the_end_is_lost() -> None:
         contexts[0].log("much too late")
         assert await service.events(tenant, events[0].task_id) == events
     assert [event.sequence for event in again] == [1, 2, 3]
+
+
+async def test_lines_past_the_plans_rate_come_later_and_in_their_order() -> None:
+    """While the function runs; its lease is kept meanwhile, and its end waits for nothing."""
+    lines = [f"line {number}" for number in range(30)]  # more than the smallest plan's burst
+    all_there = asyncio.Event()
+
+    async def talk(_: object, context: Context) -> None:
+        for line in lines:
+            context.log(line)
+        await all_there.wait()
+        for line in lines:
+            context.log(line)
+
+    async with serving() as service:
+        tenant = await service.workspace("free")
+        async with working(service, tenant, talk):
+            task_id = await service.submit(tenant)
+            key = Key(tenant.workspace_id, task_id)
+
+            async def logged() -> list[Any]:
+                task = await service.app.ledger.get(key)
+                return [event.context["log"] for event in task.events if "log" in event.context] if task else []
+
+            while await logged() != lines:  # noqa: ASYNC110 - by the worker's own pauses
+                await asyncio.sleep(0.05)
+            all_there.set()
+            events = await service.events(tenant, task_id)
+    assert events[-1].status == tasks_pb2.TASK_STATUS_SUCCEEDED
+    assert len(said(events, "log")) < 2 * len(lines)

@@ -12,11 +12,10 @@ told to it and which takes nothing from anybody, but the place that the worker s
 what it is.
 """
 
-import asyncio
 import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from openmcp_chain.domain import sizes
@@ -49,10 +48,10 @@ class Held:
     bytes: int = 0
     """What is kept of the task; 0 if it is no more than the state: no metadata, no labels, no events."""
     spare: float = math.inf
-    """How many reports it has that are not counted against its workspace's rate, at `spare_at`; see `pace`."""
+    """How many heartbeats it has that are not counted against its workspace's rate, at `spare_at`; see `pace`."""
     spare_at: float = 0.0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """What is said under it has its turn in this order; see `pace`."""
+    end_said: bool = False
+    """Whether its worker has said how its attempt ended, at least once."""
     unsent: bool = False
     """Whether the task still waits to be sent to the worker: until then, the lease's end makes no room for others."""
 

@@ -91,9 +91,14 @@ class Leases:
         claimed = ref is not None and self._held.claimant(_claim(principal, ref)) is session
         await self._pace.admit(principal, session, claimed=claimed)
 
-    async def admit_under(self, principal: Principal, held: Held) -> None:
-        """Returns when what is said next under the lease has its turn: see `pace`."""
-        await self._pace.admit_under(principal, held, self._dispatcher.lease_duration(held.task).total_seconds())
+    async def hear(self, principal: Principal) -> None:
+        """Returns when the next report under a lease may be read: see `pace`."""
+        await self._pace.hear(principal)
+
+    def takes(self, principal: Principal, held: Held, *, ends: bool = False, writes: bool = False) -> bool:
+        """Whether what is said under the lease may be carried out, or is to be left out: see `pace`."""
+        duration = self._dispatcher.lease_duration(held.task).total_seconds()
+        return self._pace.takes(principal, held, duration, ends=ends, writes=writes)
 
     async def heartbeat(
         self, principal: Principal, ref: LeaseRef, progress: Progress | None = None, line: str = ""

@@ -19,6 +19,8 @@ DECISIONS = 10
 
 INSERTS = 200
 """New tasks in a batch: all of it wait for its last, and more would make each hardly cheaper."""
+WAITING = 256
+"""Changes of one task that wait for their turn; more are refused with ABORTED, as where too many come first."""
 UPDATES = 100
 """Changes in a batch. One costs the embedded database some 3 ms, and all of a batch wait for its last."""
 
@@ -86,9 +88,11 @@ class Ledger:
         others keep coming first.
 
         Changes of one task take turns, in the order in which they are asked for: each is decided on what the one before
-        it has made, so however many there are at once, none is refused for the others.
+        it has made, so of up to `WAITING` at once none is refused for the others.
         """
         turns = self._turns.setdefault(task.key, _Turns(asyncio.Lock()))
+        if turns.wanted >= WAITING:
+            raise errors.Aborted
         turns.wanted += 1
         try:
             async with turns.lock:

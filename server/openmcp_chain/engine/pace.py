@@ -1,23 +1,23 @@
-"""How often workers' streams may say something: as often as their plan lets them call, beside what their leases need.
+"""How much workers' streams may say: what their leases need, and beside it as much as their plan lets them call.
 
-A stream is one call to Envoy, whatever is said on it. So what is said has to wait here until it has its turn, and past
-a number of reports that wait, HTTP/2's flow control holds up the worker. Nothing is refused or lost.
+A stream is one call to Envoy, whatever is said on it. What is said under one of its leases never waits: were an end
+late, or a heartbeat that it comes behind, its task would run twice. So past the rate something is left out instead:
 
-That should cost no worker its leases, however many it has, and no task its end. So what a lease needs is not counted,
-but bounded by the lease: `GIVEN` reports to begin with, and one more in each of the `NEEDED` parts of the time for
-which its worker may be silent; it is told to send a heartbeat in a third. A report under a lease waits no longer than
-such a part, behind nothing but what was said before it under the same lease. One more is not counted when the lease
-ends: its worker may not know, and have it under way.
+* the end of an attempt is not counted, the first of each lease;
+* a heartbeat is not counted either. It costs next to nothing, but where its worker wants to be missed in less than
+  `SHORTEST` (`heartbeat_timeout`): there as many are free as if it were that, and past the rate one more is refused;
+* progress and lines are counted, since each is written. Progress is left out: newer progress will follow. A line is
+  refused, as a call would be.
 
-A workspace chooses how long its workers may be silent (`heartbeat_timeout`, from a second on). Of less than `SHORTEST`,
-what is needed for that is not counted, and the rest is: else whoever chose a second would have no rate.
+Of everything together, `HEARD` a second are read of a workspace, and the rest waits on its way.
 
-A worker that comes back to a process which does not know its leases has a first report on each of them to make, in a
-hurry. These are not counted either if they prove true. Those that don't have a bucket of their own, of the same rate:
-as many pass at once as one worker may have tasks.
+What is said of no lease of the stream's is held up until it has its turn, and so is what comes behind it. A worker that
+comes back to a process which does not know its leases has a first report on each of them to make, in a hurry: these are
+not counted if they prove true. Those that don't have a bucket of their own, of the same rate: as many pass at once as
+one worker may have tasks. One report more is not counted when a lease ends: its worker may not know, and have it under
+way.
 
-Rejected: a cost for each kind of report, since the heartbeats of a thousand tasks would still be too many for a small
-plan; to refuse, since every worker in every language would have to deal with that.
+Rejected: to hold up what is said under a lease, in its order, however short: ends come behind it.
 """
 
 import asyncio
@@ -30,12 +30,17 @@ from openmcp_chain.engine.held import Held
 from openmcp_chain.engine.sessions import Session
 
 GIVEN = 2
-"""Reports under a lease that are not counted, whenever they come: its end, and one more."""
+"""Heartbeats under a short lease that are not counted, whenever they come."""
 NEEDED = 6
+"""In so many parts of `SHORTEST`, one more is not."""
 SHORTEST = 10.0
 """Seconds for which a worker may be silent: of less than that, heartbeats are counted."""
+HEARD = 2000
+"""Reports a second under leases; of a workspace or operator, in this process."""
 CLAIMS = 1000
 """Reports at once of leases that may be the worker's, and ends of leases that it may not have heard of."""
+EXACT = 1e-6
+"""Seconds: less is what numbers are rounded by."""
 WORKSPACES = 10_000
 """Of so many is it known how much they have said; past it, the one that said something longest ago may begin anew."""
 
@@ -43,10 +48,11 @@ WORKSPACES = 10_000
 class Rates:
     """A token bucket for each workspace and operator, in this process."""
 
-    def __init__(self, plan: Callable[[Principal], Plan], burst: int = 0) -> None:
-        """`burst`: what a bucket has at least, whatever the plan."""
+    def __init__(self, plan: Callable[[Principal], Plan], burst: int = 0, rate: int = 0) -> None:
+        """`burst`: what a bucket has at least; `rate`: what it has instead of the plan's, if that has one."""
         self._plan = plan
         self._burst = burst
+        self._rate = rate
         self._full_at = OrderedDict[str, float]()
         """When each bucket is full again, by the loop's clock; the one that was taken from last at the end."""
 
@@ -55,18 +61,19 @@ class Rates:
         plan = self._plan(principal)
         if not plan.requests_per_second:
             return 0.0
-        now, each = asyncio.get_running_loop().time(), 1 / plan.requests_per_second
+        now, each = asyncio.get_running_loop().time(), 1 / (self._rate or plan.requests_per_second)
         full_at = max(now, self._full_at.pop(principal.workspace, now)) + each
         self._full_at[principal.workspace] = full_at
         if len(self._full_at) > WORKSPACES or next(iter(self._full_at.values())) <= now:
             self._full_at.popitem(last=False)
-        return max(0.0, full_at - now - max(plan.burst, self._burst) * each)
+        wait = full_at - now - max(plan.burst, self._burst) * each
+        return wait if wait > EXACT else 0.0
 
     def give_back(self, principal: Principal) -> None:
         """What was taken is not needed."""
         plan = self._plan(principal)
         if plan.requests_per_second and principal.workspace in self._full_at:
-            self._full_at[principal.workspace] -= 1 / plan.requests_per_second
+            self._full_at[principal.workspace] -= 1 / (self._rate or plan.requests_per_second)
 
     def forget(self, workspace_id: str) -> None:
         """The workspace is no more."""
@@ -74,13 +81,14 @@ class Rates:
 
 
 class Pace:
-    """Holds up streams that say too much. One for all of a process's streams."""
+    """Says what is left out, and holds up the rest. One for all of a process's streams."""
 
     def __init__(self, plan: Callable[[Principal], Plan]) -> None:
         """`plan` says which one a token is limited by."""
         self._plan = plan
         self._said = Rates(plan)
         self._unproven = Rates(plan, burst=CLAIMS)
+        self._heard = Rates(plan, burst=HEARD, rate=HEARD)
 
     async def admit(self, principal: Principal, session: Session, *, claimed: bool) -> None:
         """Returns when what the session's stream says next, under no lease of the session's, has its turn.
@@ -98,25 +106,28 @@ class Pace:
         elif wait := self._said.take(principal):
             await asyncio.sleep(wait)
 
-    async def admit_under(self, principal: Principal, held: Held, duration: float) -> None:
-        """Returns when what is said next under the lease has its turn, in the order of the calls.
+    async def hear(self, principal: Principal) -> None:
+        """Returns when the next report under a lease may be read."""
+        if wait := self._heard.take(principal):
+            await asyncio.sleep(wait)
 
-        `duration`: for how many seconds its worker may be silent.
+    def takes(self, principal: Principal, held: Held, duration: float, *, ends: bool, writes: bool) -> bool:
+        """Whether what is said under the lease may be carried out; if not, it is to be left out.
+
+        `duration`: for how many seconds its worker may be silent. `ends`: it ends the attempt; `writes`: it is progress
+        or a line. Else it is a heartbeat.
         """
         if not self._plan(principal).requests_per_second:
-            return
-        needed = max(duration, SHORTEST) / NEEDED
-        async with held.turn:
-            if _spare(held, needed) >= 1:
-                held.spare -= 1
-                return
-            wait = self._said.take(principal)
-            if (sooner := (1 - held.spare) * needed) < wait:
-                self._said.give_back(principal)
-                held.spare -= 1
-                wait = sooner
-            if wait:
-                await asyncio.sleep(wait)
+            return True
+        if ends and not held.end_said:
+            held.end_said = True
+            return True
+        if not (ends or writes) and (duration >= SHORTEST or _spared(held)):
+            return True
+        if self._said.take(principal):
+            self._said.give_back(principal)
+            return False
+        return True
 
     def proved(self, principal: Principal) -> None:
         """What a lease was claimed to be it is: its report was one of those that leases need."""
@@ -124,7 +135,7 @@ class Pace:
 
     def forget(self, workspace_id: str) -> None:
         """The workspace is no more."""
-        for rates in (self._said, self._unproven):
+        for rates in (self._said, self._unproven, self._heard):
             rates.forget(workspace_id)
 
     def ended(self, session: Session) -> None:
@@ -132,9 +143,12 @@ class Pace:
         session.spare = min(session.spare + 1, CLAIMS)
 
 
-def _spare(held: Held, needed: float) -> float:
-    """How many reports that are not counted the lease has now."""
+def _spared(held: Held) -> bool:
+    """Whether the lease has a heartbeat that is not counted; takes it."""
     now = asyncio.get_running_loop().time()
-    held.spare = min(GIVEN, held.spare + (now - held.spare_at) / needed)
+    held.spare = min(GIVEN, held.spare + (now - held.spare_at) * NEEDED / SHORTEST)
     held.spare_at = now
-    return held.spare
+    if held.spare < 1:
+        return False
+    held.spare -= 1
+    return True

@@ -1,4 +1,4 @@
-"""What one stream may have under way; past it nothing more is read, and HTTP/2's flow control holds up the sender."""
+"""What streams may have under way together; past it no more is read, and HTTP/2's flow control holds up the sender."""
 
 import asyncio
 

@@ -21,6 +21,8 @@ TASK_TYPES = 64
 FAILURE_MESSAGE_CHARACTERS = 2048
 LOG_CHARACTERS = 1024
 PROGRESS_CHARACTERS = 256
+LONGEST_REPORT = 16 * 1024
+"""Bytes: what is kept of a report, but for a result, never has more."""
 LONGEST_DELAY_SECONDS = 24 * 3600.0
 
 
@@ -50,6 +52,28 @@ class Completed:
 
 
 Report: TypeAlias = workers_pb2.Heartbeat | Completed | workers_pb2.Fail | workers_pb2.Stopped | workers_pb2.Log
+
+
+def cut(report: Report) -> Report:
+    """The report without what is not kept of it: while it waits to be carried out, that would take up memory."""
+    if isinstance(report, Completed) or report.ByteSize() <= LONGEST_REPORT:
+        return report
+    if isinstance(report, workers_pb2.Log):
+        return workers_pb2.Log(lease=report.lease, message=report.message[:LOG_CHARACTERS])
+    if isinstance(report, workers_pb2.Heartbeat):
+        progress = tasks_pb2.TaskProgress(
+            fraction=report.progress.fraction, message=report.progress.message[:PROGRESS_CHARACTERS]
+        )
+        return workers_pb2.Heartbeat(lease=report.lease, progress=progress if report.HasField("progress") else None)
+    if isinstance(report, workers_pb2.Fail):
+        return workers_pb2.Fail(
+            lease=report.lease,
+            code=report.code[:FAILURE_CODE_CHARACTERS],
+            message=report.message[:FAILURE_MESSAGE_CHARACTERS],
+            retryable=report.retryable,
+            retry_delay=report.retry_delay if report.HasField("retry_delay") else None,
+        )
+    return workers_pb2.Stopped(lease=report.lease)
 
 
 class Introduction(Protocol):

@@ -1,6 +1,6 @@
 """RestService: what REST needs and JSON can't carry. Envoy sends its bytes on as they are."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from google.api.httpbody_pb2 import HttpBody
 
@@ -20,6 +20,8 @@ PING_SECONDS = 15.0
 """A proxy on the way may cut a connection that is silent for a minute."""
 RETRY_MILLISECONDS = 1000
 """How soon an EventSource comes back after a cut."""
+PART_BYTES = 64 * 1024
+"""Of an answer's events so much is made at a time, or one event."""
 LAST_EVENT_ID = "Last-Event-ID"
 NOTHING_FOLLOWS = (("x-openmcp-end-of-stream", "1"),)
 """Tells Envoy to answer 204: the caller has had the terminal event, and is to stop coming back."""
@@ -46,17 +48,26 @@ class RestService:
             wait = 0.0
             while not events.ended:
                 # Nothing of one answer is kept while the next is waited for: it may have megabytes.
-                # Only the first message names the media type (Envoy issue #10673).
-                yield HttpBody(content_type=content_type, data=preface + _told(events.task_id, await events.next(wait)))
-                content_type, preface, wait = "", b"", PING_SECONDS
+                for data in _told(events.task_id, await events.next(wait)):
+                    # Only the first message names the media type (Envoy issue #10673).
+                    yield HttpBody(content_type=content_type, data=preface + data)
+                    content_type, preface, wait = "", b"", PING_SECONDS
 
     async def ServeJsonWebKeySet(self, _: rest_pb2.ServeJsonWebKeySetRequest, __: Call) -> HttpBody:
         """The public keys."""
         return HttpBody(content_type="application/json", data=await self._keys.key_set())
 
 
-def _told(task_id: str, steps: Sequence[Event]) -> bytes:
-    return b"".join(codec.server_sent_event(task_id, step) for step in steps) or b": ping\n\n"
+def _told(task_id: str, steps: Sequence[Event]) -> Iterator[bytes]:
+    """The events in parts, each made when the one before has gone out: many may follow a task that has megabytes."""
+    part = bytearray()
+    for step in steps:
+        part += codec.server_sent_event(task_id, step)
+        if len(part) >= PART_BYTES:
+            yield bytes(part)
+            part.clear()
+    if part or not steps:
+        yield bytes(part) or b": ping\n\n"
 
 
 def last_words(error: errors.Error) -> HttpBody:

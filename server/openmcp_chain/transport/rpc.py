@@ -21,6 +21,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
@@ -52,7 +53,9 @@ UNARY_SECONDS = 30.0
 QUIET_SECONDS = 0.3
 """Without a call for so long, a server that shuts down takes it that nobody sends it any more."""
 CALLS = 4000
-"""Unary calls under way at a time."""
+WORKSPACE_CALLS = 1000
+"""Unary calls under way at a time: of all, and of one workspace. Its plan may let it make more in the time that one may
+take; whatever makes its calls slow is to keep nobody else out."""
 REQUEST_ID = 48
 """Characters of a client's request id: more than a UUID has, fewer than a secret, which may be there by mistake."""
 
@@ -112,7 +115,7 @@ class Rpc:
         self._identity = identity
         self._bearers = bearers
         self._large = large
-        self._under_way = 0
+        self._under_way = Counter[str]()
         self._latest = -math.inf
         # Without a provider, only the client's own context is there to be passed on.
         self._traced = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
@@ -176,8 +179,7 @@ class Rpc:
                                 answer: Message | Encoded = await behaviour(decoded.pop(), call)
                             finally:
                                 reading.end()
-                                self._large.requests.leave(workspace, size)
-                                self._under_way -= 1
+                                self._ended(workspace, size)
                     encoded = messages.encode(answer)
                     self._hold(context, workspace, len(encoded))
                     code = "OK"
@@ -244,10 +246,17 @@ class Rpc:
 
     def _admit(self, workspace: str, size: int) -> None:
         """Counts a call whose request is there; a caller who sends nothing takes nobody's place."""
-        if self._under_way >= CALLS:
+        if self._under_way.total() >= CALLS or (workspace and self._under_way[workspace] >= WORKSPACE_CALLS):
             raise errors.Overloaded
         self._large.requests.enter(workspace, size)
-        self._under_way += 1
+        self._under_way[workspace] += 1
+
+    def _ended(self, workspace: str, size: int) -> None:
+        """An admitted call has ended."""
+        self._large.requests.leave(workspace, size)
+        self._under_way[workspace] -= 1
+        if not self._under_way[workspace]:
+            del self._under_way[workspace]
 
     def _hold(self, context: Context, workspace: str, size: int) -> None:
         """Counts an answer until the call has ended: until then gRPC keeps what its caller does not read."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from weakref import WeakValueDictionary
 
 from openmcp.chain.v1 import workers_pb2
 from openmcp_chain.domain import errors
@@ -12,11 +13,12 @@ from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.leasing import Ask, Leasing
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.transport import codec
+from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.encoded import Encoded, encode
 from openmcp_chain.transport.reports import Completed, Reports, allow, demand, introduce
 from openmcp_chain.transport.rpc import Call
-from openmcp_chain.transport.workstream import WorkerStream
+from openmcp_chain.transport.workstream import REPORT_BYTES, WorkerStream
 
 WAIT_SECONDS = 25.0
 LEASED = 100
@@ -40,6 +42,8 @@ class WorkerService:
         self._identity = identity
         self._quota = quota
         self._streams: set[WorkerStream] = set()
+        self._allowances = WeakValueDictionary[str, Allowance]()
+        """By workspace, as long as it has a stream."""
         self.draining = False
 
     async def Work(
@@ -49,7 +53,8 @@ class WorkerService:
         if self.draining:
             raise errors.ServerDraining
         with self._quota.hold(call.caller.workspace, self._identity.quotas(call.caller).streams):
-            stream = WorkerStream(self._leases, self._dispatcher, self._identity, call.bearer, call.reading)
+            allowance = self._allowances.setdefault(call.caller.workspace, Allowance(REPORT_BYTES))
+            stream = WorkerStream(self._leases, self._dispatcher, self._identity, call.bearer, call.reading, allowance)
             self._streams.add(stream)
             try:
                 async with aclosing(stream.run(requests)) as responses:

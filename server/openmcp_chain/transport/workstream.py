@@ -12,11 +12,10 @@ from openmcp_chain.domain.task import Task
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.engine.bearers import Bearer
 from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
-from openmcp_chain.engine.held import Held
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.sessions import Session
-from openmcp_chain.transport import codec
+from openmcp_chain.transport import codec, reports
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.encoded import Encoded, encode
@@ -31,8 +30,10 @@ OUTBOX_BYTES = 1024 * 1024
 does not read, no more is claimed."""
 REPORTS = 1024
 """Reports of a stream that are not answered on the wire yet; past it, the server reads no more from the worker."""
-REPORT_BYTES = 8 * 1024 * 1024
-"""What those reports that are being carried out may have together."""
+REPORT_BYTES = 32 * 1024 * 1024
+"""What the reports that are being carried out may have together, of all streams of a workspace or operator."""
+REPORT_MEMORY = 2048
+"""What one takes besides its bytes, about."""
 HELLO_SECONDS = 30.0
 """How long a stream may be open without a hello."""
 
@@ -58,8 +59,15 @@ class WorkerStream:
     """The state of one stream."""
 
     def __init__(
-        self, leases: Leases, dispatcher: Dispatcher, identity: Identity, bearer: Bearer, reading: Reading
+        self,
+        leases: Leases,
+        dispatcher: Dispatcher,
+        identity: Identity,
+        bearer: Bearer,
+        reading: Reading,
+        allowance: Allowance,
     ) -> None:
+        """`allowance`: for its reports, and those of its workspace's other streams."""
         self._leases = leases
         self._reports = Reports(leases)
         self._reading = reading
@@ -69,10 +77,10 @@ class WorkerStream:
         self._session: Session | None = None
         self._outbox: asyncio.Queue[workers_pb2.WorkResponse | _Unsent | errors.Error | None] = asyncio.Queue()
         self._slots = asyncio.Semaphore(REPORTS)
-        self._allowance = Allowance(REPORT_BYTES)
+        self._allowance = allowance
         self._under_way: set[asyncio.Task[None]] = set()
-        self._waiting: set[asyncio.Task[None]] = set()
-        """Of those, reports that wait for their turn under their leases."""
+        self._answering: set[asyncio.Task[None]] = set()
+        """Of those, the reports that are being carried out."""
         self._closed = False
 
     @property
@@ -129,8 +137,8 @@ class WorkerStream:
         if self._session is not None:
             self._dispatcher.leave(self._session)
             self._leases.left(self._session)
-        for report in self._waiting:
-            report.cancel()  # it has no answer, and its worker will say it again
+        for report in self._answering:
+            report.cancel()  # what it writes goes on; the rest has no answer, and its worker will say it again
         while not self._outbox.empty():
             message = self._outbox.get_nowait()
             if isinstance(message, _Unsent):
@@ -188,7 +196,9 @@ class WorkerStream:
         elif self._session is None:
             raise errors.InvalidArgument(_NO_HELLO)
         elif kind in KINDS:
-            await self._report(kind, getattr(request, kind))
+            said = reports.cut(getattr(request, kind))
+            del request
+            await self._report(kind, said)
         elif kind == "refresh":
             await self._leases.admit(self._bearer.principal, self._session)
             await self._refresh(request.refresh.token)
@@ -199,22 +209,31 @@ class WorkerStream:
             raise errors.InvalidArgument(Violation("message", "is empty, or of a kind that this server does not know"))
 
     async def _report(self, kind: str, report: Report) -> None:
-        """Begins to carry a report out, when its stream has room for it.
-
-        What waits for its turn under a lease holds up nothing else; what is said of no lease of this stream's does.
-        """
+        """Begins to carry a report out, when its stream has room for it; what says too much is left out or refused."""
         if self._session is None:
             raise errors.InvalidArgument(_NO_HELLO)
         checks = Checks()
         checks.lease(f"{kind}.lease", report.lease)
         checks.done()
-        ref = codec.lease_ref(report.lease)
-        held = self._leases.held_by(self._session, ref)
+        ref, principal = codec.lease_ref(report.lease), self._bearer.principal
+        held, taken = self._leases.held_by(self._session, ref), True
         if held is None:
-            await self._leases.admit(self._bearer.principal, self._session, ref)
+            await self._leases.admit(principal, self._session, ref)
+        else:
+            await self._leases.hear(principal)
+            if isinstance(report, workers_pb2.Heartbeat):
+                if report.HasField("progress") and not self._leases.takes(principal, held, writes=True):
+                    report = workers_pb2.Heartbeat(lease=report.lease)
+                taken = report.HasField("progress") or self._leases.takes(principal, held)
+            else:
+                line = isinstance(report, workers_pb2.Log)
+                taken = self._leases.takes(principal, held, ends=not line, writes=line)
         await self._slots.acquire()
-        await self._allowance.take(report.ByteSize())
-        self._spawn(self._answer(report, held))
+        if not taken:
+            self._acknowledge(report, errors.RateLimited())
+            return
+        await self._allowance.take(report.ByteSize() + REPORT_MEMORY)
+        self._spawn(self._answer(report), self._answering)
 
     def _hello(self, hello: workers_pb2.Hello) -> None:
         checks = Checks()
@@ -252,35 +271,30 @@ class WorkerStream:
             raise errors.InvalidArgument(Violation("refresh.token", "belongs to another identity than the stream's"))
         self._bearer.principal = principal
 
-    async def _answer(self, report: Report, held: Held | None) -> None:
-        """Carries out a report in its turn, beside others so that they share their writes, and answers it."""
-        ack = workers_pb2.Ack(lease=report.lease, kind=_KIND[type(report)])
+    async def _answer(self, report: Report) -> None:
+        """Carries out a report, beside others so that they share their writes, and answers it."""
+        refusal = None
         try:
-            if held is not None:
-                await self._turn(held)
             await self._reports.carry_out(self._bearer.principal, report)
         except errors.Error as error:
-            ack.error_code = error.code
-            ack.error_message = error.message
+            refusal = error
         except Exception:
             log.exception("unforeseen")
             self._outbox.put_nowait(errors.Internal())
             return
         finally:
-            self._allowance.give_back(report.ByteSize())
-        self._outbox.put_nowait(workers_pb2.WorkResponse(ack=ack))
+            self._allowance.give_back(report.ByteSize() + REPORT_MEMORY)
+        self._acknowledge(report, refusal)
         if self._session is not None:
             # However long that has taken: it was not the worker that was silent, and it may have nothing more to say.
             self._dispatcher.heard(self._session)
 
-    async def _turn(self, held: Held) -> None:
-        waiting = asyncio.current_task()
-        assert waiting is not None  # noqa: S101 - for the type checker: it runs as a task of its own
-        self._waiting.add(waiting)
-        try:
-            await self._leases.admit_under(self._bearer.principal, held)
-        finally:
-            self._waiting.discard(waiting)
+    def _acknowledge(self, report: Report, refusal: errors.Error | None) -> None:
+        ack = workers_pb2.Ack(lease=report.lease, kind=_KIND[type(report)])
+        if refusal is not None:
+            ack.error_code = refusal.code
+            ack.error_message = refusal.message
+        self._outbox.put_nowait(workers_pb2.WorkResponse(ack=ack))
 
     def _deliver(self, session: Session, task: Task) -> None:
         if self._closed:
@@ -293,7 +307,9 @@ class WorkerStream:
         cancel = workers_pb2.Cancel(lease=codec.lease_of(task), reason=task.cancel or "")
         self._outbox.put_nowait(workers_pb2.WorkResponse(cancel=cancel))
 
-    def _spawn(self, doing: Awaitable[None]) -> None:
-        report = asyncio.ensure_future(doing)
-        self._under_way.add(report)
-        report.add_done_callback(self._under_way.discard)
+    def _spawn(self, doing: Awaitable[None], *kinds: set[asyncio.Task[None]]) -> None:
+        """Does it beside the rest; as long as it goes on it is one of these, and one of all that is under way."""
+        begun = asyncio.ensure_future(doing)
+        for kind in (self._under_way, *kinds):
+            kind.add(begun)
+            begun.add_done_callback(kind.discard)

@@ -28,6 +28,8 @@ PROGRESS_SECONDS = 1.0
 """Between two reports of progress."""
 OVERDUE_SECONDS = 1.0
 """Between two heartbeats once the deadline is over, by which a worker learns that the server has ended the attempt."""
+LINES_SECONDS = 1.0
+"""After which lines are said again that were too many for the workspace's plan."""
 AGAIN_SECONDS = 0.2
 """After which something is said again that could not be done."""
 LINES = 200
@@ -155,7 +157,7 @@ class Held:
         """No stream will come any more."""
         self._over = True
         self._unsaid.clear()
-        for call in (self._tick, self._beat, self._repeat):
+        for call in (self._tick, self._beat, self._repeat, self._listen):
             self._cancel(call)
 
     def _give_up(self) -> None:
@@ -197,6 +199,9 @@ class Held:
         if ack.error_code in _AGAIN:
             self._at(AGAIN_SECONDS, self._repeat)
             return
+        if ack.error_code == "RATE_LIMITED" and said == "log" and not self._over:
+            self._say_lines_later()
+            return
         if ack.error_code:
             told = {"task_id": self.lease.task_id, "report": said, "code": ack.error_code}
             log.warning("report refused", extra=told)
@@ -217,6 +222,14 @@ class Held:
             self.close()
             self._let_go(self)
             return
+        self._repeat()
+
+    def _say_lines_later(self) -> None:
+        """More lines than the plan allows: they wait, and what else there is to say goes before them."""
+        lines = [one.log.message for one in self._unsaid if one.HasField("log")]
+        self._unsaid = deque(one for one in self._unsaid if not one.HasField("log"))
+        self._lines.extendleft(reversed(lines))
+        self._at(LINES_SECONDS, self._listen)
         self._repeat()
 
     def _add(self, request: Request, *, next_up: bool = False) -> None:

@@ -86,8 +86,9 @@ class WorkerServiceServicer:
         A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
         up a task by itself says so, by `fail`, until that is answered.
 
-        What is said on all streams of a workspace or operator has the rate of its plan: past it, the server reads more slowly.
-        Two reports on each lease, one more in each sixth of its duration, and one when it has ended are not counted.
+        Progress and lines, on all streams of a workspace or operator, have the rate of its plan: past it, progress is left out,
+        and a line is refused with `RATE_LIMITED`. Heartbeats and ends are not counted; but past the rate, and two in three
+        seconds, a heartbeat is refused of a task whose `heartbeat_timeout` is less than 10 seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,8 +46,9 @@ class WorkerServiceStub:
     A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
     up a task by itself says so, by `fail`, until that is answered.
 
-    What is said on all streams of a workspace or operator has the rate of its plan: past it, the server reads more slowly.
-    Two reports on each lease, one more in each sixth of its duration, and one when it has ended are not counted.
+    Progress and lines, on all streams of a workspace or operator, have the rate of its plan: past it, progress is left out,
+    and a line is refused with `RATE_LIMITED`. Heartbeats and ends are not counted; but past the rate, and two in three
+    seconds, a heartbeat is refused of a task whose `heartbeat_timeout` is less than 10 seconds.
     """
     LeaseTasks: _grpc.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -80,8 +81,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
     up a task by itself says so, by `fail`, until that is answered.
 
-    What is said on all streams of a workspace or operator has the rate of its plan: past it, the server reads more slowly.
-    Two reports on each lease, one more in each sixth of its duration, and one when it has ended are not counted.
+    Progress and lines, on all streams of a workspace or operator, have the rate of its plan: past it, progress is left out,
+    and a line is refused with `RATE_LIMITED`. Heartbeats and ends are not counted; but past the rate, and two in three
+    seconds, a heartbeat is refused of a task whose `heartbeat_timeout` is less than 10 seconds.
     """
     LeaseTasks: _aio.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]  # type: ignore[assignment]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -117,8 +119,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         A worker that is silent until its leases end gets no tasks in their place before it says something. So one that gives
         up a task by itself says so, by `fail`, until that is answered.
 
-        What is said on all streams of a workspace or operator has the rate of its plan: past it, the server reads more slowly.
-        Two reports on each lease, one more in each sixth of its duration, and one when it has ended are not counted.
+        Progress and lines, on all streams of a workspace or operator, have the rate of its plan: past it, progress is left out,
+        and a line is refused with `RATE_LIMITED`. Heartbeats and ends are not counted; but past the rate, and two in three
+        seconds, a heartbeat is refused of a task whose `heartbeat_timeout` is less than 10 seconds.
         """
 
     @_abc_1.abstractmethod
