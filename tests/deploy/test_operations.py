@@ -12,10 +12,10 @@ from typer.main import get_command
 from openmcp_chain.cli.main import app
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.keys import CLOCK_SKEW, LEAD, VERIFIES
-from openmcp_chain.engine import events, keys, looks, queues, signals, signins
+from openmcp_chain.engine import events, keys, ledger, looks, pace, queues, signals, signins
 from openmcp_chain.stack import envoy
 from openmcp_chain.store.mongo import client
-from openmcp_chain.transport import messages, rest
+from openmcp_chain.transport import messages, rest, rpc
 from openmcp_chain.worker import conversation, worker
 
 PACKAGE = manifests.ROOT / "server/openmcp_chain"
@@ -130,7 +130,12 @@ def test_waits_are_those_of_the_code() -> None:
     assert f"Past {messages.RECEIVE_BYTES >> 20} MiB it is gRPC itself" in prose
     assert f"after {conversation.REFUSED_SECONDS:g} s if its secret is refused" in prose
     assert f"gives running tasks {worker.DRAIN_SECONDS:g} s" in prose
-    assert f"event streams read every {events.POLL_SECONDS:g} s" in prose
+    assert f"event streams look {events.POLL_SECONDS:g} s after their last event" in prose
+    assert f"less and less often, every {events.LONGEST_POLL_SECONDS:g} s at least" in prose
+    assert f"{rpc.CALLS:,} in a process, {rpc.WORKSPACE_CALLS:,} of one workspace" in prose
+    assert f"and {ledger.WAITING} changes of one task" in prose
+    assert f"`heartbeat_timeout` is less than {pace.SHORTEST:g} s" in prose
+    assert f"{pace.HEARD:,} reports a second are read" in prose
     assert f"what waits is looked for every {looks.AGAIN_SECONDS:g} s where there is news, every minute" in prose
     assert looks.RARELY_SECONDS == 60
     assert f"to within {signals.ALIVE.total_seconds():g} s for the former" in prose
