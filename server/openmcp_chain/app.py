@@ -43,6 +43,7 @@ from openmcp_chain.engine.tokens import Tokens
 from openmcp_chain.store.base import Store
 from openmcp_chain.store.mongo.store import connect
 from openmcp_chain.transport.auth import AuthService
+from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.large import Large
 from openmcp_chain.transport.rest import RestService
 from openmcp_chain.transport.rpc import Rpc
@@ -87,7 +88,7 @@ class App:
             lease_duration=settings.lease_duration,
             weight=self.identity.weight,
         )
-        pace = Pace(self.identity.plan)
+        pace, dues = Pace(self.identity.plan), Dues(self.identity.plan)
         self.leases = Leases(store, self.ledger, self.dispatcher, pace, clock=now, retention=settings.retention)
         self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, self.streams, now)
         self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
@@ -95,7 +96,7 @@ class App:
         self.retention = Retention(store, self.ledger, now)
         self.eviction = Eviction(store, self.queues)
         moments = Moments()
-        for part in (self.identity, self.pending, self.events, moments, pace):
+        for part in (self.identity, self.pending, self.events, moments, pace, dues):
             self.eviction.follow(part.forget)
         self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, self.pending, moments, now)
         self.tasks = Tasks(store, self.ledger, self.leases, self.pending)
@@ -103,9 +104,9 @@ class App:
         neighbours = Neighbours(self.events, self.leases, self.dispatcher, self.sweep)
         self.signals.heard, self.signals.missed = neighbours.heard, neighbours.missed
         self.large = Large()
-        self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity, self.streams)
+        self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity, self.streams, dues)
         self.server = Server(
-            Rpc(self.identity, self.bearers, self.large),
+            Rpc(self.identity, self.bearers, self.large, dues),
             auth=AuthService(self.identity),
             tasks=TaskService(self.submission, self.tasks, self.queues, self.events, self.identity, now),
             rest=RestService(self.events, self.identity, self.keys),

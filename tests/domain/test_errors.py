@@ -20,7 +20,8 @@ AT_WORST: Mapping[str, Any] = {
     **dict.fromkeys(("after", "last", "size", "limit"), 2**63),
     **dict.fromkeys(("field", "scope", "reason", "status"), "ours"),
     "secret_ids": ["0123abcd"] * SECRETS,
-    "whose": "workspace",
+    "whose": "answers",
+    "retry_after": 1e9,
     "violations": Violation("metadata", "must be text"),
 }
 """What the arguments of errors can be: those that are a client's are as long and as strange as it likes."""

@@ -12,7 +12,7 @@ class Plan:
     name: str
     requests_per_second: int
     """Calls through Envoy, on average; and as many messages on workers' streams, in one server process, beside those
-    that leases need. 0 means no limit."""
+    that leases need, and as many times 64 KiB of large answers. 0 means no limit."""
     burst: int
     """As many at once, after a pause."""
     streams: int

@@ -56,17 +56,25 @@ class Rates:
         self._full_at = OrderedDict[str, float]()
         """When each bucket is full again, by the loop's clock; the one that was taken from last at the end."""
 
-    def take(self, principal: Principal) -> float:
-        """Takes one; returns for how many seconds it is not there yet. 0 without end for a plan that has no rate."""
+    def take(self, principal: Principal, cost: int = 1) -> float:
+        """Takes so many; returns for how many seconds they are not there yet, as `owed` does."""
         plan = self._plan(principal)
         if not plan.requests_per_second:
             return 0.0
         now, each = asyncio.get_running_loop().time(), 1 / (self._rate or plan.requests_per_second)
-        full_at = max(now, self._full_at.pop(principal.workspace, now)) + each
+        full_at = max(now, self._full_at.pop(principal.workspace, now)) + cost * each
         self._full_at[principal.workspace] = full_at
         if len(self._full_at) > WORKSPACES or next(iter(self._full_at.values())) <= now:
             self._full_at.popitem(last=False)
-        wait = full_at - now - max(plan.burst, self._burst) * each
+        return self.owed(principal)
+
+    def owed(self, principal: Principal) -> float:
+        """For how many seconds what was taken is not there yet. 0 without end for a plan that has no rate."""
+        plan = self._plan(principal)
+        if not plan.requests_per_second or principal.workspace not in self._full_at:
+            return 0.0
+        full = max(plan.burst, self._burst) / (self._rate or plan.requests_per_second)
+        wait = self._full_at[principal.workspace] - full - asyncio.get_running_loop().time()
         return wait if wait > EXACT else 0.0
 
     def give_back(self, principal: Principal) -> None:

@@ -42,6 +42,7 @@ from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine.bearers import Bearer, Bearers
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.transport import messages, status, wire
+from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded
 from openmcp_chain.transport.large import SMALL, Large, Reading, Successive
 from openmcp_chain.transport.messages import REQUEST_BYTES, Context
@@ -111,10 +112,11 @@ class Access:
 class Rpc:
     """Wraps methods and holds what all calls share."""
 
-    def __init__(self, identity: Identity, bearers: Bearers, large: Large) -> None:
+    def __init__(self, identity: Identity, bearers: Bearers, large: Large, dues: Dues) -> None:
         self._identity = identity
         self._bearers = bearers
         self._large = large
+        self._dues = dues
         self._under_way = Counter[str]()
         self._latest = -math.inf
         # Without a provider, only the client's own context is there to be passed on.
@@ -181,6 +183,8 @@ class Rpc:
                                 reading.end()
                                 self._ended(workspace, size)
                     encoded = messages.encode(answer)
+                    if bearer is not None and access.scope is Scope.TASKS_READ:  # what changes something has been done
+                        self._dues.read(bearer.principal, len(encoded))
                     self._hold(context, workspace, len(encoded))
                     code = "OK"
                     return encoded

@@ -15,6 +15,7 @@ from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
+from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded, encode
 from openmcp_chain.transport.reports import Completed, Reports, allow, demand, introduce
 from openmcp_chain.transport.rpc import Call
@@ -34,6 +35,7 @@ class WorkerService:
         dispatcher: Dispatcher,
         identity: Identity,
         quota: Streams,
+        dues: Dues,
     ) -> None:
         self._leases = leases
         self._leasing = leasing
@@ -41,6 +43,7 @@ class WorkerService:
         self._dispatcher = dispatcher
         self._identity = identity
         self._quota = quota
+        self._dues = dues
         self._streams: set[WorkerStream] = set()
         self._allowances = WeakValueDictionary[str, Allowance]()
         """By workspace, as long as it has a stream."""
@@ -76,6 +79,7 @@ class WorkerService:
         allow(call.caller, request.task_types)
         if self.draining:
             raise errors.ServerDraining
+        self._dues.may_lease(call.caller)
         tasks = await self._leasing.lease(
             call.caller.workspace,
             self._identity.quotas(call.caller).streams,
@@ -90,7 +94,9 @@ class WorkerService:
             ),
         )
         leased = [codec.leased_task(task, self._dispatcher.lease_duration(task)) for task in tasks]
-        return encode(workers_pb2.LeaseTasksResponse(), tasks=leased)
+        answer = encode(workers_pb2.LeaseTasksResponse(), tasks=leased)
+        self._dues.leased(call.caller, len(answer))
+        return answer
 
     async def HeartbeatTask(
         self, request: workers_pb2.HeartbeatTaskRequest, call: Call

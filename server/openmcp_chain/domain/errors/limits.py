@@ -19,16 +19,19 @@ class RateLimited(Error):
     code = "RATE_LIMITED"
     status = Status.RESOURCE_EXHAUSTED
     when = (
-        "The workspace makes more calls than its plan allows, or an address more without a token than it may; "
-        "`Retry-After` says when to go on."
+        "The workspace makes more calls than its plan allows, or reads or leases more in large answers, or an address "
+        "makes more calls without a token than it may; `Retry-After` says when to go on."
     )
-    sent_by = "envoy"
-    retry_after = 1.0
+    sent_by = "both"
 
-    def __init__(self, whose: Literal["workspace", "address"] = "workspace") -> None:
+    def __init__(
+        self, whose: Literal["workspace", "answers", "address"] = "workspace", retry_after: float = 1.0
+    ) -> None:
         """`whose` limit it is."""
+        self.retry_after = retry_after
         many = {
             "workspace": "The workspace makes more calls than its plan allows.",
+            "answers": "The workspace has had larger answers than its plan allows.",
             "address": "Too many calls without a token come from this address.",
         }[whose]
         super().__init__(f"{many} Go on after the time in Retry-After.")

@@ -96,7 +96,8 @@ class WorkerServiceServicer:
 
     def LeaseTasks(self, request, context):
         """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
-        one.
+        one. `RATE_LIMITED` where the workspace has been leased more in answers over 64 KiB than its plan allows, of which each
+        64 KiB count as a call: nothing is leased then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,8 @@ class WorkerServiceStub:
     """
     LeaseTasks: _grpc.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
-    one.
+    one. `RATE_LIMITED` where the workspace has been leased more in answers over 64 KiB than its plan allows, of which each
+    64 KiB count as a call: nothing is leased then.
     """
     HeartbeatTask: _grpc.UnaryUnaryMultiCallable[_workers_pb2.HeartbeatTaskRequest, _workers_pb2.HeartbeatTaskResponse]
     """Extends a lease. Send one at a third of `lease_duration`."""
@@ -87,7 +88,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """
     LeaseTasks: _aio.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]  # type: ignore[assignment]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
-    one.
+    one. `RATE_LIMITED` where the workspace has been leased more in answers over 64 KiB than its plan allows, of which each
+    64 KiB count as a call: nothing is leased then.
     """
     HeartbeatTask: _aio.UnaryUnaryMultiCallable[_workers_pb2.HeartbeatTaskRequest, _workers_pb2.HeartbeatTaskResponse]  # type: ignore[assignment]
     """Extends a lease. Send one at a third of `lease_duration`."""
@@ -131,7 +133,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workers_pb2.LeaseTasksResponse, _abc.Awaitable[_workers_pb2.LeaseTasksResponse]]:
         """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
-        one.
+        one. `RATE_LIMITED` where the workspace has been leased more in answers over 64 KiB than its plan allows, of which each
+        64 KiB count as a call: nothing is leased then.
         """
 
     @_abc_1.abstractmethod

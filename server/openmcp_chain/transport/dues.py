@@ -1,0 +1,59 @@
+"""What answers cost: of each, every 64 KiB is a call.
+
+Envoy counts calls, whatever it costs to make JSON of their answers: 0.4 s of a processor for 2 MiB of small values. At
+ten of those a second, the smallest plan held both of its threads. How large an answer is, only the server knows. So it
+counts what is over the call that Envoy has counted, by the rate and burst of the token's plan. An answer may be as
+large as it is; but whoever owes for it gets no other large one until time has paid. Small ones cost nothing.
+
+Rejected: to wait instead of refusing, since calls that wait would be as many as the plan's calls.
+"""
+
+import math
+from collections.abc import Callable
+
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.plans import Plan
+from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine.pace import Rates
+
+CALL_BYTES = 64 * 1024
+"""Of an answer in protobuf encoding: so much of it is one call."""
+
+
+class Dues:
+    """What each workspace owes for large answers, in this process. Not those of streams, which Envoy writes at once."""
+
+    def __init__(self, plan: Callable[[Principal], Plan]) -> None:
+        """`plan` says which one a token is limited by."""
+        self._read = Rates(plan)
+        self._leased = Rates(plan)
+
+    def read(self, principal: Principal, size: int) -> None:
+        """Charges for an answer to a read of so many bytes. Raises RateLimited if it is large, and others are owed."""
+        if cost := _cost(size):
+            _settle(self._read, principal)
+            self._read.take(principal, cost)
+
+    def may_lease(self, principal: Principal) -> None:
+        """To be asked before tasks are leased, which are given away then. Raises RateLimited if others are owed."""
+        _settle(self._leased, principal)
+
+    def leased(self, principal: Principal, size: int) -> None:
+        """Charges for an answer with leased tasks."""
+        if cost := _cost(size):
+            self._leased.take(principal, cost)
+
+    def forget(self, workspace_id: str) -> None:
+        """The workspace is no more."""
+        for rates in (self._read, self._leased):
+            rates.forget(workspace_id)
+
+
+def _cost(size: int) -> int:
+    """In calls, beside the one that Envoy has counted."""
+    return max(0, size - 1) // CALL_BYTES
+
+
+def _settle(rates: Rates, principal: Principal) -> None:
+    if wait := rates.owed(principal):
+        raise errors.RateLimited("answers", math.ceil(wait * 1000) / 1000)  # it is told in whole milliseconds

@@ -1,0 +1,132 @@
+"""Answers are paid for by the plan's rate: one is as large as it is, and the next large one waits for that."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+from support import virtual
+from support.engine import tenant
+from support.service import PATIENCE, SETTINGS, Caller, Service, refused, serving
+
+from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp_chain.domain import errors
+from openmcp_chain.domain.plans import Plan
+from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.transport.dues import CALL_BYTES, Dues
+
+FREE = SETTINGS.plans["free"]
+LARGE = (FREE.burst + 1 + 3 * FREE.requests_per_second) * CALL_BYTES
+"""Bytes of an answer that takes three seconds more than a full bucket has."""
+SLOW = replace(SETTINGS, plans={"slow": replace(FREE, name="slow", requests_per_second=1, burst=1)})
+"""In which an answer of a megabyte is owed for a quarter of a minute."""
+ONE, OTHER = (replace(tenant(workspace), plan="free") for workspace in ("ws-1", "ws-2"))
+
+
+def in_time(test: Callable[[Dues], Coroutine[Any, Any, None]]) -> None:
+    def plan(principal: Principal) -> Plan:
+        return SETTINGS.plans[principal.plan]
+
+    virtual.run(test(Dues(plan)))
+
+
+def owed(call: Callable[..., None], *arguments: object) -> float:
+    """For how many seconds the call is refused."""
+    with pytest.raises(errors.RateLimited) as refusal:
+        call(*arguments)
+    assert refusal.value.retry_after
+    return refusal.value.retry_after
+
+
+def test_a_debt_ends_when_it_is_told_to() -> None:
+    """Of two workspaces, the one that had a large answer gets small ones, and the next large one in time."""
+
+    async def test(dues: Dues) -> None:
+        dues.read(ONE, LARGE)
+        dues.read(ONE, CALL_BYTES)
+        assert owed(dues.read, ONE, CALL_BYTES + 1) == pytest.approx(3)
+        dues.read(OTHER, LARGE)
+        await asyncio.sleep(2)
+        wait = owed(dues.read, ONE, LARGE)
+        assert wait == pytest.approx(1)  # a refusal costs nothing
+        await asyncio.sleep(wait)
+        dues.read(ONE, LARGE)
+        assert owed(dues.read, ONE, LARGE) == pytest.approx(3 + FREE.burst / FREE.requests_per_second)
+        dues.forget("ws-1")
+        dues.read(ONE, LARGE)
+
+    in_time(test)
+
+
+def test_small_answers_are_not_counted() -> None:
+    """However many there are: Envoy has counted their calls."""
+
+    async def test(dues: Dues) -> None:
+        for _ in range(1000):
+            dues.read(ONE, CALL_BYTES)
+            dues.leased(ONE, CALL_BYTES)
+        dues.read(ONE, LARGE)
+        dues.may_lease(ONE)
+
+    in_time(test)
+
+
+def test_a_plan_without_a_rate_has_no_limit() -> None:
+    async def test(dues: Dues) -> None:
+        for _ in range(100):
+            dues.read(tenant(), LARGE)
+            dues.may_lease(tenant())
+            dues.leased(tenant(), LARGE)
+
+    in_time(test)
+
+
+def test_leases_are_paid_for_apart_and_before_there_are_any() -> None:
+    """What is leased is given away, so it is asked before; reads and leases do not hold up one another."""
+
+    async def test(dues: Dues) -> None:
+        dues.read(ONE, LARGE)
+        dues.may_lease(ONE)
+        dues.leased(ONE, LARGE)
+        wait = owed(dues.may_lease, ONE)
+        assert wait == pytest.approx(3)
+        dues.may_lease(OTHER)
+        await asyncio.sleep(wait)
+        dues.may_lease(ONE)
+        dues.read(ONE, LARGE)
+
+    in_time(test)
+
+
+def read(service: Service, caller: Caller, task_id: str, view: tasks_pb2.TaskView.ValueType) -> Any:
+    request = tasks_pb2.GetTaskRequest(task_id=task_id, view=view)
+    return service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE)
+
+
+async def test_a_large_answer_in_debt_is_refused() -> None:
+    """With what says when to come again. Debts go with their workspace."""
+    async with serving(settings=SLOW) as service:
+        caller = await service.workspace("slow")
+        task_id = await service.submit(caller, payload={"text": "x" * 1_000_000})
+        assert (await read(service, caller, task_id, tasks_pb2.TASK_VIEW_FULL)).payload["text"]
+        told = await refused(read(service, caller, task_id, tasks_pb2.TASK_VIEW_FULL))
+        assert (told.status, told.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+        assert "RetryInfo" in told.details
+        assert (await read(service, caller, task_id, tasks_pb2.TASK_VIEW_BASIC)).task_id == task_id
+        await service.app.eviction._forget(caller.workspace_id)
+        assert (await read(service, caller, task_id, tasks_pb2.TASK_VIEW_FULL)).payload["text"]
+
+
+async def test_in_debt_nothing_is_leased() -> None:
+    """A worker that is refused has not been given what it does not hear of."""
+    async with serving(settings=SLOW) as service:
+        caller = await service.workspace("slow")
+        ids = [await service.submit(caller, payload={"text": "x" * 1_000_000}) for _ in range(2)]
+        request = workers_pb2.LeaseTasksRequest(worker_name="w", task_types=["echo"])
+        leased = await service.workers.LeaseTasks(request, metadata=caller.metadata, timeout=PATIENCE)
+        ids.remove(leased.tasks[0].lease.task_id)
+        told = await refused(service.workers.LeaseTasks(request, metadata=caller.metadata, timeout=PATIENCE))
+        assert told.code == "RATE_LIMITED"
+        assert (await service.get(caller, ids[0])).status == tasks_pb2.TASK_STATUS_PENDING
