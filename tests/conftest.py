@@ -2,8 +2,9 @@
 
 import gc
 import os
+import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -15,8 +16,10 @@ from xdist.workermanage import WorkerController
 pytest_plugins = ("support.database", "support.logscan")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Programs of this environment (Envoy, buf, …) are found, whether it is activated or not."""
+    # What is frozen below is let go of after pytest's own last look, for those who look for leaks at the very end.
+    config.add_cleanup(gc.unfreeze)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # How long an example takes says something of the machine, and nothing of the code.
     hypothesis.settings.register_profile("untimed", deadline=None)
@@ -34,9 +37,24 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
-def pytest_unconfigure() -> None:
-    """What is left at the end is let go of as ever, for those who look for leaks."""
-    gc.unfreeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Each process looks through folders in an order of its own: what one has compiled, the others find.
+
+    In a fresh clone all would else compile all at once, which is most of what collecting costs.
+    """
+    report = yield
+    if isinstance(collector, pytest.Directory):
+        random.Random(os.environ.get("PYTEST_XDIST_WORKER", "")).shuffle(report.result)  # noqa: S311 - an order
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All processes have the tests in one order again, as they must."""
+    items.sort(key=lambda item: item.path)
 
 
 TOGETHER = ("tests/contract", "tests/envoy", "tests/readme", "tests/security")
