@@ -411,9 +411,9 @@ async def test_nothing_is_overlooked(seed: int) -> None:
 
 async def test_more_tasks_than_memory_has_room_for_are_worked_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """By one process, from a database that had them all when it came, each once."""
-    monkeypatch.setattr(room, "TASKS", 2_000)
+    monkeypatch.setattr(room, "TASKS", 700)
     store = MemoryStore()
-    keys = await store_tasks(store, *spread(6_000, over=3600))
+    keys = await store_tasks(store, *spread(2_100, over=3600))
     engine = Engine(store).start()
     worker = engine.worker(room=100)
     seen = set[Key]()

@@ -20,7 +20,7 @@ from openmcp_chain.stack.envoy import Rate
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-BURST = 40
+BURST = 20
 SIGN_IN = "/openmcp.chain.v1.AuthService/Authenticate"
 HEALTH = "/grpc.health.v1.Health/Check"
 NUMBERS: Iterator[int] = itertools.count(1)

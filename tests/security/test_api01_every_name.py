@@ -214,13 +214,18 @@ def as_it_is(native: Grpc, people: People, things: Things) -> Any:
     return listed.body["tasks"], [one for one in types if one["type"] == things.named["type"][0]]
 
 
+@pytest.fixture(scope="module")
+def before(native: Grpc, people: People, things: Things) -> Any:
+    """The same, before anybody else has asked for anything: it is to stay so through all tests."""
+    return as_it_is(native, people, things)
+
+
 @pytest.mark.parametrize(
     ("path", "where"), [(path, where) for path in OURS if path not in OPEN for where in names(path)]
 )
-def test_names(native: Grpc, door: Door, people: People, things: Things, path: str, where: str) -> None:
+def test_names(native: Grpc, door: Door, people: People, things: Things, before: Any, path: str, where: str) -> None:
     """What is another's is answered as what nobody has is, nothing of it is told, and nothing happens to it."""
     name = where.rpartition(".")[2]
-    before = as_it_is(native, people, things)
     for caller in (people.stranger, people.operator):
         if name:
             none = things.nobodys[name]
