@@ -17,7 +17,7 @@ from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc, workers_pb2
 from openmcp_chain.stack.envoy import view
 from openmcp_chain.transport import messages
 
-pytestmark = pytest.mark.usefixtures("healthy")
+pytestmark = pytest.mark.usefixtures("known")
 
 METHODS = [method.name for method in view.methods()]
 SECONDS = 20.0
