@@ -37,7 +37,7 @@ VALUES = st.recursive(
     lambda inner: st.one_of(
         st.dictionaries(KEYS, inner, max_size=4).map(_struct), st.lists(inner, max_size=40).map(_list)
     ),
-    max_leaves=40,
+    max_leaves=20,
 )
 
 

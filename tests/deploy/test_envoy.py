@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support import manifests
+from support.gateway import parsed
 from typer.testing import CliRunner
 
 from openmcp_chain.cli.main import app
@@ -54,7 +55,7 @@ def test_the_shared_limiter_of_the_docs_is_one_that_envoy_takes(tmp_path: Path) 
     section = (manifests.ROOT / "docs/operations.md").read_text().partition("## Limits over several Envoys")[2]
     blocks = re.findall("```yaml\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     limiter, cluster, rules = (yaml.safe_load(block) for block in blocks)
-    rendered = yaml.safe_load(render(["envoy-config", "--server=server:50051"]))
+    rendered = parsed(render(["envoy-config", "--server=server:50051"]))
     (listener,) = rendered["static_resources"]["listeners"]
     filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
     (place,) = (i for i, one in enumerate(filters) if one["name"] == "envoy.filters.http.local_ratelimit")
@@ -88,7 +89,7 @@ def test_envoy_sends_spans_where_the_servers_send_theirs(tmp_path: Path) -> None
     arguments = [argument.replace("/run/openmcp/envoy.yaml", str(config)) for argument in command]
     assert render(arguments, OTEL_EXPORTER_OTLP_ENDPOINT="http://otel-collector:4317") == ""
     validate(config)
-    clusters = {one["name"]: one for one in yaml.safe_load(config.read_text())["static_resources"]["clusters"]}
+    clusters = {one["name"]: one for one in parsed(config.read_text())["static_resources"]["clusters"]}
     assert '{"address": "otel-collector", "port_value": 4317}' in json.dumps(clusters["otlp"]["load_assignment"])
 
 

@@ -31,7 +31,7 @@ def refusal(text: str) -> str:
     return violation.description
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data(), FILTERS)
 def test_a_filter_is_read_as_it_was_meant(data: st.DataObject, chosen: Filter) -> None:
     """However it is spelled: quotes, white space, signs of negation, more parentheses than needed or just enough."""
@@ -237,7 +237,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(PIECES, max_size=40).map("".join) | st.text(max_size=1100))
 def test_no_text_is_more_than_refused(text: str) -> None:
     """Whatever a client sends, it is a filter, or it is told in one short, printable line why it is none."""
@@ -259,7 +259,7 @@ def test_no_text_is_deep(piece: str) -> None:
         filters.parse((piece * CHARACTERS)[: CHARACTERS - 1] + ")")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(FILTERS)
 def test_a_span_holds_all_that_matches(chosen: Filter) -> None:
     """So a listing that looks inside it misses nothing."""

@@ -9,7 +9,7 @@ import grpc
 import httpx
 import pytest
 import yaml
-from support.gateway import PLANS, READY_SECONDS, Gateway, answering, running
+from support.gateway import PLANS, READY_SECONDS, Gateway, answering, parsed, running
 from support.http2 import Http2
 from support.service import refused
 
@@ -28,7 +28,7 @@ def config(folder: Path, port: int, identity: Identity) -> Path:
     listen, nowhere = Address("127.0.0.1", port), Address("127.0.0.1", 1)
     settings = Settings(listen=listen, server=nowhere, plans=PLANS, identity=identity, heap_bytes=1024 * 1024)
     path = envoy.write(settings, folder)
-    rendered = yaml.safe_load(path.read_text())
+    rendered = parsed(path.read_text())
     actions = rendered["overload_manager"]["actions"]
     actions.remove(next(one for one in actions if one["name"] == "envoy.overload_actions.reject_incoming_connections"))
     path.write_text(yaml.safe_dump(rendered))

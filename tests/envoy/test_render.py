@@ -4,8 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
-from support.gateway import PLANS
+from support.gateway import PLANS, parsed
 
 from openmcp_chain.stack import envoy
 from openmcp_chain.stack.envoy import Address, Settings
@@ -38,7 +37,7 @@ def test_nothing_is_left_to_fill_in() -> None:
     """No placeholder survives, and what is rendered is YAML with one listener."""
     text = envoy.render(LOCAL)
     assert "${" not in text
-    assert [listener["name"] for listener in yaml.safe_load(text)["static_resources"]["listeners"]] == ["public"]
+    assert [listener["name"] for listener in parsed(text)["static_resources"]["listeners"]] == ["public"]
 
 
 def test_the_server_gets_to_answer() -> None:
@@ -46,7 +45,7 @@ def test_the_server_gets_to_answer() -> None:
 
     Not when memory is short either: whoever leaves answers unread would end the calls of all who wait.
     """
-    rendered = yaml.safe_load(envoy.render(LOCAL))
+    rendered = parsed(envoy.render(LOCAL))
     (listener,) = rendered["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     idle = float(manager["stream_idle_timeout"].rstrip("s"))
@@ -59,7 +58,7 @@ def test_the_server_gets_to_answer() -> None:
 def test_the_edge_is_as_it_is_told() -> None:
     """The numbers of docs/decisions/0009 are those of the configuration."""
     told = (Path(__file__).parents[2] / "docs/decisions/0009-the-edge.md").read_text()
-    rendered = yaml.safe_load(envoy.render(LOCAL))
+    rendered = parsed(envoy.render(LOCAL))
     (listener,) = rendered["static_resources"]["listeners"]
     chain = listener["filter_chains"][0]
     manager = chain["filters"][0]["typed_config"]
@@ -96,14 +95,14 @@ def test_the_edge_is_as_it_is_told() -> None:
 
 def test_admin_is_off_unless_asked_for() -> None:
     """Envoy's admin interface, which can stop it, listens only where the settings say."""
-    assert yaml.safe_load(envoy.render(LOCAL))["admin"] == {}
-    assert "127.0.0.1" in str(yaml.safe_load(envoy.render(KUBERNETES))["admin"])
+    assert parsed(envoy.render(LOCAL))["admin"] == {}
+    assert "127.0.0.1" in str(parsed(envoy.render(KUBERNETES))["admin"])
 
 
 def test_it_reaches_itself() -> None:
     """The key set is fetched over loopback from the port that is listened on, whatever the listening address."""
     for settings, own in ((LOCAL, "127.0.0.1"), (COMPOSE, "127.0.0.1"), (KUBERNETES, "::1")):
-        clusters = {c["name"]: c for c in yaml.safe_load(envoy.render(settings))["static_resources"]["clusters"]}
+        clusters = {c["name"]: c for c in parsed(envoy.render(settings))["static_resources"]["clusters"]}
         assert {"address": own, "port_value": 8080} == (
             clusters["self"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"][
                 "socket_address"

@@ -21,7 +21,7 @@ import jwt
 import pytest
 import yaml
 from support.fleet import SETTINGS, Fleet, running_fleet
-from support.gateway import OFTEN, PLANS, READY_SECONDS
+from support.gateway import OFTEN, PLANS, READY_SECONDS, parsed
 from support.workspaces import Credentials
 
 from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2, tasks_pb2_grpc
@@ -142,7 +142,7 @@ def write_config(fleet: Fleet, folder: Path, port: int) -> Path:
         open_calls=OFTEN,
     )
     path = envoy.write(settings, folder)
-    whole = yaml.safe_load(path.read_text())
+    whole = parsed(path.read_text())
     (server,) = [one for one in whole["static_resources"]["clusters"] if one["name"] == "server"]
     endpoints = server["load_assignment"]["endpoints"][0]["lb_endpoints"]
     for other in others:

@@ -1,6 +1,6 @@
 """The model of tasks' lives, run: on the domain alone, and through every store.
 
-The examples are the same each time, but in CI, where each run tries others; so does
+The examples are the same each time (a few; `make faults` has more), but in CI, where each run tries others; so does
 `make test ARGS="tests/model --examples 500"`. The report of a failure says how to have its examples again.
 """
 
@@ -69,9 +69,10 @@ def live(request: pytest.FixtureRequest) -> Iterator[Live]:
         yield run
 
 
-def test_the_domain(live: Live) -> None:
+@pytest.mark.parametrize("examples", [25, pytest.param(200, marks=pytest.mark.slow)])
+def test_the_domain(live: Live, examples: int) -> None:
     """Whatever happens, each task is whole, its history contiguous, and its lease held once."""
-    live(Plain, 50, 20)
+    live(Plain, examples, 20)
 
 
 def test_in_memory(live: Live) -> None:
@@ -85,8 +86,8 @@ def test_in_memory(live: Live) -> None:
         live(open_shelf, 12, 20)
 
 
-@pytest.mark.parametrize("driver", ["motor", pytest.param("pymongo", marks=pytest.mark.slow)])
-def test_on_a_database(live: Live, database: Database, driver: Driver) -> None:
+@pytest.mark.parametrize(("driver", "examples"), [("motor", 8), pytest.param("pymongo", 30, marks=pytest.mark.slow)])
+def test_on_a_database(live: Live, database: Database, driver: Driver, examples: int) -> None:
     """So do two processes' worth of stores on one database, whose writes race."""
     name = f"model-{uuid.uuid4().hex}"
     with pymongo.MongoClient[dict[str, object]](database.uri) as client, asyncio.Runner() as runner:
@@ -98,7 +99,7 @@ def test_on_a_database(live: Live, database: Database, driver: Driver) -> None:
             return Stored(runner, stores)
 
         try:
-            live(open_shelf, 15, 12, together=True)
+            live(open_shelf, examples, 12, together=True)
         finally:
             for store in stores:
                 runner.run(store.close())

@@ -39,7 +39,7 @@ def matching(chosen: Filter) -> Sequence[str]:
     return sorted(task.id for task in TASKS if filters.matches(chosen, task))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(FILTERS)
 def test_the_database_finds_what_matches(collection: Collection[dict[str, Any]], chosen: Filter) -> None:
     """Whatever the filter, whatever it negates, whatever a task lacks."""

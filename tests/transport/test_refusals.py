@@ -74,7 +74,7 @@ def test_random_bytes_never_bring_more_than_a_refusal() -> None:
     path = st.sampled_from(sorted(METHODS))
     damage = st.tuples(st.integers(0, 200), st.binary(min_size=1, max_size=4))
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(path=path, noise=st.binary(max_size=60), damages=st.lists(damage, max_size=3))
     def throw(path: str, noise: bytes, damages: list[tuple[int, bytes]]) -> None:
         data = bytearray(VALID.get(METHODS[path].input_type.name, b"") or noise)
