@@ -50,8 +50,6 @@ class Held:
     spare: float = math.inf
     """How many heartbeats it has that are not counted against its workspace's rate, at `spare_at`; see `pace`."""
     spare_at: float = 0.0
-    end_said: bool = False
-    """Whether its worker has said how its attempt ended, at least once."""
     unsent: bool = False
     """Whether the task still waits to be sent to the worker: until then, the lease's end makes no room for others."""
 

@@ -3,7 +3,7 @@
 A stream is one call to Envoy, whatever is said on it. What is said under one of its leases never waits: were an end
 late, or a heartbeat that it comes behind, its task would run twice. So past the rate something is left out instead:
 
-* the end of an attempt is not counted, the first of each lease;
+* the end of an attempt is not counted: with the first that is carried out, the lease is over;
 * a heartbeat is not counted either. It costs next to nothing, but where its worker wants to be missed in less than
   `SHORTEST` (`heartbeat_timeout`): there as many are free as if it were that, and past the rate one more is refused;
 * progress and lines are counted, since each is written. Progress is left out: newer progress will follow. A line is
@@ -127,10 +127,7 @@ class Pace:
         """
         if not self._plan(principal).requests_per_second:
             return True
-        if ends and not held.end_said:
-            held.end_said = True
-            return True
-        if not (ends or writes) and (duration >= SHORTEST or _spared(held)):
+        if ends or (not writes and (duration >= SHORTEST or _spared(held))):
             return True
         if self._said.take(principal):
             self._said.give_back(principal)
