@@ -188,6 +188,7 @@ def test_a_type_that_parquet_lacks(transform: Transform) -> None:
     assert "Empty STRUCT" in text
 
 
+@pytest.mark.slow
 def test_five_hundred_columns(transform: Transform) -> None:
     """A wide CSV file needs no more memory than a task has."""
     wide = ",".join(f"c{number}" for number in range(500)) + "\n" + ",".join(["1"] * 500) + "\n"

@@ -162,6 +162,7 @@ def test_a_second_stack_on_the_folder_is_refused(running: StackInfo) -> None:
     assert running.pids == pids
 
 
+@pytest.mark.slow
 def test_a_killed_child_is_started_again(running: StackInfo) -> None:
     """A child that is killed runs again, in dev.json too, and a line says so."""
     running.until_shown("Ctrl-C ends everything.")

@@ -124,6 +124,7 @@ def test_the_command_line_finds_its_way(running: StackInfo) -> None:
         assert json.loads(listed.stdout)
 
 
+@pytest.mark.slow
 def test_certificates_are_replaced_under_calls(running: StackInfo) -> None:
     """All certificates are replaced while calls run, by REST and by gRPC to the server itself: none of them fails."""
     folder = running.data_dir / "tls"
