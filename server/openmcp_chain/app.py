@@ -55,6 +55,8 @@ from openmcp_chain.transport.workspaces import WorkspaceService
 
 log = logging.getLogger(__name__)
 
+SETTLE_SECONDS = 3.0
+"""How long writes that nobody waits for may go on when all calls have ended."""
 CONNECT_SECONDS = 0.2
 """How long to wait before the database is tried again."""
 ADMIT_SECONDS = 1.0
@@ -176,7 +178,7 @@ class App:
         await asyncio.gather(*self._loops, return_exceptions=True)
         # Nobody waits for what this takes longer for.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.drain):
+            async with asyncio.timeout(SETTLE_SECONDS):
                 for part in (self.leasing, self.submission, self.dispatcher, self.ledger):
                     await part.settle()
         await self._store.close()

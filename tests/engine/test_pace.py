@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.engine import Engine, Worker, ref, tenant
+from support.engine import LEASE, Engine, Worker, ref, tenant
 from support.service import SETTINGS
 
 from openmcp_chain.domain import errors
@@ -80,13 +80,16 @@ async def test_each_plan_has_its_own(plan: str, rate: int) -> None:
     assert took == pytest.approx((2000 - burst) / rate if rate else 0, rel=0.01)
 
 
-async def test_heartbeats_and_ends_are_always_taken() -> None:
-    """Of hundreds of tasks of the smallest plan, however often they come, and however much else was said before."""
+async def test_what_leases_need_is_always_taken() -> None:
+    """Heartbeats and ends of hundreds of tasks of the smallest plan, however much else was said before."""
     engine = Engine()
     worker, tasks = await busy(engine, MANY)
     assert taken(engine, worker, tasks, writes=True) == FREE.burst
     for _ in range(10):
-        assert taken(engine, worker, tasks) == MANY
+        await asyncio.sleep(LEASE / 3)
+        taken(engine, worker, tasks, writes=True)
+        assert taken(engine, worker, tasks) == taken(engine, worker, tasks) == MANY
+        assert taken(engine, worker, tasks) == 0, "what no lease needs"
     assert taken(engine, worker, tasks, ends=True) == MANY
 
 

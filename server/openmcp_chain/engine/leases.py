@@ -27,7 +27,7 @@ from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import STORED, Dispatcher
 from openmcp_chain.engine.held import Claim, Held, HeldLeases
 from openmcp_chain.engine.ledger import Ledger
-from openmcp_chain.engine.pace import Pace
+from openmcp_chain.engine.pace import SHORTEST, Pace
 from openmcp_chain.engine.sessions import Session
 from openmcp_chain.store.base import Store
 
@@ -99,6 +99,10 @@ class Leases:
         """Whether what is said under the lease may be carried out, or is to be left out: see `pace`."""
         duration = self._dispatcher.lease_duration(held.task).total_seconds()
         return self._pace.takes(principal, held, duration, ends=ends, writes=writes)
+
+    def kept_lately(self, held: Held) -> bool:
+        """Whether the heartbeats that are carried out in any case are enough for this lease: see `pace`."""
+        return self._dispatcher.lease_duration(held.task).total_seconds() >= SHORTEST
 
     async def heartbeat(
         self, principal: Principal, ref: LeaseRef, progress: Progress | None = None, line: str = ""

@@ -4,8 +4,10 @@ A stream is one call to Envoy, whatever is said on it. What is said under one of
 late, or a heartbeat that it comes behind, its task would run twice. So past the rate something is left out instead:
 
 * the end of an attempt is not counted: with the first that is carried out, the lease is over;
-* a heartbeat is not counted either. It costs next to nothing, but where its worker wants to be missed in less than
-  `SHORTEST` (`heartbeat_timeout`): there as many are free as if it were that, and past the rate one more is refused;
+* of heartbeats, those that a lease needs are not counted: `GIVEN`, and one more in each of `NEEDED` parts of the time
+  for which its worker may be silent; it is told to send one in a third. Past the rate, one more is answered and no
+  more: one before it has just kept the lease. Where the worker wants to be missed in less than `SHORTEST`
+  (`heartbeat_timeout`), as many are free as if it were that, and one more is refused;
 * progress and lines are counted, since each is written. Progress is left out: newer progress will follow. A line is
   refused, as a call would be.
 
@@ -30,11 +32,10 @@ from openmcp_chain.engine.held import Held
 from openmcp_chain.engine.sessions import Session
 
 GIVEN = 2
-"""Heartbeats under a short lease that are not counted, whenever they come."""
+"""Heartbeats under a lease that are not counted, whenever they come."""
 NEEDED = 6
-"""In so many parts of `SHORTEST`, one more is not."""
 SHORTEST = 10.0
-"""Seconds for which a worker may be silent: of less than that, heartbeats are counted."""
+"""Seconds."""
 HEARD = 2000
 """Reports a second under leases; of a workspace or operator, in this process."""
 CLAIMS = 1000
@@ -127,7 +128,7 @@ class Pace:
         """
         if not self._plan(principal).requests_per_second:
             return True
-        if ends or (not writes and (duration >= SHORTEST or _spared(held))):
+        if ends or (not writes and _spared(held, max(duration, SHORTEST) / NEEDED)):
             return True
         if self._said.take(principal):
             self._said.give_back(principal)
@@ -148,10 +149,10 @@ class Pace:
         session.spare = min(session.spare + 1, CLAIMS)
 
 
-def _spared(held: Held) -> bool:
-    """Whether the lease has a heartbeat that is not counted; takes it."""
+def _spared(held: Held, each: float) -> bool:
+    """Whether the lease has a heartbeat that is not counted; takes it. It has another after `each` seconds."""
     now = asyncio.get_running_loop().time()
-    held.spare = min(GIVEN, held.spare + (now - held.spare_at) * NEEDED / SHORTEST)
+    held.spare = min(GIVEN, held.spare + (now - held.spare_at) / each)
     held.spare_at = now
     if held.spare < 1:
         return False

@@ -108,11 +108,12 @@ class Bytes:
     def __init__(self) -> None:
         self._bytes = Counter[str]()
 
-    def enter(self, workspace: str, size: int) -> None:
-        """Counts so many more; `leave` is to follow. Raises Overloaded if they are too many."""
+    def enter(self, workspace: str, size: int, *, bounded: bool = True) -> None:
+        """Counts so many more; `leave` is to follow. Raises Overloaded if they are too many, where they are bounded."""
         if size <= SMALL:
             return
-        if self._bytes[workspace] + size > WORKSPACE_BYTES or self._bytes.total() + size > ALL_BYTES:
+        total = self._bytes.total()
+        if bounded and (self._bytes[workspace] + size > WORKSPACE_BYTES or total + size > ALL_BYTES):
             raise errors.Overloaded
         self._bytes[workspace] += size
 

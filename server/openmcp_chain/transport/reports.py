@@ -21,8 +21,6 @@ TASK_TYPES = 64
 FAILURE_MESSAGE_CHARACTERS = 2048
 LOG_CHARACTERS = 1024
 PROGRESS_CHARACTERS = 256
-LONGEST_REPORT = 16 * 1024
-"""Bytes: what is kept of a report, but for a result, never has more."""
 LONGEST_DELAY_SECONDS = 24 * 3600.0
 
 
@@ -55,16 +53,18 @@ Report: TypeAlias = workers_pb2.Heartbeat | Completed | workers_pb2.Fail | worke
 
 
 def cut(report: Report) -> Report:
-    """The report without what is not kept of it: while it waits to be carried out, that would take up memory."""
-    if isinstance(report, Completed) or report.ByteSize() <= LONGEST_REPORT:
+    """A report by itself, of what is kept of it: as it came, it holds all of its request, which it may wait with."""
+    if isinstance(report, Completed):
         return report
+    report.DiscardUnknownFields()
     if isinstance(report, workers_pb2.Log):
         return workers_pb2.Log(lease=report.lease, message=report.message[:LOG_CHARACTERS])
     if isinstance(report, workers_pb2.Heartbeat):
-        progress = tasks_pb2.TaskProgress(
-            fraction=report.progress.fraction, message=report.progress.message[:PROGRESS_CHARACTERS]
-        )
-        return workers_pb2.Heartbeat(lease=report.lease, progress=progress if report.HasField("progress") else None)
+        own = workers_pb2.Heartbeat(lease=report.lease)
+        if report.HasField("progress"):
+            own.progress.fraction = report.progress.fraction
+            own.progress.message = report.progress.message[:PROGRESS_CHARACTERS]
+        return own
     if isinstance(report, workers_pb2.Fail):
         return workers_pb2.Fail(
             lease=report.lease,

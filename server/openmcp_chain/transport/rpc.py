@@ -185,7 +185,7 @@ class Rpc:
                     encoded = messages.encode(answer)
                     if bearer is not None and access.scope is Scope.TASKS_READ:  # what changes something has been done
                         self._dues.read(bearer.principal, len(encoded))
-                    self._hold(context, workspace, len(encoded))
+                    self._hold(context, access, workspace, len(encoded))
                     code = "OK"
                     return encoded
                 except BaseException as error:
@@ -262,9 +262,12 @@ class Rpc:
         if not self._under_way[workspace]:
             del self._under_way[workspace]
 
-    def _hold(self, context: Context, workspace: str, size: int) -> None:
-        """Counts an answer until the call has ended: until then gRPC keeps what its caller does not read."""
-        self._large.answers.enter(workspace, size)
+    def _hold(self, context: Context, access: Access, workspace: str, size: int) -> None:
+        """Counts an answer until the call has ended: until then gRPC keeps what its caller does not read.
+
+        Raises Overloaded if there is too much of that; not for a call that has changed something, which is done.
+        """
+        self._large.answers.enter(workspace, size, bounded=access.scope is Scope.TASKS_READ)
         if size > SMALL:
             context.add_done_callback(lambda _: self._large.answers.leave(workspace, size))  # type: ignore[arg-type]  # the stubs have a class there
 

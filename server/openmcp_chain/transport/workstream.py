@@ -217,6 +217,7 @@ class WorkerStream:
         checks.done()
         ref, principal = codec.lease_ref(report.lease), self._bearer.principal
         held, taken = self._leases.held_by(self._session, ref), True
+        refusal: errors.Error | None = errors.RateLimited()
         if held is None:
             await self._leases.admit(principal, self._session, ref)
         else:
@@ -225,15 +226,22 @@ class WorkerStream:
                 if report.HasField("progress") and not self._leases.takes(principal, held, writes=True):
                     report = workers_pb2.Heartbeat(lease=report.lease)
                 taken = report.HasField("progress") or self._leases.takes(principal, held)
+                if not taken and self._leases.kept_lately(held):
+                    refusal = None
             else:
-                line = isinstance(report, workers_pb2.Log)
-                taken = self._leases.takes(principal, held, ends=not line, writes=line)
+                ends = isinstance(report, Completed | workers_pb2.Fail) or (
+                    isinstance(report, workers_pb2.Stopped) and held.task.cancel is not None
+                )
+                taken = self._leases.takes(principal, held, ends=ends, writes=not ends)
         await self._slots.acquire()
         if not taken:
-            self._acknowledge(report, errors.RateLimited())
+            self._acknowledge(report, refusal)
             return
-        await self._allowance.take(report.ByteSize() + REPORT_MEMORY)
-        self._spawn(self._answer(report), self._answering)
+        size = report.ByteSize() + REPORT_MEMORY
+        await self._allowance.take(size)
+        answering = self._spawn(self._answer(report), self._answering)
+        # Not in it: it may be cancelled before it begins.
+        answering.add_done_callback(lambda _: self._allowance.give_back(size))
 
     def _hello(self, hello: workers_pb2.Hello) -> None:
         checks = Checks()
@@ -282,8 +290,6 @@ class WorkerStream:
             log.exception("unforeseen")
             self._outbox.put_nowait(errors.Internal())
             return
-        finally:
-            self._allowance.give_back(report.ByteSize() + REPORT_MEMORY)
         self._acknowledge(report, refusal)
         if self._session is not None:
             # However long that has taken: it was not the worker that was silent, and it may have nothing more to say.
@@ -307,9 +313,10 @@ class WorkerStream:
         cancel = workers_pb2.Cancel(lease=codec.lease_of(task), reason=task.cancel or "")
         self._outbox.put_nowait(workers_pb2.WorkResponse(cancel=cancel))
 
-    def _spawn(self, doing: Awaitable[None], *kinds: set[asyncio.Task[None]]) -> None:
+    def _spawn(self, doing: Awaitable[None], *kinds: set[asyncio.Task[None]]) -> asyncio.Future[None]:
         """Does it beside the rest; as long as it goes on it is one of these, and one of all that is under way."""
         begun = asyncio.ensure_future(doing)
         for kind in (self._under_way, *kinds):
             kind.add(begun)
             begun.add_done_callback(kind.discard)
+        return begun

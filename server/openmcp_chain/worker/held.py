@@ -164,6 +164,7 @@ class Held:
         log.warning("lease could not be kept", extra={"task_id": self.lease.task_id})
         self.given_up = True
         self._unsaid.clear()  # a heartbeat, said until it is answered, would keep what nobody works on
+        self._lines.clear()
         self._cancel(self._repeat)
         self.farewell = reports.failed(
             self.lease, LEASE_NOT_KEPT, "the worker could not keep its lease, and stopped", retryable=True
@@ -199,8 +200,8 @@ class Held:
         if ack.error_code in _AGAIN:
             self._at(AGAIN_SECONDS, self._repeat)
             return
-        if ack.error_code == "RATE_LIMITED" and said == "log" and not self._over:
-            self._say_lines_later()
+        if ack.error_code == "RATE_LIMITED" and said == "log":
+            self._hold_lines_back()
             return
         if ack.error_code:
             told = {"task_id": self.lease.task_id, "report": said, "code": ack.error_code}
@@ -224,12 +225,16 @@ class Held:
             return
         self._repeat()
 
-    def _say_lines_later(self) -> None:
-        """More lines than the plan allows: they wait, and what else there is to say goes before them."""
+    def _hold_lines_back(self) -> None:
+        """More lines than the plan allows: they wait, behind the rest; once the function has ended, they are lost."""
         lines = [one.log.message for one in self._unsaid if one.HasField("log")]
         self._unsaid = deque(one for one in self._unsaid if not one.HasField("log"))
-        self._lines.extendleft(reversed(lines))
-        self._at(LINES_SECONDS, self._listen)
+        if self._over:
+            told = {"task_id": self.lease.task_id, "lines": len(lines)}
+            log.warning("lines lost: more than the workspace's plan allows", extra=told)
+        else:
+            self._lines.extendleft(reversed(lines))
+            self._at(LINES_SECONDS, self._listen)
         self._repeat()
 
     def _add(self, request: Request, *, next_up: bool = False) -> None:

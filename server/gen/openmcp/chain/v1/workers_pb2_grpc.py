@@ -87,8 +87,8 @@ class WorkerServiceServicer:
         up a task by itself says so, by `fail`, until that is answered.
 
         Progress and lines, on all streams of a workspace or operator, have the rate of its plan: past it, progress is left out,
-        and a line is refused with `RATE_LIMITED`. Heartbeats and ends are not counted; but past the rate, and two in three
-        seconds, a heartbeat is refused of a task whose `heartbeat_timeout` is less than 10 seconds.
+        and a line is refused with `RATE_LIMITED`. Ends are not counted, nor the heartbeats that a lease needs; but where a task's
+        `heartbeat_timeout` is less than 10 seconds, past the rate a heartbeat is refused that comes sooner than every other second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

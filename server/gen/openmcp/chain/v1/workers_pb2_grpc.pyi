@@ -47,8 +47,8 @@ class WorkerServiceStub:
     up a task by itself says so, by `fail`, until that is answered.
 
     Progress and lines, on all streams of a workspace or operator, have the rate of its plan: past it, progress is left out,
-    and a line is refused with `RATE_LIMITED`. Heartbeats and ends are not counted; but past the rate, and two in three
-    seconds, a heartbeat is refused of a task whose `heartbeat_timeout` is less than 10 seconds.
+    and a line is refused with `RATE_LIMITED`. Ends are not counted, nor the heartbeats that a lease needs; but where a task's
+    `heartbeat_timeout` is less than 10 seconds, past the rate a heartbeat is refused that comes sooner than every other second.
     """
     LeaseTasks: _grpc.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -83,8 +83,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     up a task by itself says so, by `fail`, until that is answered.
 
     Progress and lines, on all streams of a workspace or operator, have the rate of its plan: past it, progress is left out,
-    and a line is refused with `RATE_LIMITED`. Heartbeats and ends are not counted; but past the rate, and two in three
-    seconds, a heartbeat is refused of a task whose `heartbeat_timeout` is less than 10 seconds.
+    and a line is refused with `RATE_LIMITED`. Ends are not counted, nor the heartbeats that a lease needs; but where a task's
+    `heartbeat_timeout` is less than 10 seconds, past the rate a heartbeat is refused that comes sooner than every other second.
     """
     LeaseTasks: _aio.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]  # type: ignore[assignment]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
@@ -122,8 +122,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         up a task by itself says so, by `fail`, until that is answered.
 
         Progress and lines, on all streams of a workspace or operator, have the rate of its plan: past it, progress is left out,
-        and a line is refused with `RATE_LIMITED`. Heartbeats and ends are not counted; but past the rate, and two in three
-        seconds, a heartbeat is refused of a task whose `heartbeat_timeout` is less than 10 seconds.
+        and a line is refused with `RATE_LIMITED`. Ends are not counted, nor the heartbeats that a lease needs; but where a task's
+        `heartbeat_timeout` is less than 10 seconds, past the rate a heartbeat is refused that comes sooner than every other second.
         """
 
     @_abc_1.abstractmethod
