@@ -3,7 +3,8 @@
 --
 -- Put before the source of the filter `request` when the configuration is rendered, behind text.lua and two tables of
 -- the contract's: MESSAGES, by the full name of each message that a request may hold the kinds of its fields, and LEVELS,
--- how deep a Struct may be; and VALUES, how many values and names a request may have in all. A kind is a key of FITS, a message's full name, or "[]" and the kind of a list's elements.
+-- how deep a Struct may be; and VALUES, how many values and names a request may have in all. A kind is a key of FITS, a
+-- message's full name, or "[]" and the kind of a list's elements.
 
 local KEY_BYTES = 64 -- of a key, as it is shown
 local PATH_STEPS = 16 -- of a path, as it is shown

@@ -106,7 +106,9 @@ class App:
         neighbours = Neighbours(self.events, self.leases, self.dispatcher, self.sweep)
         self.signals.heard, self.signals.missed = neighbours.heard, neighbours.missed
         self.large = Large()
-        self.workers = WorkerService(self.leases, self.leasing, self.dispatcher, self.identity, self.streams, dues)
+        self.workers = WorkerService(
+            self.leases, self.leasing, self.dispatcher, self.identity, self.streams, dues, self.large.answers
+        )
         self.server = Server(
             Rpc(self.identity, self.bearers, self.large, dues),
             auth=AuthService(self.identity),

@@ -1,6 +1,7 @@
 """Answers are paid for by the plan's rate: one is as large as it is, and the next large one waits for that."""
 
 import asyncio
+import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -130,3 +131,18 @@ async def test_in_debt_nothing_is_leased() -> None:
         told = await refused(service.workers.LeaseTasks(request, metadata=caller.metadata, timeout=PATIENCE))
         assert told.code == "RATE_LIMITED"
         assert (await service.get(caller, ids[0])).status == tasks_pb2.TASK_STATUS_PENDING
+
+
+async def test_a_lease_call_that_is_made_again_gets_its_tasks_in_debt_too() -> None:
+    """They were given away with the answer that was lost."""
+    async with serving(settings=SLOW) as service:
+        caller = await service.workspace("slow")
+        await service.submit(caller, payload={"text": "x" * 1_000_000})
+        request = workers_pb2.LeaseTasksRequest(worker_name="w", task_types=["echo"], request_id=str(uuid.uuid4()))
+        lost, again = [
+            await service.workers.LeaseTasks(request, metadata=caller.metadata, timeout=PATIENCE) for _ in range(2)
+        ]
+        assert again.tasks[0].lease == lost.tasks[0].lease
+        request.request_id = str(uuid.uuid4())
+        told = await refused(service.workers.LeaseTasks(request, metadata=caller.metadata, timeout=PATIENCE))
+        assert told.code == "RATE_LIMITED"

@@ -255,3 +255,19 @@ async def test_an_answer_that_nobody_reads_is_counted_until_its_call_ends(monkey
             await until(lambda: not answers.total)
             assert (await read(tenant, mine)).payload["text"]
         await until(lambda: not answers.total)
+
+
+async def test_where_too_much_is_unread_nothing_is_leased_and_what_was_done_is_answered() -> None:
+    """A refusal that came after would leave tasks with nobody, or be taken for a submit that failed."""
+    async with serving() as service:
+        tenant = await service.workspace()
+        task_id = await service.submit(tenant, payload={"text": "x" * 2 * SMALL})
+        service.app.large.answers.enter(tenant.workspace_id, large.WORKSPACE_BYTES)
+        lease = workers_pb2.LeaseTasksRequest(worker_name="w", task_types=["echo"])
+        assert (await refused(service.workers.LeaseTasks(lease, metadata=tenant.metadata))).code == "OVERLOADED"
+        assert (await service.get(tenant, task_id)).status == tasks_pb2.TASK_STATUS_PENDING
+        batch = tasks_pb2.BatchSubmitTasksRequest(requests=[tasks_pb2.SubmitTaskRequest(type="t")] * 1000)
+        done = await service.tasks.BatchSubmitTasks(batch, metadata=tenant.metadata, timeout=PATIENCE)
+        assert done.ByteSize() > SMALL
+        service.app.large.answers.leave(tenant.workspace_id, large.WORKSPACE_BYTES)
+        assert (await service.workers.LeaseTasks(lease, metadata=tenant.metadata, timeout=PATIENCE)).tasks

@@ -202,6 +202,32 @@ async def test_past_the_rate_lines_are_refused_and_nothing_else_suffers() -> Non
         await worker.end()
 
 
+@pytest.mark.parametrize(("silent", "told"), [(None, ""), (Duration(seconds=1), "RATE_LIMITED")])
+async def test_past_the_rate_heartbeats_that_no_lease_needs_do_nothing(silent: Duration | None, told: str) -> None:
+    """They are answered; under a lease so short that it may have needed them, refused. As is a stop unasked for."""
+    store = DistantStore()
+    async with serving(store) as service:
+        tenant = await service.workspace("free")
+        worker = service.work(tenant)
+        await worker.hello()
+        await service.submit(tenant, heartbeat_timeout=silent)
+        lease = (await worker.task()).lease
+        for _ in range(50):
+            await worker.say(log=workers_pb2.Log(lease=lease, message="a line"))
+        for _ in range(50):
+            await worker.ack()
+        codes = [(await worker.heartbeat(lease)).error_code for _ in range(30)]
+        assert codes[:2] == ["", ""]
+        assert set(codes) == {"", told}
+        store.calls.clear()
+        for _ in range(30):
+            await worker.say(stopped=workers_pb2.Stopped(lease=lease))
+        stops = [(await worker.ack()).error_code for _ in range(30)]
+        assert stops.count("RATE_LIMITED") > 20
+        assert store.calls["get_tasks"] < 10
+        await worker.end()
+
+
 @pytest.mark.parametrize(
     ("report", "kept"),
     [

@@ -201,3 +201,17 @@ async def test_lines_past_the_plans_rate_come_later_and_in_their_order() -> None
             events = await service.events(tenant, task_id)
     assert events[-1].status == tasks_pb2.TASK_STATUS_SUCCEEDED
     assert len(said(events, "log")) < 2 * len(lines)
+
+
+async def test_an_end_that_was_refused_for_the_rate_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is worth an end; and an end that is not heard has its task run twice."""
+    monkeypatch.setattr(held, "LIMITED_SECONDS", 0.05)
+    async with serving() as service:
+        refused = iter([False, False])
+        monkeypatch.setattr(service.app.leases, "takes", lambda *_, **__: next(refused, True))
+        tenant = await service.workspace()
+        async with working(service, tenant, lambda _: {"n": 1}):
+            task_id = await service.submit(tenant)
+            events = await service.events(tenant, task_id)
+    assert [event.status for event in events][1:] == [tasks_pb2.TASK_STATUS_RUNNING, tasks_pb2.TASK_STATUS_SUCCEEDED]
+    assert next(refused, None) is None

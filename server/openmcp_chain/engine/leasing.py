@@ -9,7 +9,7 @@ granted any more to a call that its callers have left: what was being claimed by
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -83,17 +83,21 @@ class Leasing:
         """Each ends a wait."""
         self._draining = False
 
-    async def lease(self, workspace: str, limit: int, ask: Ask) -> Sequence[Task]:
+    async def lease(
+        self, workspace: str, limit: int, ask: Ask, admit: Callable[[], None] = lambda: None
+    ) -> Sequence[Task]:
         """Leased tasks; none if none came in time. The same call gets the same tasks, as far as it still holds them.
 
+        `admit` is called before tasks are given away, not where they were; what it raises is raised.
         Raises RequestIdReused if the call differs from the one that got tasks with its request_id; TooManyStreams if
         the workspace has `limit` streams and calls like this open in this process.
         """
         with ExitStack() as place:
             place.enter_context(self._streams.hold(workspace, limit))
             if not ask.request_id:
+                admit()
                 return await self._let_go(await self._lease(ask, asyncio.Event()))
-            asked = await self._join(workspace, ask)
+            asked = await self._join(workspace, ask, admit)
             try:
                 # One caller who gives up must not end it for the others.
                 return await asyncio.shield(asked.answer)
@@ -117,24 +121,27 @@ class Leasing:
         while pending := {*(asked.answer for asked in self._asked.values()), *self._background}:
             await asyncio.wait(pending)
 
-    async def _join(self, workspace: str, ask: Ask) -> _Asked:
+    async def _join(self, workspace: str, ask: Ask, admit: Callable[[], None]) -> _Asked:
         """The same call of others that is under way, or a new one."""
         key = workspace, ask.request_id, ask.fingerprint()
         while (asked := self._asked.get(key)) is not None and asked.left:
             await asyncio.wait([asked.answer])
         if asked is None:
             enough = asyncio.Event()
-            asked = self._asked[key] = _Asked(enough, shared.begin(self._lease_once(workspace, ask, enough)))
+            asked = self._asked[key] = _Asked(enough, shared.begin(self._lease_once(workspace, ask, admit, enough)))
             asked.answer.add_done_callback(lambda _: self._asked.pop(key, None))
         asked.callers += 1
         return asked
 
-    async def _lease_once(self, workspace: str, ask: Ask, enough: asyncio.Event) -> Sequence[Task]:
+    async def _lease_once(
+        self, workspace: str, ask: Ask, admit: Callable[[], None], enough: asyncio.Event
+    ) -> Sequence[Task]:
         call = Call(workspace, f"lease/{ask.request_id}")
         recorded = (await self._store.recorded_calls([call])).get(call)
         if recorded is None:
             if enough.is_set():
                 return ()
+            admit()
             tasks = await self._lease(ask, enough, call)
             if not tasks:
                 return tasks

@@ -112,10 +112,14 @@ class Bytes:
         """Counts so many more; `leave` is to follow. Raises Overloaded if they are too many, where they are bounded."""
         if size <= SMALL:
             return
-        total = self._bytes.total()
-        if bounded and (self._bytes[workspace] + size > WORKSPACE_BYTES or total + size > ALL_BYTES):
-            raise errors.Overloaded
+        if bounded:
+            self.ask(workspace, size)
         self._bytes[workspace] += size
+
+    def ask(self, workspace: str, size: int) -> None:
+        """Raises Overloaded if so many more would be too many."""
+        if self._bytes[workspace] + size > WORKSPACE_BYTES or self._bytes.total() + size > ALL_BYTES:
+            raise errors.Overloaded
 
     def leave(self, workspace: str, size: int) -> None:
         """They are held no more."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Protocol, Self, TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
@@ -12,6 +13,7 @@ from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Failure, Progress, Task
 from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine.held import Held
 from openmcp_chain.engine.leases import LeaseRef, Leases
 from openmcp_chain.engine.sessions import Demand
 from openmcp_chain.transport import codec
@@ -115,6 +117,30 @@ class Reports:
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
+
+    def allowed(self, principal: Principal, held: Held, report: Report) -> Report | None:
+        """What of a stream's report under its lease may be carried out (see `engine.pace`).
+
+        All of it, a heartbeat without its progress, or None for a heartbeat that the lease does not need. Raises
+        RateLimited.
+        """
+        takes = partial(self._leases.takes, principal, held)
+        if isinstance(report, workers_pb2.Heartbeat):
+            if report.HasField("progress"):
+                if takes(writes=True):
+                    return report
+                report = workers_pb2.Heartbeat(lease=report.lease)
+            if takes():
+                return report
+            if self._leases.kept_lately(held):
+                return None
+        else:
+            # To stop is no end where that was not asked for.
+            stops = isinstance(report, workers_pb2.Stopped) and held.task.cancel is not None
+            ends = stops or isinstance(report, Completed | workers_pb2.Fail)
+            if takes(ends=ends, writes=not ends):
+                return report
+        raise errors.RateLimited("reports")
 
     async def carry_out(self, principal: Principal, report: Report) -> None:
         """Does what a message of a stream says; its lease was checked. Raises what the worker is told."""

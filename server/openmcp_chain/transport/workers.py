@@ -6,6 +6,7 @@ from weakref import WeakValueDictionary
 
 from openmcp.chain.v1 import workers_pb2
 from openmcp_chain.domain import errors
+from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import answers
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.identity import Identity
@@ -17,6 +18,7 @@ from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded, encode
+from openmcp_chain.transport.large import Bytes
 from openmcp_chain.transport.reports import Completed, Reports, allow, demand, introduce
 from openmcp_chain.transport.rpc import Call
 from openmcp_chain.transport.workstream import REPORT_BYTES, WorkerStream
@@ -36,7 +38,9 @@ class WorkerService:
         identity: Identity,
         quota: Streams,
         dues: Dues,
+        unread: Bytes,
     ) -> None:
+        """`unread`: what there is of answers that their callers have not read."""
         self._leases = leases
         self._leasing = leasing
         self._reports = Reports(leases)
@@ -44,6 +48,7 @@ class WorkerService:
         self._identity = identity
         self._quota = quota
         self._dues = dues
+        self._unread = unread
         self._streams: set[WorkerStream] = set()
         self._allowances = WeakValueDictionary[str, Allowance]()
         """By workspace, as long as it has a stream."""
@@ -79,7 +84,6 @@ class WorkerService:
         allow(call.caller, request.task_types)
         if self.draining:
             raise errors.ServerDraining
-        self._dues.may_lease(call.caller)
         tasks = await self._leasing.lease(
             call.caller.workspace,
             self._identity.quotas(call.caller).streams,
@@ -92,11 +96,17 @@ class WorkerService:
                 request_id=request.request_id.lower(),
                 most_bytes=answers.BYTES,
             ),
+            lambda: self._admit_lease(call.caller),
         )
         leased = [codec.leased_task(task, self._dispatcher.lease_duration(task)) for task in tasks]
         answer = encode(workers_pb2.LeaseTasksResponse(), tasks=leased)
         self._dues.leased(call.caller, len(answer))
         return answer
+
+    def _admit_lease(self, caller: Principal) -> None:
+        """Raises what the answer could be refused for, before its tasks are given away."""
+        self._dues.may_lease(caller)
+        self._unread.ask(caller.workspace, answers.BYTES)
 
     async def HeartbeatTask(
         self, request: workers_pb2.HeartbeatTaskRequest, call: Call

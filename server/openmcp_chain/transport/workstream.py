@@ -216,30 +216,23 @@ class WorkerStream:
         checks.lease(f"{kind}.lease", report.lease)
         checks.done()
         ref, principal = codec.lease_ref(report.lease), self._bearer.principal
-        held, taken = self._leases.held_by(self._session, ref), True
-        refusal: errors.Error | None = errors.RateLimited()
+        held, refusal = self._leases.held_by(self._session, ref), None
+        allowed: Report | None = report
         if held is None:
             await self._leases.admit(principal, self._session, ref)
         else:
             await self._leases.hear(principal)
-            if isinstance(report, workers_pb2.Heartbeat):
-                if report.HasField("progress") and not self._leases.takes(principal, held, writes=True):
-                    report = workers_pb2.Heartbeat(lease=report.lease)
-                taken = report.HasField("progress") or self._leases.takes(principal, held)
-                if not taken and self._leases.kept_lately(held):
-                    refusal = None
-            else:
-                ends = isinstance(report, Completed | workers_pb2.Fail) or (
-                    isinstance(report, workers_pb2.Stopped) and held.task.cancel is not None
-                )
-                taken = self._leases.takes(principal, held, ends=ends, writes=not ends)
+            try:
+                allowed = self._reports.allowed(principal, held, report)
+            except errors.RateLimited as error:
+                allowed, refusal = None, error
         await self._slots.acquire()
-        if not taken:
+        if allowed is None:
             self._acknowledge(report, refusal)
             return
-        size = report.ByteSize() + REPORT_MEMORY
+        size = allowed.ByteSize() + REPORT_MEMORY
         await self._allowance.take(size)
-        answering = self._spawn(self._answer(report), self._answering)
+        answering = self._spawn(self._answer(allowed), self._answering)
         # Not in it: it may be cancelled before it begins.
         answering.add_done_callback(lambda _: self._allowance.give_back(size))
 

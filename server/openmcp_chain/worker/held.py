@@ -28,8 +28,8 @@ PROGRESS_SECONDS = 1.0
 """Between two reports of progress."""
 OVERDUE_SECONDS = 1.0
 """Between two heartbeats once the deadline is over, by which a worker learns that the server has ended the attempt."""
-LINES_SECONDS = 1.0
-"""After which lines are said again that were too many for the workspace's plan."""
+LIMITED_SECONDS = 1.0
+"""After which something is said again that was too much for the workspace's plan."""
 AGAIN_SECONDS = 0.2
 """After which something is said again that could not be done."""
 LINES = 200
@@ -203,6 +203,9 @@ class Held:
         if ack.error_code == "RATE_LIMITED" and said == "log":
             self._hold_lines_back()
             return
+        if ack.error_code == "RATE_LIMITED" and said != "heartbeat":
+            self._at(LIMITED_SECONDS, self._repeat)
+            return
         if ack.error_code:
             told = {"task_id": self.lease.task_id, "report": said, "code": ack.error_code}
             log.warning("report refused", extra=told)
@@ -234,7 +237,7 @@ class Held:
             log.warning("lines lost: more than the workspace's plan allows", extra=told)
         else:
             self._lines.extendleft(reversed(lines))
-            self._at(LINES_SECONDS, self._listen)
+            self._at(LIMITED_SECONDS, self._listen)
         self._repeat()
 
     def _add(self, request: Request, *, next_up: bool = False) -> None:

@@ -19,22 +19,25 @@ class RateLimited(Error):
     code = "RATE_LIMITED"
     status = Status.RESOURCE_EXHAUSTED
     when = (
-        "The workspace makes more calls than its plan allows, or reads or leases more in large answers, or an address "
-        "makes more calls without a token than it may; `Retry-After` says when to go on."
+        "The workspace makes more calls than its plan allows, or reads or leases more in large answers, or its workers "
+        "say more; or an address makes more calls without a token than it may. `Retry-After` says when to go on."
     )
     sent_by = "both"
 
     def __init__(
-        self, whose: Literal["workspace", "answers", "address"] = "workspace", retry_after: float = 1.0
+        self, whose: Literal["workspace", "answers", "reports", "address"] = "workspace", retry_after: float = 1.0
     ) -> None:
         """`whose` limit it is."""
         self.retry_after = retry_after
         many = {
             "workspace": "The workspace makes more calls than its plan allows.",
             "answers": "The workspace has had larger answers than its plan allows.",
+            "reports": "The workspace's workers say more than its plan allows.",
             "address": "Too many calls without a token come from this address.",
         }[whose]
-        super().__init__(f"{many} Go on after the time in Retry-After.")
+        # A stream's answer to a report has no such header.
+        then = "Say it again later." if whose == "reports" else "Go on after the time in Retry-After."
+        super().__init__(f"{many} {then}")
 
 
 class TooManyPending(Error):
