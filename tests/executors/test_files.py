@@ -361,11 +361,12 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def transforming() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE and "openmcp_chain.executors.transform" in child.cmdline()
-    ]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # it may end while it is looked at
+            if "openmcp_chain.executors.transform" in child.cmdline():
+                found.append(child)
+    return found
 
 
 async def test_cancelled_in_the_middle_of_a_query(bench: Bench) -> None:
