@@ -11,6 +11,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._server_port = port
         self._marks: list[bytes] = []
+        self._serving: set[asyncio.Task[None]] = set()
         self.port = 0
         self.lost = 0
         """How many replies it has lost."""
@@ -21,7 +22,20 @@ class Proxy:
         """The next request that holds `mark` reaches the server; its reply is lost, and the connection with it."""
         self._marks.append(mark)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves a connection from a client, and ends it: also one that is not served, because the proxy ends first."""
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())
+
+    async def end(self) -> None:
+        """Ends all connections."""
+        for task in list(self._serving):
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         losing = asyncio.Event()
 
@@ -49,28 +63,18 @@ class Proxy:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            for end in (writer, to_writer):
-                end.transport.abort()
+            to_writer.transport.abort()
 
 
 @asynccontextmanager
 async def running_proxy(port: int) -> AsyncIterator[Proxy]:
     """A proxy to the server at this port of loopback, on a free port of its own."""
     proxy = Proxy(port)
-    serving: set[asyncio.Task[None]] = set()
-
-    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(proxy.serve(reader, writer))
-        serving.add(task)
-        task.add_done_callback(serving.discard)
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.connected, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy
     finally:
         server.close()
-        for task in list(serving):
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        await proxy.end()
         await server.wait_closed()
