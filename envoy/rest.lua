@@ -27,6 +27,7 @@ local BY_DETAILS = {
 
 local BY_HTTP_STATUS = {
   ["400"] = "MALFORMED_REQUEST",
+  ["402"] = "BODIES", -- the limit of bytes has a status of its own
   ["404"] = "ROUTE_NOT_FOUND",
   ["405"] = "METHOD_NOT_ALLOWED",
   ["408"] = "REQUEST_TIMEOUT",

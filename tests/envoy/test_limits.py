@@ -1,12 +1,14 @@
 """Rate limits: a bucket for each workspace, of its plan's size."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
 
 import grpc
 import httpx
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from support.gateway import Gateway
+from support.gateway import BODY_LIMIT, Gateway
 
 from openmcp.chain.v1 import errors_pb2, tasks_pb2, tasks_pb2_grpc
 
@@ -85,3 +87,53 @@ async def test_signing_in_is_not_limited_by_the_plan(gateway: Gateway) -> None:
     headers = {"authorization": f"Bearer {token}"}
     for _ in range(5):
         assert (await gateway.anonymous.post("/v1/auth/token", json={}, headers=headers)).status_code == 200
+
+
+BODY = b'{"type":"t","payload":{"a":"%s"}}' % (b"a" * (5 << 18))
+
+
+async def test_bytes_are_counted(gateway: Gateway) -> None:
+    """A workspace that sends more than its plan's bytes is refused before any of it is read, by REST and gRPC."""
+    token = gateway.upstream.key.token("ws-bytes", "thirty")  # of 3 MiB, as much as the largest request, at once
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    post = partial(gateway.anonymous.post, "/v1/tasks", headers=headers)
+    assert [(await post(content=BODY)).status_code for _ in range(2)] == [200, 200]
+    for body in (BODY, BODY.replace(b'"t"', b"false")):
+        refused = await post(content=body)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+        error = refused.json()["error"]
+        assert error["code"] == "RATE_LIMITED"
+        assert "sends more bytes" in error["message"]
+        assert {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "5s"} in error["details"]
+    assert (await post(content=b'{"type":"t","payload":{}}')).status_code == 200
+
+    stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)
+    large = tasks_pb2.SubmitTaskRequest(type="t")
+    large.payload["a"] = "a" * (5 << 18)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await stub.SubmitTask(large, metadata=(("authorization", f"Bearer {token}"),))
+    assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "sends more bytes" in (failed.value.details() or "")
+
+
+async def test_bytes_of_no_known_length_are_counted(gateway: Gateway) -> None:
+    """Also those of a body that comes in chunks."""
+    token = gateway.upstream.key.token("ws-chunks", "thirty")
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield BODY[:1000]
+        yield BODY[1000:]
+
+    codes = [
+        (await gateway.anonymous.post("/v1/tasks", headers=headers, content=chunks())).status_code for _ in range(3)
+    ]
+    assert codes == [200, 200, 429]
+
+
+async def test_the_largest_request_fits_a_full_bucket(gateway: Gateway) -> None:
+    """However small the plan."""
+    token = gateway.upstream.key.token("ws-largest", "once")
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    largest = b'{"type":"t"' + b" " * (BODY_LIMIT - 12) + b"}"
+    assert (await gateway.anonymous.post("/v1/tasks", headers=headers, content=largest)).status_code == 200

@@ -14,12 +14,12 @@ from support.service import PATIENCE, SETTINGS, Caller, Service, refused, servin
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.plans import Plan
+from openmcp_chain.domain.plans import ANSWER_BYTES, Plan
 from openmcp_chain.domain.workspace import Principal
-from openmcp_chain.transport.dues import CALL_BYTES, Dues
+from openmcp_chain.transport.dues import Dues
 
 FREE = SETTINGS.plans["free"]
-LARGE = (FREE.burst + 1 + 3 * FREE.requests_per_second) * CALL_BYTES
+LARGE = (FREE.burst + 1 + 3 * FREE.requests_per_second) * ANSWER_BYTES
 """Bytes of an answer that takes three seconds more than a full bucket has."""
 SLOW = replace(SETTINGS, plans={"slow": replace(FREE, name="slow", requests_per_second=1, burst=1)})
 """In which an answer of a megabyte is owed for a quarter of a minute."""
@@ -46,8 +46,8 @@ def test_a_debt_ends_when_it_is_told_to() -> None:
 
     async def test(dues: Dues) -> None:
         dues.read(ONE, LARGE)
-        dues.read(ONE, CALL_BYTES)
-        assert owed(dues.read, ONE, CALL_BYTES + 1) == pytest.approx(3)
+        dues.read(ONE, ANSWER_BYTES)
+        assert owed(dues.read, ONE, ANSWER_BYTES + 1) == pytest.approx(3)
         dues.read(OTHER, LARGE)
         await asyncio.sleep(2)
         wait = owed(dues.read, ONE, LARGE)
@@ -66,8 +66,8 @@ def test_small_answers_are_not_counted() -> None:
 
     async def test(dues: Dues) -> None:
         for _ in range(1000):
-            dues.read(ONE, CALL_BYTES)
-            dues.leased(ONE, CALL_BYTES)
+            dues.read(ONE, ANSWER_BYTES)
+            dues.leased(ONE, ANSWER_BYTES)
         dues.read(ONE, LARGE)
         dues.may_lease(ONE)
 

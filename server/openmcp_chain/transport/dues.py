@@ -1,4 +1,4 @@
-"""What answers cost: of each, every 64 KiB is a call.
+"""What answers cost: of each, every 16 KiB is a call.
 
 Envoy counts calls, whatever it costs to make JSON of their answers: 0.4 s of a processor for 2 MiB of small values. At
 ten of those a second, the smallest plan held both of its threads. How large an answer is, only the server knows. So it
@@ -12,12 +12,9 @@ import math
 from collections.abc import Callable
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.plans import Plan
+from openmcp_chain.domain.plans import ANSWER_BYTES, Plan
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine.pace import Rates
-
-CALL_BYTES = 64 * 1024
-"""Of an answer in protobuf encoding: so much of it is one call."""
 
 
 class Dues:
@@ -51,7 +48,7 @@ class Dues:
 
 def _cost(size: int) -> int:
     """In calls, beside the one that Envoy has counted."""
-    return max(0, size - 1) // CALL_BYTES
+    return max(0, size - 1) // ANSWER_BYTES
 
 
 def _settle(rates: Rates, principal: Principal) -> None:

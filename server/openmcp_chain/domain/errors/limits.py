@@ -19,18 +19,22 @@ class RateLimited(Error):
     code = "RATE_LIMITED"
     status = Status.RESOURCE_EXHAUSTED
     when = (
-        "The workspace makes more calls than its plan allows, or reads or leases more in large answers, or its workers "
-        "say more; or an address makes more calls without a token than it may. `Retry-After` says when to go on."
+        "The workspace makes more calls than its plan allows, or sends more bytes, or reads or leases more in large "
+        "answers, or its workers say more; or an address makes more calls without a token than it may. `Retry-After` "
+        "says when to go on."
     )
     sent_by = "both"
 
     def __init__(
-        self, whose: Literal["workspace", "answers", "reports", "address"] = "workspace", retry_after: float = 1.0
+        self,
+        whose: Literal["workspace", "requests", "answers", "reports", "address"] = "workspace",
+        retry_after: float = 1.0,
     ) -> None:
         """`whose` limit it is."""
         self.retry_after = retry_after
         many = {
             "workspace": "The workspace makes more calls than its plan allows.",
+            "requests": "The workspace sends more bytes than its plan allows.",
             "answers": "The workspace has had larger answers than its plan allows.",
             "reports": "The workspace's workers say more than its plan allows.",
             "address": "Too many calls without a token come from this address.",

@@ -17,7 +17,7 @@ from typing import Any
 
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.plans import Plan, smallest
+from openmcp_chain.domain.plans import REQUEST_BYTES, Plan, smallest
 from openmcp_chain.engine import answers, tokens
 from openmcp_chain.stack.envoy import cors, replies, routes, tls, view
 from openmcp_chain.stack.envoy.collector import PATH, Collector
@@ -177,7 +177,9 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "ADMIN": {"address": _socket(settings.admin)} if settings.admin else {},
         "ACCESS_LOG": _access_log(settings.otlp) if settings.access_log else [],
         "AUDIENCE": settings.audience,
+        "BODIES_STATUS": replies.BODIES_STATUS,
         "BODY_LIMIT": settings.body_limit,
+        "BODY_LIMITS": _body_limits(settings.plans, settings.body_limit),
         "CLUSTER_MANAGER": {"local_cluster_name": "envoys"} if settings.peers else {},
         "CORS": cors.policy(settings.origins, methods),
         "DESCRIPTORS": base64.b64encode(view.descriptors().SerializeToString()).decode(),
@@ -273,6 +275,19 @@ def _rate_limits(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
     """A descriptor for each plan that has a limit; its workspace has no value, so each gets a bucket of its own."""
     return [
         _bucket([{"key": "plan", "value": plan.name}, {"key": "workspace"}], Rate(plan.requests_per_second, plan.burst))
+        for plan in plans.values()
+        if plan.requests_per_second
+    ]
+
+
+def _body_limits(plans: Mapping[str, Plan], largest: int) -> list[dict[str, Any]]:
+    """The same of bytes. A bucket that is full has room for the largest request."""
+    largest += routes.FRAME_BYTES
+    return [
+        _bucket(
+            [{"key": "header_match", "value": "body"}, {"key": "plan", "value": plan.name}, {"key": "workspace"}],
+            Rate(plan.requests_per_second * REQUEST_BYTES, max(plan.burst * REQUEST_BYTES, largest)),
+        )
         for plan in plans.values()
         if plan.requests_per_second
     ]

@@ -22,6 +22,12 @@ _PLAIN = frozenset(string.ascii_letters + string.digits + " -_=:,.{}[]/'()")
 TOO_MANY_SIGN_INS = errors.TooManySignIns.code
 TOO_MANY_OPEN_CALLS = "TOO_MANY_OPEN_CALLS"
 """The names of the replies to an address that signs in, or makes other calls without a token, too often."""
+BODIES = "BODIES"
+"""The name of the reply to a workspace that sends more bytes than its plan allows."""
+BODIES_STATUS = 402
+"""The status by which the Lua filter knows that refusal; no client sees it. Envoy takes only such as it knows."""
+BODIES_SECONDS = 5.0
+"""When it may go on: the larger what it sends, the more seconds' bytes it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ def replies(sizes: Collection[tuple[str, int]], header_limit: int) -> Mapping[st
         "BAD_TIMEOUT": errors.InvalidArgument(
             Violation("grpc-timeout", "must be 1 to 8 digits and a unit, one of H, M, S, m, u, n")
         ),
+        BODIES: errors.RateLimited("requests", BODIES_SECONDS),
         TOO_MANY_OPEN_CALLS: errors.RateLimited("address"),
     }
     by_size = {too_large(field, limit): errors.RequestTooLarge(field, None, limit) for field, limit in sizes}
