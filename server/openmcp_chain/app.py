@@ -40,6 +40,7 @@ from openmcp_chain.engine.submission import Submission
 from openmcp_chain.engine.sweep import Sweep
 from openmcp_chain.engine.tasks import Tasks
 from openmcp_chain.engine.tokens import Tokens
+from openmcp_chain.engine.volume import Volume
 from openmcp_chain.store.base import Store
 from openmcp_chain.store.mongo.store import connect
 from openmcp_chain.transport.auth import AuthService
@@ -92,7 +93,8 @@ class App:
         )
         pace, dues = Pace(self.identity.plan), Dues(self.identity.plan)
         self.leases = Leases(store, self.ledger, self.dispatcher, pace, clock=now, retention=settings.retention)
-        self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, self.streams, now)
+        unread = Volume()
+        self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, self.streams, unread, now)
         self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
         self.dispatcher.look = self.sweep.want
         self.retention = Retention(store, self.ledger, now)
@@ -105,9 +107,9 @@ class App:
         self.signals = Signals(store, self.ledger, now)
         neighbours = Neighbours(self.events, self.leases, self.dispatcher, self.sweep)
         self.signals.heard, self.signals.missed = neighbours.heard, neighbours.missed
-        self.large = Large()
+        self.large = Large(unread)
         self.workers = WorkerService(
-            self.leases, self.leasing, self.dispatcher, self.identity, self.streams, dues, self.large.answers
+            self.leases, self.leasing, self.dispatcher, self.identity, self.streams, dues, unread
         )
         self.server = Server(
             Rpc(self.identity, self.bearers, self.large, dues),

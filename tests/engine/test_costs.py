@@ -88,9 +88,11 @@ async def test_a_lease_call_costs_the_same_however_many_tasks_of_others_run() ->
         async def calls() -> None:
             for _ in range(TASKS):
                 await engine.submit(tenant("mine"))
-                assert await engine.app.leasing.lease("mine", 10, ask)
+                async with engine.app.leasing.lease("mine", 10, ask) as tasks:
+                    assert tasks
 
-        await engine.app.leasing.lease("mine", 10, ask)
+        async with engine.app.leasing.lease("mine", 10, ask):
+            pass
         return await calls_of(calls())
 
     assert_alike(await cost(FEW), await cost(MANY))

@@ -225,7 +225,8 @@ class Caller(Actor):
 
         async def call() -> None:
             nonlocal got
-            got = await self.site.engine.app.leasing.lease("operator-1", 10, ask)
+            async with self.site.engine.app.leasing.lease("operator-1", 10, ask) as got:
+                pass
 
         await self.site.surely(call)
         self._count(got)

@@ -12,13 +12,13 @@ from support.service import PATIENCE, Caller, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain import structs
-from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.task import Task
 from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine import volume
 from openmcp_chain.engine.submission import Submit
-from openmcp_chain.transport import large
-from openmcp_chain.transport.large import SMALL, Bytes, Large
+from openmcp_chain.engine.volume import SMALL, Volume
+from openmcp_chain.transport.large import Large
 
 BIG = SMALL + 1
 
@@ -115,7 +115,7 @@ async def begun(job: Job) -> None:
 
 async def test_a_workspace_waits_behind_its_own_requests() -> None:
     """Another's single one is the next, however many of the first wait."""
-    at = Large()
+    at = Large(Volume())
     flood, single = [Job() for _ in range(5)], Job()
     reading = [asyncio.create_task(whole(at, "a", job)) for job in flood]
     await begun(flood[0])
@@ -133,7 +133,7 @@ async def test_a_workspace_waits_behind_its_own_requests() -> None:
 
 async def test_one_whose_caller_has_gone_keeps_its_turn_until_it_is_done() -> None:
     """The thread can't be stopped: another would be decoded beside it."""
-    at = Large()
+    at = Large(Volume())
     gone, waiting, next_one = Job(), Job(), Job()
     first = asyncio.create_task(whole(at, "a", gone))
     second = asyncio.create_task(whole(at, "a", waiting))
@@ -154,7 +154,7 @@ async def test_one_whose_caller_has_gone_keeps_its_turn_until_it_is_done() -> No
 
 
 async def test_what_fails_is_told_and_makes_room() -> None:
-    at = Large()
+    at = Large(Volume())
 
     def fails() -> str:
         raise ZeroDivisionError
@@ -163,25 +163,6 @@ async def test_what_fails_is_told_and_makes_room() -> None:
         with pytest.raises(ZeroDivisionError):
             await whole(at, "a", fails)
     assert not at._own._turns
-
-
-def test_what_is_under_way_is_bounded_for_each_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large, "WORKSPACE_BYTES", 3 * BIG)
-    monkeypatch.setattr(large, "ALL_BYTES", 5 * BIG)
-    at = Bytes()
-    for workspace in ("a", "a", "a", "b", "b"):
-        at.enter(workspace, BIG)
-    for workspace in ("a", "b", "c"):
-        with pytest.raises(errors.Overloaded):
-            at.enter(workspace, BIG)
-        at.enter(workspace, SMALL)
-        at.leave(workspace, SMALL)
-    at.leave("a", BIG)
-    at.enter("c", BIG)
-    for workspace in ("a", "a", "b", "b", "c"):
-        at.leave(workspace, BIG)
-    assert not at.total
-    assert not at._bytes
 
 
 async def test_a_call_that_waits_keeps_nobody_from_the_turn() -> None:
@@ -221,7 +202,7 @@ async def test_what_a_call_brought_is_counted_until_it_ends(sizes: list[int], mo
 async def test_past_the_bound_a_call_is_refused_as_one_to_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as service:
         tenant = await service.workspace()
-        monkeypatch.setattr(large, "WORKSPACE_BYTES", SMALL)
+        monkeypatch.setattr(volume, "WORKSPACE_BYTES", SMALL)
         request = tasks_pb2.SubmitTaskRequest(type="t", payload=payload(2 * SMALL))
         told = await refused(service.tasks.SubmitTask(request, metadata=tenant.metadata))
         assert told.code == "OVERLOADED"
@@ -230,7 +211,7 @@ async def test_past_the_bound_a_call_is_refused_as_one_to_repeat(monkeypatch: py
 
 async def test_an_answer_that_nobody_reads_is_counted_until_its_call_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the bound, its workspace gets no other large one; small ones it does, and others what they ask for."""
-    monkeypatch.setattr(large, "WORKSPACE_BYTES", 5 * SMALL)
+    monkeypatch.setattr(volume, "WORKSPACE_BYTES", 5 * SMALL)
     async with serving() as service:
         tenant, other = await service.workspace(), await service.workspace()
         mine, others = [await service.submit(one, payload={"text": "x" * 2 * SMALL}) for one in (tenant, other)]
@@ -239,7 +220,7 @@ async def test_an_answer_that_nobody_reads_is_counted_until_its_call_ends(monkey
             request = tasks_pb2.GetTaskRequest(task_id=task_id, view=view)
             return service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE)
 
-        answers = service.app.large.answers
+        answers = service.app.large.unread
         async with Http2("127.0.0.1", service.port, window=0) as deaf:
             message = tasks_pb2.GetTaskRequest(task_id=mine, view=tasks_pb2.TASK_VIEW_FULL).SerializeToString()
             head = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
@@ -262,12 +243,12 @@ async def test_where_too_much_is_unread_nothing_is_leased_and_what_was_done_is_a
     async with serving() as service:
         tenant = await service.workspace()
         task_id = await service.submit(tenant, payload={"text": "x" * 2 * SMALL})
-        service.app.large.answers.enter(tenant.workspace_id, large.WORKSPACE_BYTES)
+        service.app.large.unread.enter(tenant.workspace_id, volume.WORKSPACE_BYTES)
         lease = workers_pb2.LeaseTasksRequest(worker_name="w", task_types=["echo"])
         assert (await refused(service.workers.LeaseTasks(lease, metadata=tenant.metadata))).code == "OVERLOADED"
         assert (await service.get(tenant, task_id)).status == tasks_pb2.TASK_STATUS_PENDING
         batch = tasks_pb2.BatchSubmitTasksRequest(requests=[tasks_pb2.SubmitTaskRequest(type="t")] * 1000)
         done = await service.tasks.BatchSubmitTasks(batch, metadata=tenant.metadata, timeout=PATIENCE)
         assert done.ByteSize() > SMALL
-        service.app.large.answers.leave(tenant.workspace_id, large.WORKSPACE_BYTES)
+        service.app.large.unread.leave(tenant.workspace_id, volume.WORKSPACE_BYTES)
         assert (await service.workers.LeaseTasks(lease, metadata=tenant.metadata, timeout=PATIENCE)).tasks

@@ -6,11 +6,12 @@ from typing import Any, TypeAlias
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from support.service import Caller, ManualClock, Service, serving, until
+from support.service import PATIENCE, Caller, ManualClock, Service, refused, serving, until
 
-from openmcp.chain.v1 import workers_pb2
+from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain.task import Status
 from openmcp_chain.domain.workspace import Scope
+from openmcp_chain.engine import volume
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import workstream
 from openmcp_chain.transport.allowance import Allowance
@@ -46,7 +47,13 @@ async def unread(service: Service, caller: Caller, concurrency: int) -> tuple[Wo
     """A worker's stream whose answers go nowhere unless a test takes them; it has been welcomed."""
     app, principal = service.app, await service.app.identity.check(caller.token, Scope.WORKER)
     stream = WorkerStream(
-        app.leases, app.dispatcher, app.identity, app.bearers.present(principal), AT_ONCE, Allowance(10**6)
+        app.leases,
+        app.dispatcher,
+        app.identity,
+        app.bearers.present(principal),
+        AT_ONCE,
+        Allowance(10**6),
+        app.large.unread,
     )
 
     hello = workers_pb2.Hello(worker_name="worker-1", task_types=["echo"], max_concurrency=concurrency)
@@ -168,3 +175,77 @@ async def test_flood_by_who_does_not_read_is_bounded(monkeypatch: pytest.MonkeyP
         await until(lambda: stream not in service.app.workers._streams)
         await asyncio.gather(pouring, return_exceptions=True)
         await other.end()
+
+
+async def test_of_large_tasks_only_so_much_waits_for_all_who_do_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many streams a workspace has; each gets the next when another has read, and others' go on."""
+    monkeypatch.setattr(volume, "WORKSPACE_BYTES", 1_300_000)
+    async with serving() as service:
+        tenant, other = await service.workspace(), await service.workspace()
+        streams = [await unread(service, tenant, 2) for _ in range(5)]
+        ids = [await service.submit(tenant, payload={"text": "x" * 400_000}) for _ in range(10)]
+        await service.app.dispatcher.settle()
+        assert sum(stream._outbox.qsize() for stream, _ in streams) == 3
+        reader = service.work(other)
+        await reader.hello()
+        await service.submit(other, payload={"text": "x" * 400_000})
+        await reader.complete((await reader.task()).lease)
+
+        given = list[str]()
+
+        async def read(responses: Responses) -> None:
+            while True:
+                given.append((await next_task(responses)).lease.task_id)
+
+        readers = [asyncio.ensure_future(read(responses)) for _, responses in streams]
+        await until(lambda: len(given) == 10)
+        assert sorted(given) == sorted(ids)
+        await until(lambda: not service.app.large.unread.total)
+        for task in readers:
+            task.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        for stream, responses in streams:
+            await responses.aclose()
+            await stream.close()
+        await reader.end()
+
+
+async def test_calls_that_wait_are_answered_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large tasks that come at once, no more is on its way to them than a workspace may leave unread."""
+    monkeypatch.setattr(volume, "WORKSPACE_BYTES", most := 3_000_000)
+    async with serving() as service:
+        tenant = await service.workspace()
+        await service.tasks.PauseTaskType(tasks_pb2.PauseTaskTypeRequest(type="echo"), metadata=tenant.metadata)
+        ids = [await service.submit(tenant, payload={"text": "x" * 400_000}) for _ in range(10)]
+        request = workers_pb2.LeaseTasksRequest(worker_name="w", task_types=["echo"], wait=Duration(seconds=20))
+        unread, peak = service.app.large.unread, 0
+        enter = unread.enter
+
+        def note(workspace: str, size: int) -> None:
+            nonlocal peak
+            enter(workspace, size)
+            peak = max(peak, unread.total)
+
+        monkeypatch.setattr(unread, "enter", note)
+        calls = [service.workers.LeaseTasks(request, metadata=tenant.metadata, timeout=PATIENCE) for _ in ids]
+        await until(lambda: service.app.streams._open[tenant.workspace_id] == len(ids))
+        await service.tasks.ResumeTaskType(tasks_pb2.ResumeTaskTypeRequest(type="echo"), metadata=tenant.metadata)
+        given = [task.lease.task_id for answer in await asyncio.gather(*calls) for task in answer.tasks]
+        assert sorted(given) == sorted(ids)
+        assert 400_000 < peak < most
+        await until(lambda: not unread.total)
+
+
+async def test_who_was_answered_more_than_he_reads_is_answered_nothing_more() -> None:
+    """An answer that had to be given may exceed the bound; then it is his turn to read."""
+    async with serving() as service:
+        tenant, other = await service.workspace(), await service.workspace()
+        task_id = await service.submit(tenant)
+        service.app.large.unread.enter(tenant.workspace_id, volume.WORKSPACE_BYTES + 1)
+        request = tasks_pb2.GetTaskRequest(task_id=task_id)
+        assert (await refused(service.tasks.GetTask(request, metadata=tenant.metadata))).code == "OVERLOADED"
+        await service.submit(other)
+        service.app.large.unread.leave(tenant.workspace_id, volume.WORKSPACE_BYTES + 1)
+        await service.get(tenant, task_id)

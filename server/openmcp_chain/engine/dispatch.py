@@ -98,6 +98,7 @@ class Dispatcher:
 
     def join(self, session: Session) -> None:
         """A worker has come."""
+        session.refill = self._feed
         if self._demands.join(session.demand):
             self._look_for(session.demand)
         self._feed(session)

@@ -9,8 +9,8 @@ granted any more to a call that its callers have left: what was being claimed by
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from openmcp_chain.domain import errors
@@ -22,6 +22,7 @@ from openmcp_chain.engine.leases import ANSWER_KEPT, WORKER_GONE, Leases
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.engine.sessions import Demand, Session
+from openmcp_chain.engine.volume import Share, Volume
 from openmcp_chain.store.base import Answer, Granted, Store
 
 LOOK_SECONDS = 0.25
@@ -59,6 +60,8 @@ class _Asked:
 
     enough: asyncio.Event
     """Ends its wait."""
+    place: ExitStack
+    """What is let go of when it has been answered."""
     answer: asyncio.Task[Sequence[Task]]
     callers: int = 0
     left: bool = False
@@ -69,13 +72,22 @@ class Leasing:
     """Grants leases to calls."""
 
     def __init__(
-        self, store: Store, ledger: Ledger, dispatcher: Dispatcher, leases: Leases, streams: Streams, clock: Clock
+        self,
+        store: Store,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        leases: Leases,
+        streams: Streams,
+        unread: Volume,
+        clock: Clock,
     ) -> None:
+        """`unread` counts what is claimed for calls, until they are answered."""
         self._store = store
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._leases = leases
         self._streams = streams
+        self._unread = unread
         self._clock = clock
         self._asked: dict[tuple[str, str, bytes], _Asked] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -83,11 +95,13 @@ class Leasing:
         """Each ends a wait."""
         self._draining = False
 
+    @asynccontextmanager
     async def lease(
         self, workspace: str, limit: int, ask: Ask, admit: Callable[[], None] = lambda: None
-    ) -> Sequence[Task]:
+    ) -> AsyncIterator[Sequence[Task]]:
         """Leased tasks; none if none came in time. The same call gets the same tasks, as far as it still holds them.
 
+        To be left when they are on their way, with nothing waited for in between: till then they are `unread`.
         `admit` is called before tasks are given away, not where they were; what it raises is raised.
         Raises RequestIdReused if the call differs from the one that got tasks with its request_id; TooManyStreams if
         the workspace has `limit` streams and calls like this open in this process.
@@ -96,19 +110,22 @@ class Leasing:
             place.enter_context(self._streams.hold(workspace, limit))
             if not ask.request_id:
                 admit()
-                return await self._let_go(await self._lease(ask, asyncio.Event()))
+                yield await self._let_go(await self._lease(workspace, ask, asyncio.Event(), place))
+                return
             asked = await self._join(workspace, ask, admit)
             try:
                 # One caller who gives up must not end it for the others.
-                return await asyncio.shield(asked.answer)
+                yield await asyncio.shield(asked.answer)
             finally:
                 asked.callers -= 1
-                if not asked.callers and not asked.answer.done():
+                if not asked.callers and asked.answer.done():
+                    asked.place.close()
+                elif not asked.callers:
                     asked.left = True
                     asked.enough.set()
                     # What goes on without the caller keeps its place.
-                    kept = place.pop_all()
-                    asked.answer.add_done_callback(lambda _: kept.close())
+                    asked.place.push(place.pop_all())
+                    asked.answer.add_done_callback(lambda _: asked.place.close())
 
     def drain(self) -> None:
         """Ends every wait, and lets no new one begin."""
@@ -127,14 +144,15 @@ class Leasing:
         while (asked := self._asked.get(key)) is not None and asked.left:
             await asyncio.wait([asked.answer])
         if asked is None:
-            enough = asyncio.Event()
-            asked = self._asked[key] = _Asked(enough, shared.begin(self._lease_once(workspace, ask, admit, enough)))
+            enough, place = asyncio.Event(), ExitStack()
+            once = self._lease_once(workspace, ask, admit, enough, place)
+            asked = self._asked[key] = _Asked(enough, place, shared.begin(once))
             asked.answer.add_done_callback(lambda _: self._asked.pop(key, None))
         asked.callers += 1
         return asked
 
     async def _lease_once(
-        self, workspace: str, ask: Ask, admit: Callable[[], None], enough: asyncio.Event
+        self, workspace: str, ask: Ask, admit: Callable[[], None], enough: asyncio.Event, place: ExitStack
     ) -> Sequence[Task]:
         call = Call(workspace, f"lease/{ask.request_id}")
         recorded = (await self._store.recorded_calls([call])).get(call)
@@ -142,7 +160,7 @@ class Leasing:
             if enough.is_set():
                 return ()
             admit()
-            tasks = await self._lease(ask, enough, call)
+            tasks = await self._lease(workspace, ask, enough, place, call)
             if not tasks:
                 return tasks
             granted = tuple(Granted(task.key, task.lease.token if task.lease else "") for task in tasks)
@@ -173,8 +191,13 @@ class Leasing:
             and task.due_at > self._clock()
         ]
 
-    async def _lease(self, ask: Ask, enough: asyncio.Event, call: Call | None = None) -> Sequence[Task]:
-        """Joins as a worker that takes so many tasks, until the first have come, or there is no more time: `enough`."""
+    async def _lease(
+        self, workspace: str, ask: Ask, enough: asyncio.Event, place: ExitStack, call: Call | None = None
+    ) -> Sequence[Task]:
+        """Joins as a worker that takes so many tasks, until the first have come, or there is no more time: `enough`.
+
+        They are `unread` until the `place` is left.
+        """
         tasks: list[Task] = []
         closed = False
 
@@ -192,8 +215,10 @@ class Leasing:
             room=ask.most,
             deliver=deliver,
             most_bytes=ask.most_bytes,
+            share=Share(self._unread, workspace),
             call=call,
         )
+        place.callback(session.end)
         self._dispatcher.join(session)
         try:
             await self._wait(enough, ask.wait)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from openmcp_chain.domain.task import Call, Queue, Task
 from openmcp_chain.engine import answers
+from openmcp_chain.engine.volume import Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,13 @@ class Session:
         deliver: Callable[[Task], None],
         cancel: Callable[[Task], None] = lambda _: None,
         most_bytes: int | None = None,
+        share: Share | None = None,
         call: Call | None = None,
     ) -> None:
         """`room`: how many tasks it takes now. `deliver` gets each new one; `cancel` each one that is to stop.
 
-        `most_bytes`: what may be on the way to it, but for the first; None: whatever comes. `call`: which one it is, if
-        it is a call that may be repeated.
+        `most_bytes`: what may be on the way to it, but for the first; None: whatever comes. `share`: where that is
+        counted, with what is on the way to others. `call`: which one it is, if it is a call that may be repeated.
         """
         self.worker = worker
         self.version = version
@@ -55,7 +57,10 @@ class Session:
         self.deliver = deliver
         self.cancel = cancel
         self.open = True
+        self.refill: Callable[[Session], None] = lambda _: None
+        """Called when there may be room for it again, among others."""
         self._most_bytes = most_bytes
+        self._share = share
         self._bytes = 0
         self.full = False
         """Whether there was a task that did not fit."""
@@ -66,18 +71,38 @@ class Session:
         if not self.fits(size):
             return False
         self._bytes += size
+        if self._share is not None:
+            self._share.enter(size)
         return True
 
     def release(self, task: Task) -> None:
         """A task that was admitted won't come, or is on its way no longer."""
-        self._bytes -= self._size(task)
+        size = self._size(task)
+        self._bytes -= size
         self.full = False
+        if self._share is not None:
+            self._share.leave(size)
+
+    def end(self) -> None:
+        """What was on the way to it is counted no more, nor what may still come."""
+        share, self._share = self._share, None
+        if share is not None and self._bytes:
+            share.leave(self._bytes)
 
     def fits(self, size: int) -> bool:
         """Whether there is room for so many bytes; if not, nothing else gets it: what is first is not passed over."""
         if self._most_bytes is not None and self._bytes and self._bytes + size > self._most_bytes:
             self.full = True
+        elif self._share is not None and not self._share.fits(size):
+            self.full = True
+            self._share.wait(self._again)
         return not self.full
+
+    def _again(self) -> bool:
+        self.full = False
+        if self.open:
+            self.refill(self)
+        return self.open
 
     def _size(self, task: Task) -> int:
         return answers.given_weight(task) if self._most_bytes is not None else 0

@@ -13,22 +13,14 @@ stays here until it ends the call. So answers that are not written yet are bound
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from openmcp_chain.domain import errors
 from openmcp_chain.engine.few import Few
+from openmcp_chain.engine.volume import SMALL, Volume
 
 T = TypeVar("T")
-
-SMALL = 32 * 1024
-"""Bytes. So much is read at once: it takes some milliseconds at most."""
-WORKSPACE_BYTES = 64 * 1024 * 1024
-ALL_BYTES = 192 * 1024 * 1024
-"""Of larger requests whose calls are under way, and as much of answers that are not written yet; of messages on
-streams, each stream has one that waits."""
 
 
 class Reading:
@@ -102,49 +94,20 @@ class Successive(Reading):
         self._now = AT_ONCE
 
 
-class Bytes:
-    """How many bytes are held, of each workspace."""
-
-    def __init__(self) -> None:
-        self._bytes = Counter[str]()
-
-    def enter(self, workspace: str, size: int, *, bounded: bool = True) -> None:
-        """Counts so many more; `leave` is to follow. Raises Overloaded if they are too many, where they are bounded."""
-        if size <= SMALL:
-            return
-        if bounded:
-            self.ask(workspace, size)
-        self._bytes[workspace] += size
-
-    def ask(self, workspace: str, size: int) -> None:
-        """Raises Overloaded if so many more would be too many."""
-        if self._bytes[workspace] + size > WORKSPACE_BYTES or self._bytes.total() + size > ALL_BYTES:
-            raise errors.Overloaded
-
-    def leave(self, workspace: str, size: int) -> None:
-        """They are held no more."""
-        if size > SMALL:
-            self._bytes[workspace] -= size
-            if not self._bytes[workspace]:
-                del self._bytes[workspace]
-
-    @property
-    def total(self) -> int:
-        return self._bytes.total()
-
-
 class Large:
     """The place where large requests are read, and what is known of those whose calls are under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, unread: Volume) -> None:
+        """`unread`: what there is of answers, and of tasks for workers, that have not been read."""
         self.thread = ThreadPoolExecutor(1, "large")
         self.turn = asyncio.Lock()
         self._own = Few(1)
-        self.requests = Bytes()
-        self.answers = Bytes()
+        self.requests = Volume()
+        """Those whose calls are under way; of messages on streams, each stream has one that waits."""
+        self.unread = unread
 
     def reading(self, workspace: str, size: int) -> Reading:
-        """The reading of a request of so many bytes. Its `end` must be called."""
+        """The reading of a request of so many bytes. Its `end` must be called. What is small takes milliseconds."""
         return AT_ONCE if size <= SMALL else _InTurn(self, workspace)
 
     async def enter_turn(self, workspace: str) -> None:

@@ -41,10 +41,11 @@ from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine.bearers import Bearer, Bearers
 from openmcp_chain.engine.identity import Identity
+from openmcp_chain.engine.volume import SMALL
 from openmcp_chain.transport import messages, status, wire
 from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded
-from openmcp_chain.transport.large import SMALL, Large, Reading, Successive
+from openmcp_chain.transport.large import Large, Reading, Successive
 from openmcp_chain.transport.messages import REQUEST_BYTES, Context
 
 log = logging.getLogger(__name__)
@@ -252,12 +253,17 @@ class Rpc:
         """Counts a call whose request is there; a caller who sends nothing takes nobody's place."""
         if self._under_way.total() >= CALLS or (workspace and self._under_way[workspace] >= WORKSPACE_CALLS):
             raise errors.Overloaded
-        self._large.requests.enter(workspace, size)
+        if self._large.unread.exceeded(workspace):
+            raise errors.Overloaded
+        if size > SMALL:
+            self._large.requests.ask(workspace, size)
+            self._large.requests.enter(workspace, size)
         self._under_way[workspace] += 1
 
     def _ended(self, workspace: str, size: int) -> None:
         """An admitted call has ended."""
-        self._large.requests.leave(workspace, size)
+        if size > SMALL:
+            self._large.requests.leave(workspace, size)
         self._under_way[workspace] -= 1
         if not self._under_way[workspace]:
             del self._under_way[workspace]
@@ -267,9 +273,13 @@ class Rpc:
 
         Raises Overloaded if there is too much of that; not for a call that has changed something, which is done.
         """
-        self._large.answers.enter(workspace, size, bounded=access.scope is Scope.TASKS_READ)
-        if size > SMALL:
-            context.add_done_callback(lambda _: self._large.answers.leave(workspace, size))  # type: ignore[arg-type]  # the stubs have a class there
+        if size <= SMALL:
+            return
+        unread = self._large.unread
+        if access.scope is Scope.TASKS_READ:
+            unread.ask(workspace, size)
+        unread.enter(workspace, size)
+        context.add_done_callback(lambda _: unread.leave(workspace, size))  # type: ignore[arg-type]  # the stubs have a class there
 
     def _identify(self, path: str, access: Access, metadata: Mapping[str, str]) -> trace.Span:
         """Names the call in the log, and begins its span: in the caller's trace, if it brings one."""

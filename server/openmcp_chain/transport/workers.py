@@ -13,12 +13,12 @@ from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.leasing import Ask, Leasing
 from openmcp_chain.engine.quotas import Streams
+from openmcp_chain.engine.volume import Volume
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded, encode
-from openmcp_chain.transport.large import Bytes
 from openmcp_chain.transport.reports import Completed, Reports, allow, demand, introduce
 from openmcp_chain.transport.rpc import Call
 from openmcp_chain.transport.workstream import REPORT_BYTES, WorkerStream
@@ -38,9 +38,9 @@ class WorkerService:
         identity: Identity,
         quota: Streams,
         dues: Dues,
-        unread: Bytes,
+        unread: Volume,
     ) -> None:
-        """`unread`: what there is of answers that their callers have not read."""
+        """`unread`: what there is of answers and tasks that have not been read."""
         self._leases = leases
         self._leasing = leasing
         self._reports = Reports(leases)
@@ -62,7 +62,9 @@ class WorkerService:
             raise errors.ServerDraining
         with self._quota.hold(call.caller.workspace, self._identity.quotas(call.caller).streams):
             allowance = self._allowances.setdefault(call.caller.workspace, Allowance(REPORT_BYTES))
-            stream = WorkerStream(self._leases, self._dispatcher, self._identity, call.bearer, call.reading, allowance)
+            stream = WorkerStream(
+                self._leases, self._dispatcher, self._identity, call.bearer, call.reading, allowance, self._unread
+            )
             self._streams.add(stream)
             try:
                 async with aclosing(stream.run(requests)) as responses:
@@ -84,7 +86,7 @@ class WorkerService:
         allow(call.caller, request.task_types)
         if self.draining:
             raise errors.ServerDraining
-        tasks = await self._leasing.lease(
+        leasing = self._leasing.lease(
             call.caller.workspace,
             self._identity.quotas(call.caller).streams,
             Ask(
@@ -98,8 +100,9 @@ class WorkerService:
             ),
             lambda: self._admit_lease(call.caller),
         )
-        leased = [codec.leased_task(task, self._dispatcher.lease_duration(task)) for task in tasks]
-        answer = encode(workers_pb2.LeaseTasksResponse(), tasks=leased)
+        async with leasing as tasks:
+            leased = [codec.leased_task(task, self._dispatcher.lease_duration(task)) for task in tasks]
+            answer = encode(workers_pb2.LeaseTasksResponse(), tasks=leased)
         self._dues.leased(call.caller, len(answer))
         return answer
 

@@ -15,6 +15,7 @@ from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.sessions import Session
+from openmcp_chain.engine.volume import Share, Volume
 from openmcp_chain.transport import codec, reports
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
@@ -66,8 +67,9 @@ class WorkerStream:
         bearer: Bearer,
         reading: Reading,
         allowance: Allowance,
+        unread: Volume,
     ) -> None:
-        """`allowance`: for its reports, and those of its workspace's other streams."""
+        """`allowance`: for its reports, and those of its workspace's other streams; `unread`: for what it is sent."""
         self._leases = leases
         self._reports = Reports(leases)
         self._reading = reading
@@ -78,6 +80,9 @@ class WorkerStream:
         self._outbox: asyncio.Queue[workers_pb2.WorkResponse | _Unsent | errors.Error | None] = asyncio.Queue()
         self._slots = asyncio.Semaphore(REPORTS)
         self._allowance = allowance
+        self._unread = unread
+        self._writing: _Unsent | None = None
+        """What is being written: the worker reads it or not."""
         self._under_way: set[asyncio.Task[None]] = set()
         self._answering: set[asyncio.Task[None]] = set()
         """Of those, the reports that are being carried out."""
@@ -96,6 +101,7 @@ class WorkerStream:
         try:
             while (message := await self._next()) is not None:
                 yield message
+                self._written()
                 if isinstance(message, workers_pb2.WorkResponse) and message.HasField("ack"):
                     self._slots.release()
                 del message  # the next one may be hours away
@@ -124,12 +130,18 @@ class WorkerStream:
         except BaseException:
             self._outbox.put_nowait(unsent)  # `close` gives it back
             raise
-        self._dispatcher.sent(session, task)
         if self._leases.goes_out(task, session, allowed=allowed):
+            self._writing = unsent
             return True
+        self._dispatcher.sent(session, task)
         if self._leases.lives(task):
             self._spawn(self._leases.give_back(task, PAUSED))
         return False
+
+    def _written(self) -> None:
+        if self._writing is not None:
+            self._dispatcher.sent(*self._writing)
+            self._writing = None
 
     async def close(self) -> None:
         """Takes the worker out of dispatch, and gives back what did not reach it."""
@@ -137,6 +149,7 @@ class WorkerStream:
         if self._session is not None:
             self._dispatcher.leave(self._session)
             self._leases.left(self._session)
+            self._session.end()
         for report in self._answering:
             report.cancel()  # what it writes goes on; the rest has no answer, and its worker will say it again
         while not self._outbox.empty():
@@ -260,6 +273,7 @@ class WorkerStream:
             deliver=lambda task: self._deliver(session, task),
             cancel=self._cancel,
             most_bytes=OUTBOX_BYTES,
+            share=Share(self._unread, self.workspace),
         )
         for ref in hello.held:
             self._leases.claimed(self._bearer.principal, codec.lease_ref(ref), session)

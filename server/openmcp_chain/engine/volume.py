@@ -1,0 +1,95 @@
+"""How many bytes are held of each workspace: of its requests, or of what it has not read yet. Of each and all bounded.
+
+A call that would be too many is refused. A worker waits instead for there to be room: of workers that do not read, a
+workspace may have as many as streams, and each would be given something.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from openmcp_chain.domain import errors
+
+SMALL = 32 * 1024
+"""Bytes. So much is nobody else's loss."""
+WORKSPACE_BYTES = 64 * 1024 * 1024
+ALL_BYTES = 192 * 1024 * 1024
+
+Wake: TypeAlias = Callable[[], bool]
+"""Tells one who waits that there may be room; returns whether it still wanted to know."""
+
+
+class Volume:
+    """How many bytes are held, and who waits for room."""
+
+    def __init__(self) -> None:
+        self._bytes = Counter[str]()
+        self._waiting: dict[str, dict[Wake, None]] = {}
+
+    @property
+    def total(self) -> int:
+        return self._bytes.total()
+
+    def fits(self, workspace: str, size: int) -> bool:
+        """Whether there is room for so many more. What is small is kept out by its own workspace's bytes alone."""
+        if self._bytes[workspace] + size > WORKSPACE_BYTES:
+            return False
+        return size <= SMALL or self.total + size <= ALL_BYTES
+
+    def exceeded(self, workspace: str) -> bool:
+        """Whether it has more than it may: of what was not refused, having been done."""
+        return self._bytes[workspace] > WORKSPACE_BYTES
+
+    def ask(self, workspace: str, size: int) -> None:
+        """Raises Overloaded if so many more would be too many."""
+        if not self.fits(workspace, size):
+            raise errors.Overloaded
+
+    def enter(self, workspace: str, size: int) -> None:
+        """Counts so many more, whether they fit or not; `leave` is to follow."""
+        self._bytes[workspace] += size
+
+    def leave(self, workspace: str, size: int) -> None:
+        """They are held no more: who waits first is told, and where nothing is held, all who wait."""
+        self._bytes[workspace] -= size
+        if not self._bytes[workspace]:
+            del self._bytes[workspace]
+        if self._waiting:
+            for one in dict.fromkeys((workspace, next(iter(self._waiting)))):
+                self._wake(one)
+
+    def wait(self, workspace: str, wake: Wake) -> None:
+        """`wake` is called once, when something has been let go of."""
+        self._waiting.setdefault(workspace, {}).setdefault(wake)
+
+    def _wake(self, workspace: str) -> None:
+        waiting = self._waiting.pop(workspace, {})
+        while waiting:
+            wake = next(iter(waiting))
+            del waiting[wake]
+            if wake() and self._bytes[workspace]:
+                break
+        for wake in waiting:
+            self.wait(workspace, wake)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A workspace's part of a volume."""
+
+    volume: Volume
+    workspace: str
+
+    def fits(self, size: int) -> bool:
+        """See Volume; the others likewise."""
+        return self.volume.fits(self.workspace, size)
+
+    def enter(self, size: int) -> None:
+        self.volume.enter(self.workspace, size)
+
+    def leave(self, size: int) -> None:
+        self.volume.leave(self.workspace, size)
+
+    def wait(self, wake: Wake) -> None:
+        self.volume.wait(self.workspace, wake)
