@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 REQUEST_BYTES = 4 * 1024 * 1024
 """What a request may have as a whole. A larger one is refused by us, with details; past RECEIVE_BYTES, by gRPC."""
-RECEIVE_BYTES = 32 * 1024 * 1024
-"""What reaches us at all. More than whoever sends too much by mistake is likely to; and for a call that needs a token,
+RECEIVE_BYTES = 8 * 1024 * 1024
+"""What reaches us at all: of each worker's stream that much may be on its way. For a call that needs a token,
 gRPC keeps no more than a window of it until the token has been checked."""
 METADATA_BYTES = 16 * 1024
 METADATA_ENTRIES = 500
