@@ -11,7 +11,7 @@ from support.stack import StackInfo, running_stack
 GRPCURL = Path(__file__).parent / "grpcurl"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
     """What `make run` starts, in a folder that has what the commands expect of the project's own."""
     folder = tmp_path_factory.mktemp("readme").resolve()
@@ -20,10 +20,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def grpcurl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of grpcurl, pinned."""
-    folder = tmp_path_factory.mktemp("grpcurl")
-    build = ["go", "build", "-o", str(folder / "grpcurl"), "github.com/fullstorydev/grpcurl/cmd/grpcurl"]
-    subprocess.run(build, cwd=GRPCURL, check=True, timeout=500)
-    return folder
+@pytest.fixture(scope="package")
+def grpcurl() -> Path:
+    """The folder of grpcurl, pinned: built by the first run, and found in Go's cache by those after it."""
+    named = ["go", "tool", "-n", "grpcurl"]
+    return Path(subprocess.check_output(named, cwd=GRPCURL, text=True, timeout=500).strip()).parent

@@ -61,7 +61,7 @@ class People:
         return self.all[1:]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
     """Real Envoy, server, database and worker. When all tests are done, no part has died."""
     folder: Path = tmp_path_factory.mktemp("security")
@@ -71,14 +71,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackInfo]:
         assert running.pids == pids, f"a part died and was started again:\n{running.output}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def native(stack: StackInfo) -> Iterator[Grpc]:
     """GRPC to the server itself."""
     with grpc.insecure_channel(stack.grpc_target, [("grpc.enable_http_proxy", 0)]) as channel:
         yield Grpc("native", channel)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def rest(stack: StackInfo) -> Iterator[Rest]:
     """REST through Envoy; what has no route, as gRPC through Envoy."""
     with grpc.insecure_channel(stack.envoy_grpc_target, [("grpc.enable_http_proxy", 0)]) as channel:
@@ -93,7 +93,7 @@ def door(request: pytest.FixtureRequest, native: Grpc, rest: Rest) -> Door:
     return rest if request.param == "envoy" else native
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def people(stack: StackInfo, native: Grpc) -> People:
     """Tenants, an operator and an administrator, signed in."""
 
@@ -129,7 +129,7 @@ def people(stack: StackInfo, native: Grpc) -> People:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def forger(stack: StackInfo, people: People) -> Forger:
     """Can make any token, true or false, for the owner."""
     return Forger(people.owner.token, *signer(stack))

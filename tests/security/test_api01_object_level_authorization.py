@@ -48,13 +48,13 @@ class Leased:
     lease: Mapping[str, str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def waiting(native: Grpc, people: People) -> str:
     """A task of the owner's that waits."""
     return submitted(native, people.owner, "waiting")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ended(native: Grpc, people: People) -> str:
     """A task of the owner's that was cancelled."""
     task_id = submitted(native, people.owner, "waiting")

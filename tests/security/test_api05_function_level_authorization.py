@@ -15,7 +15,7 @@ UNLET = ("TOKEN_MISSING", "TOKEN_INVALID", "TOKEN_EXPIRED", "SCOPE_MISSING")
 """What a caller is told whom a method is closed to."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def narrowed(native: Grpc, people: People) -> dict[str, list[str]]:
     """Tokens with one scope each, of everyone who may have it."""
     return {
