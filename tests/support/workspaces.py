@@ -1,22 +1,21 @@
-"""Workspaces to test with, made as an operator makes them: by `openmcp workspaces create`."""
+"""Workspaces to test with, made by what `openmcp workspaces create` makes them by, which itself takes a second."""
 
 import asyncio
-import json
-import subprocess
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.stack import StackInfo
 
 from openmcp_chain import config
 from openmcp_chain.config import Config
+from openmcp_chain.domain.workspace import Workspace
 from openmcp_chain.engine import clock
+from openmcp_chain.engine.administration import Administration, local_actor
 from openmcp_chain.engine.tokens import Tokens
+from openmcp_chain.stack import administration
 from openmcp_chain.store.base import Store
 from openmcp_chain.store.mongo import store as mongo
 
@@ -31,19 +30,21 @@ class Credentials:
 
 def create(stack: StackInfo, plan: str = "unlimited", workspace_id: str = "") -> Credentials:
     """A new workspace of a running stack; its id is a UUID unless one is given."""
-    command = [str(Path(sys.executable).with_name("openmcp")), "workspaces", "create", "--json", "--plan", plan]
-    named = ["--id", workspace_id] if workspace_id else []
-    done = subprocess.run(
-        [*command, *named, "--data-dir", str(stack.data_dir)], check=True, capture_output=True, text=True
-    )
-    return Credentials(**json.loads(done.stdout))
+    return _made(stack, lambda made: made.workspaces.create(local_actor(), plan, workspace_id))
 
 
 def create_administrator(stack: StackInfo) -> Credentials:
     """A new administrator of a running stack."""
-    command = [str(Path(sys.executable).with_name("openmcp")), "admins", "create", "--json"]
-    done = subprocess.run([*command, "--data-dir", str(stack.data_dir)], check=True, capture_output=True, text=True)
-    return Credentials(**json.loads(done.stdout))
+    return _made(stack, lambda made: made.workspaces.create_administrator(local_actor()))
+
+
+def _made(stack: StackInfo, make: Callable[[Administration], Awaitable[tuple[Workspace, str]]]) -> Credentials:
+    async def opened() -> Credentials:
+        async with administration.opened(settings(stack)) as found:
+            made, secret = await make(found)
+            return Credentials(made.id, secret)
+
+    return asyncio.run(opened())
 
 
 def expired_token(stack: StackInfo, credentials: Credentials) -> str:
