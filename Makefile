@@ -27,8 +27,8 @@ run: install ## start everything and run a sample task; ARGS="--once" passes arg
 
 # Dozens of processes start, and most of a start would be compiling. So bytecode is kept, out of the way of the sources,
 # even where the environment says that Python should keep none.
-test faults: export PYTHONDONTWRITEBYTECODE :=
-test faults: export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
+run test faults: export PYTHONDONTWRITEBYTECODE :=
+run test faults: export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
 test: install ## run the tests, but for those marked slow; ARGS="-k name" passes arguments on
 	@$(BIN)/python -m pytest --numprocesses 4 -m "not slow" $(ARGS)

@@ -149,7 +149,7 @@ def test_the_first_administrators_secret(tmp_path: Path) -> None:
 )
 def test_a_server_that_cannot_start_says_why(name: str, value: str) -> None:
     """One line on standard error that begins with the variable's name, no stack, no secret; exit status 1."""
-    environment = {"PATH": os.environ["PATH"], **GOOD, "OPENMCP_GRPC_LISTEN": "127.0.0.1:0", name: value}
+    environment = {**os.environ, **GOOD, "OPENMCP_GRPC_LISTEN": "127.0.0.1:0", name: value}
     command = [sys.executable, "-m", "openmcp_chain.cli", "server"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 START_SECONDS = 30.0
+BYTECODE = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+"""Where Python looks for what it has compiled before, as it is told by the environment."""
 
 
 class Database:
@@ -46,6 +48,7 @@ class Database:
             ],
             cwd=self._folder,  # it reads ./secantusd.toml and ~/.secantus, if there are such
             env={
+                **{name: value for name, value in os.environ.items() if name in BYTECODE},
                 "PATH": os.environ["PATH"],
                 "HOME": str(self._folder),
                 # Without it, kill -9 loses acknowledged writes.
