@@ -19,7 +19,9 @@ import pytest
 from support import stack
 from support.database import Database
 from support.stack import StackInfo, running_stack
+from typer.testing import CliRunner
 
+from openmcp_chain.cli.main import app
 from openmcp_chain.stack import demo, sample
 from openmcp_chain.stack.console import Console
 from openmcp_chain.stack.state import DataFolder, Info
@@ -269,10 +271,8 @@ def test_another_master_key(running: StackInfo, tmp_path: Path) -> None:
         f"openmcp dev: the database at {address} has another master key than {second}/master.key: "
         "give its own with --master-key-file, or use another database\n"
     )
-    listed = subprocess.run(
-        [OPENMCP, "tasks", "list", "--data-dir", str(running.data_dir)], capture_output=True, check=False, timeout=60
-    )
-    assert listed.returncode == 0
+    credentials = {"workspace_id": running.workspace_id, "workspace_secret": running.workspace_secret}
+    assert httpx.post(f"{running.rest_url}/v1/auth/token", json=credentials).status_code == 200
 
 
 def test_a_signal_ends_everything(running: StackInfo) -> None:
@@ -401,34 +401,41 @@ def test_a_missing_program(tmp_path: Path, present: list[str], line: str) -> Non
     assert refused.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("command", "option", "file"),
-    [
-        *((command, "tlsCAFile", "missing") for command in [("dev",), ("workspaces", "list"), ("server",)]),
-        # What is wrong is found by all of them in one place.
-        *((("workspaces", "list"), option, "empty") for option in ("tlsCAFile", "tlsCertificateKeyFile")),
-        (("workspaces", "list"), "tlsCertificateKeyFile", "missing"),
-    ],
-)
-def test_tls_options_that_cannot_be_used(command: tuple[str, ...], option: str, file: str, tmp_path: Path) -> None:
-    """A file for TLS that is missing, or none, is told in one line, without the password that is in the URI."""
+def without_tls_file(option: str, file: str, tmp_path: Path) -> dict[str, str]:
+    """An environment whose database wants a file for TLS: one that is missing, or one that is empty."""
     (tmp_path / "empty").touch()
     (tmp_path / "key").write_text(base64.b64encode(bytes(32)).decode())
-    given = {
+    return {
         "OPENMCP_MONGODB_URI": f"mongodb://u:s3cret@127.0.0.1:1/?tls=true&{option}={tmp_path / file}",
         "OPENMCP_MASTER_KEY_FILE": str(tmp_path / "key"),
     }
-    there = ["--data-dir", str(tmp_path / "data")] if command == ("dev",) else []
+
+
+@pytest.mark.parametrize("command", ["dev", "server"])
+def test_tls_options_that_cannot_be_used(command: str, tmp_path: Path) -> None:
+    """A file for TLS that is missing is told in one line, without the password that is in the URI."""
+    there = ["--data-dir", str(tmp_path / "data"), "--rest-port", "0", "--grpc-port", "0"] if command == "dev" else []
     done = subprocess.run(
-        [OPENMCP, *command, *there, *(["--rest-port", "0", "--grpc-port", "0"] if there else [])],
+        [OPENMCP, command, *there],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
-        env={**os.environ, **given},
+        env={**os.environ, **without_tls_file("tlsCAFile", "missing", tmp_path)},
     )
     assert done.returncode == 1
     told = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # a server's log is JSON
     assert len(told) == 1
     assert "the MongoDB URI " in told[0]
     assert "s3cret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("option", ["tlsCAFile", "tlsCertificateKeyFile"])
+@pytest.mark.parametrize("file", ["missing", "empty"])
+def test_whatever_is_wrong_with_a_tls_file(option: str, file: str, tmp_path: Path) -> None:
+    """The same is told of either file, missing or none; all that have a database find it in one place."""
+    told = CliRunner().invoke(app, ["workspaces", "list"], env=without_tls_file(option, file, tmp_path))
+    assert told.exit_code == 1
+    (line,) = told.output.splitlines()
+    assert "the MongoDB URI " in line
+    assert "s3cret" not in line
