@@ -65,7 +65,9 @@ async def test_neighbours_have_their_own(gateway: Gateway) -> None:
 
 async def test_no_limit(gateway: Gateway) -> None:
     """A plan without a limit has none, and no headers that say one."""
-    answers = await at_once(gateway, gateway.upstream.key.token("ws-free", "unlimited"), 50)
+    token = gateway.upstream.key.token("ws-free", "unlimited")
+    # Not all at once: a call has a second here, and what is tried is not how fast the machine is.
+    answers = [answer for _ in range(5) for answer in await at_once(gateway, token, 10)]
     assert {answer.status_code for answer in answers} == {200}
     assert not any("x-ratelimit-limit" in answer.headers for answer in answers)
 
