@@ -205,9 +205,9 @@ def test_rfc_4180_as_python_reads_it(transform: Transform, text: str) -> None:
 
 
 def test_a_parquet_bomb(transform: Transform) -> None:
-    """A small file that stands for 150 MB of text stops at the limits on memory and disk."""
+    """A small file that stands for 100 MB of text stops at the limits on memory and disk."""
     file = io.BytesIO()
-    texts = pa.table({"t": [f"{'x' * 1000}{number}" for number in range(150_000)]})
+    texts = pa.table({"t": [f"{'x' * 1000}{number}" for number in range(100_000)]})
     pq.write_table(texts, file, use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY", compression="zstd")
     assert len(file.getvalue()) < 2_000_000
     with pytest.raises(duckdb.OutOfMemoryException):  # which becomes LIMIT_EXCEEDED, where a process is left to say so

@@ -15,6 +15,7 @@ from support.service import PATIENCE, Caller, Service, as_struct, refused, servi
 from support.waiting import FOLLOWING, SIGNED, WAITING, WORK, request
 
 from openmcp.chain.v1 import workers_pb2
+from openmcp_chain.domain.transitions import NOTES
 from openmcp_chain.engine import bearers, identity
 from openmcp_chain.store.memory import MemoryStore
 
@@ -136,7 +137,7 @@ async def test_an_event_stream_that_nobody_reads() -> None:
         await worker.hello()
         message = request(EVENTS, await service.submit(caller))
         lease = (await worker.task()).lease
-        for _ in range(1000):
+        for _ in range(NOTES):
             await worker.say(log=workers_pb2.Log(lease=lease, message="x" * 1000))
             await worker.ack()
         unread = call(service, EVENTS, caller, message)
