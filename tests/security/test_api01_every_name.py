@@ -215,7 +215,7 @@ def as_it_is(native: Grpc, people: People, things: Things) -> Any:
 
 @pytest.fixture(scope="module")
 def nothing_happens(native: Grpc, people: People, things: Things) -> Iterator[None]:
-    """What the owner has is after all of the module's tests as it was before. To look after each would cost more than they do."""
+    """What the owner has is in the end as it was before; to look after each test would cost more than they do."""
     before = as_it_is(native, people, things)
     yield
     assert as_it_is(native, people, things) == before
