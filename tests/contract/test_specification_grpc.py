@@ -9,6 +9,7 @@ import grpc
 import httpx
 import pytest
 from contract.errorshape import failed_call, grpc_error
+from support.plain import NOBODY
 from support.rest import Rest
 from support.stack import StackInfo
 from support.workspaces import Credentials, create, expired_token
@@ -151,6 +152,7 @@ def test_browser_calls_by_grpc_web(stack: StackInfo, rest: Rest, *, text: bool) 
             headers=headers,
             content=base64.b64encode(framed) if text else framed,
             timeout=SECONDS,
+            verify=NOBODY,
         )
         assert answer.status_code == 200
         return _frames(_unpadded(answer.content) if text else answer.content, answer.headers)

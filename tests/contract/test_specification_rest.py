@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import pytest
 from contract.errorshape import rest_error
+from support.plain import NOBODY
 from support.rest import Rest
 from support.stack import StackInfo
 from support.workspaces import Credentials, create, expired_token
@@ -37,6 +38,7 @@ def test_credentials_become_a_token(stack: StackInfo, credentials: Credentials) 
     answer = httpx.post(
         f"{stack.rest_url}/v1/auth/token",
         json={"workspace_id": credentials.workspace_id, "workspace_secret": credentials.workspace_secret},
+        verify=NOBODY,
     )
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -134,7 +136,7 @@ def test_other_workspace_cannot_be_named(rest: Rest) -> None:
 )
 def test_wrong_credentials_get_401(stack: StackInfo, credentials: Credentials, body: dict[str, str]) -> None:
     """An unknown workspace and a wrong secret are one and the same answer."""
-    answer = httpx.post(f"{stack.rest_url}/v1/auth/token", json=body)
+    answer = httpx.post(f"{stack.rest_url}/v1/auth/token", json=body, verify=NOBODY)
     assert refused(answer, 401) == "CREDENTIALS_INVALID"
 
 
@@ -142,7 +144,7 @@ def test_wrong_credentials_get_401(stack: StackInfo, credentials: Credentials, b
 class TestToken:
     def test_missing(self, stack: StackInfo, path: str) -> None:
         """A call without a token is told where to get one."""
-        answer = httpx.get(f"{stack.rest_url}{path}")
+        answer = httpx.get(f"{stack.rest_url}{path}", verify=NOBODY)
         assert refused(answer, 401) == "TOKEN_MISSING"
         assert "POST /v1/auth/token" in answer.text
 
@@ -151,13 +153,15 @@ class TestToken:
         for part in range(3):
             parts = rest.token.split(".")
             parts[part] = parts[part][:10] + ("A" if parts[part][10] != "A" else "B") + parts[part][11:]
-            answer = httpx.get(f"{stack.rest_url}{path}", headers={"authorization": f"Bearer {'.'.join(parts)}"})
+            answer = httpx.get(
+                f"{stack.rest_url}{path}", headers={"authorization": f"Bearer {'.'.join(parts)}"}, verify=NOBODY
+            )
             assert refused(answer, 401) == "TOKEN_INVALID"
 
     def test_expired(self, stack: StackInfo, credentials: Credentials, path: str) -> None:
         """A token that has expired is answered by 401, and the words tell to refresh it."""
         token = expired_token(stack, credentials)
-        answer = httpx.get(f"{stack.rest_url}{path}", headers={"authorization": f"Bearer {token}"})
+        answer = httpx.get(f"{stack.rest_url}{path}", headers={"authorization": f"Bearer {token}"}, verify=NOBODY)
         assert refused(answer, 401) == "TOKEN_EXPIRED"
         assert "Refresh it" in answer.json()["error"]["message"]
         assert 'error="invalid_token"' in answer.headers["www-authenticate"]

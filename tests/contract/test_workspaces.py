@@ -10,6 +10,7 @@ import httpx
 import pytest
 from contract.errorshape import grpc_error, rest_error
 from google.protobuf.duration_pb2 import Duration
+from support.plain import NOBODY
 from support.rest import Rest
 from support.stack import StackInfo
 from support.workspaces import Credentials
@@ -54,7 +55,7 @@ def refused(answer: httpx.Response) -> str:
 
 def sign_in(stack: StackInfo, workspace_id: str, secret: str) -> httpx.Response:
     credentials = {"workspace_id": workspace_id, "workspace_secret": secret}
-    return httpx.post(f"{stack.rest_url}/v1/auth/token", json=credentials)
+    return httpx.post(f"{stack.rest_url}/v1/auth/token", json=credentials, verify=NOBODY)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -142,5 +143,5 @@ def test_no_tenant_gets_in(stack: StackInfo, rest: Rest, demo: Rest) -> None:
     for verb, path in (("GET", "/v1/workspaces"), ("GET", "/v1/audit-events"), ("DELETE", "/v1/workspaces/ws-demo")):
         assert refused(rest.http.request(verb, path)) == "SCOPE_MISSING"
     credentials = {"workspace_id": stack.workspace_id, "workspace_secret": stack.workspace_secret, "scopes": ["admin"]}
-    assert refused(httpx.post(f"{stack.rest_url}/v1/auth/token", json=credentials)) == "INVALID_ARGUMENT"
+    assert refused(httpx.post(f"{stack.rest_url}/v1/auth/token", json=credentials, verify=NOBODY)) == "INVALID_ARGUMENT"
     ok(demo.http.get("/v1/tasks"))

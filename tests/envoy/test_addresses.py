@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from support.gateway import Gateway, running
+from support.plain import NOBODY
 
 from openmcp.chain.v1 import auth_pb2, errors_pb2
 from openmcp_chain.stack.envoy import Rate
@@ -66,7 +67,7 @@ def is_tired(answer: httpx.Response) -> bool:
 @asynccontextmanager
 async def caller(gateway: Gateway) -> AsyncIterator[Caller]:
     """One at an address that nobody has had before."""
-    transport = httpx.AsyncHTTPTransport(local_address=f"127.0.1.{next(NUMBERS)}")
+    transport = httpx.AsyncHTTPTransport(verify=NOBODY, local_address=f"127.0.1.{next(NUMBERS)}")
     async with httpx.AsyncClient(transport=transport, base_url=gateway.rest.base_url, timeout=10) as client:
         yield Caller(client)
 

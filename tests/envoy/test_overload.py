@@ -11,6 +11,7 @@ import pytest
 import yaml
 from support.gateway import PLANS, READY_SECONDS, Gateway, answering, parsed, running
 from support.http2 import Http2
+from support.plain import NOBODY
 from support.service import refused
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
@@ -44,7 +45,7 @@ async def test_a_call_that_is_refused_for_want_of_memory(tmp_path: Path) -> None
     path = config(tmp_path, port, Identity(certificate.certificate, certificate.key))
     async with (
         httpx.AsyncClient(base_url=f"https://127.0.0.1:{port}", verify=trust) as rest,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as plain,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=NOBODY) as plain,
         answering(path, rest, 503),
     ):
         async with asyncio.timeout(READY_SECONDS):
@@ -98,7 +99,9 @@ async def test_who_reads_no_answer_stops_nobody_else(gateway: Gateway) -> None:
             await client.heard([client.ask(call, frame) for _ in range(25)])
 
         async def other() -> int:
-            async with httpx.AsyncClient(base_url=gateway.rest.base_url, headers=gateway.rest.headers) as client:
+            async with httpx.AsyncClient(
+                base_url=gateway.rest.base_url, headers=gateway.rest.headers, verify=NOBODY
+            ) as client:
                 return (await client.get("/v1/tasks/pending")).status_code
 
         assert await asyncio.gather(*(other() for _ in range(8))) == [200] * 8

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from support import gateway
+from support.plain import NOBODY
 from support.upstream import Upstream
 
 from openmcp_chain.domain.plans import Plan
@@ -77,7 +78,9 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
                 sign_ins=SIGN_INS,
             )
             url = f"http://127.0.0.1:{peer.port}"
-            client = await ends.enter_async_context(httpx.AsyncClient(base_url=url, headers=bearer, timeout=30))
+            client = await ends.enter_async_context(
+                httpx.AsyncClient(base_url=url, headers=bearer, timeout=30, verify=NOBODY)
+            )
             folder: Path = tmp_path_factory.mktemp("envoy")
             await ends.enter_async_context(gateway.process(settings, folder, client))
             clients.append(client)

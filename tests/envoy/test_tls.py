@@ -14,6 +14,7 @@ import pytest_asyncio
 from cryptography import x509
 from support.gateway import Gateway, running
 from support.hello import client_hello
+from support.plain import NOBODY
 from support.upstream import Upstream
 
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
@@ -137,7 +138,7 @@ async def test_plain_http_is_refused(place: Place) -> None:
     """A request without TLS is told what is wrong, by REST and by gRPC, whatever it is; it reaches no server."""
     place.gateway.upstream.tasks.metadata = {}
     bearer = {"authorization": f"Bearer {place.gateway.upstream.key.token()}"}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{place.port}", timeout=SECONDS) as plain:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{place.port}", timeout=SECONDS, verify=NOBODY) as plain:
         for method, path in (("GET", "/v1/tasks/x"), ("POST", "/v1/auth/token"), ("GET", "/healthz"), ("GET", "/")):
             answer = await plain.request(method, path, headers=bearer)
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "HTTPS_REQUIRED")
@@ -220,7 +221,7 @@ async def test_a_server_that_is_somebody_else(tmp_path: Path, wrong: str) -> Non
         async with running(tmp_path / "envoy", **parts):
             pytest.fail("it was served")
 
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{admin}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{admin}", verify=NOBODY) as client:
 
         async def statistics() -> dict[str, int]:
             try:

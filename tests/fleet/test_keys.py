@@ -22,6 +22,7 @@ import pytest
 import yaml
 from support.fleet import SETTINGS, Fleet, running_fleet
 from support.gateway import OFTEN, PLANS, READY_SECONDS, parsed
+from support.plain import NOBODY
 from support.workspaces import Credentials
 
 from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2, tasks_pb2_grpc
@@ -169,7 +170,9 @@ async def site(fleet: Fleet, credentials: Credentials, folder: Path) -> AsyncIte
             await asyncio.wait_for(process.wait(), 10)
 
         ends.push_async_callback(end)
-        client = await ends.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30))
+        client = await ends.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=NOBODY)
+        )
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
         channels = [
             await ends.enter_async_context(grpc.aio.insecure_channel(target, options))

