@@ -4,7 +4,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from bench import chart, report, rounds
+from bench import chart, environment, report, rounds
 from bench.case import Size
 from bench.cases import TABLES
 
@@ -26,6 +26,9 @@ def main() -> None:
         parser.error(f"no such table: {', '.join(sorted(unknown))}")
 
     tables = [table for table in TABLES if table.name in (options.tables or names)]
+    if not environment.installed() and (peers := {case.name for table in tables for case in table.cases if case.peer}):
+        print(f"left out: {', '.join(sorted(peers))}; they need {environment.FOLDER}, which `make bench` makes")
+        tables = [table.without_peers() for table in tables]
     # A case that is in two tables is measured once.
     cases = list({case.name: case for table in tables for case in table.cases}.values())
     size = Size(calls=options.calls, warm_up=options.warm_up, callers=options.callers)

@@ -1,7 +1,7 @@
 """What a case is, and what is made of several: tables, with the ratios and goals that matter in them."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import figures
 from bench.figures import Column, Figure, Plot
@@ -30,6 +30,8 @@ class Case:
     title: str
     """For the tables."""
     run: Callable[[Lab, Size], Awaitable[Sample]]
+    peer: bool = False
+    """Whether it needs the peers' own environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +74,16 @@ class Table:
     plot: Plot = figures.CPU
     method: str = ""
     """What a run does and what is told of it. Default: so many operations by so many callers, and CPU times for one."""
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether a case of it needs the peers' own environment."""
+        return any(case.peer for case in self.cases)
+
+    def without_peers(self) -> "Table":
+        """The same, of what runs in our own environment."""
+        return replace(
+            self,
+            cases=[case for case in self.cases if not case.peer],
+            ratios=[ratio for ratio in self.ratios if not (ratio.of.peer or ratio.to.peer)],
+        )

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,9 +33,21 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._processes: defaultdict[str, list[subprocess.Popen[bytes]]] = defaultdict(list)
+        self._ended_by: dict[int, signal.Signals] = {}
 
-    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str], **pipes: int) -> subprocess.Popen[bytes]:
-        """Starts a process whose CPU time is counted as `name`, with that of others of this name. It dies with us."""
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        ended_by: signal.Signals = signal.SIGKILL,
+        **pipes: int,
+    ) -> subprocess.Popen[bytes]:
+        """Starts a process whose CPU time is counted as `name`, with that of others of this name. It dies with us.
+
+        What it starts itself is counted with it. `ended_by` is how it is ended when the run is over.
+        """
         with self._log(name).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *argv],
@@ -45,11 +58,12 @@ class Lab:
                 stderr=log,
             )
         self._processes[name].append(process)
+        self._ended_by[process.pid] = ended_by
         return process
 
-    async def start_module(self, name: str, module: str, *arguments: str) -> None:
+    async def start_module(self, name: str, module: str, *arguments: str, python: str = sys.executable) -> None:
         """Starts `python -m module` and returns when it has said, by a line on its output, that it is ready."""
-        process = self.start(name, [sys.executable, "-m", module, *arguments], {}, stdout=subprocess.PIPE)
+        process = self.start(name, [python, "-m", module, *arguments], {}, stdout=subprocess.PIPE)
         await self._line(name, process.stdout, START_SECONDS)
 
     async def start_database(self) -> str:
@@ -77,14 +91,21 @@ class Lab:
         except TimeoutError:
             raise self._failure(name) from None
 
-    async def measure(self, module: str, plan: Mapping[str, Any], **beside: tuple[str, Mapping[str, Any]]) -> Sample:
+    async def measure(
+        self,
+        module: str,
+        plan: Mapping[str, Any],
+        *,
+        python: str = sys.executable,
+        **beside: tuple[str, Mapping[str, Any]],
+    ) -> Sample:
         """Runs the load generator `module` as its plan says; see `bench.load.protocol`.
 
         `beside` has others, by the name under which each is measured: they begin with it, and what they tell beyond
         operations and times is the sample's as well.
         """
         generators = {"load": (module, plan), **beside}
-        loads = {name: await self._ready(name, *generator) for name, generator in generators.items()}
+        loads = {name: await self._ready(name, python, *generator) for name, generator in generators.items()}
         meter = Meter((name, process.pid) for name, process in self._all())
         meter.start()
         go = f"go {time.monotonic()}\n".encode()
@@ -109,16 +130,15 @@ class Lab:
     def close(self) -> None:
         """Ends every process, the last one first."""
         for _, process in reversed(self._all()):
-            process.kill()
+            process.send_signal(self._ended_by[process.pid])
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe:
                     pipe.close()
 
-    async def _ready(self, name: str, module: str, plan: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    async def _ready(self, name: str, python: str, module: str, plan: Mapping[str, Any]) -> subprocess.Popen[bytes]:
         """Starts a load generator; returns when it has said that it waits for the word."""
-        argv = [sys.executable, "-m", module]
-        process = self.start(name, argv, {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = self.start(name, [python, "-m", module], {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         _write(process, json.dumps(plan).encode() + b"\n")
         await self._line(name, process.stdout, RUN_SECONDS)
         return process

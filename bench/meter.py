@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -16,7 +17,7 @@ class Usage:
     """What was used between `start` and `stop`."""
 
     cpu: Mapping[str, float]
-    """CPU seconds, user and system, by the process's name."""
+    """CPU seconds, user and system, by the process's name; with those of the processes that it started."""
     others: float
     """Cores kept busy, on average, by programs that are not ours, or taken by other guests of the same host."""
 
@@ -54,9 +55,14 @@ class Meter:
         # Absent outside Linux. Time in soft interrupts is left out: it is the loopback's, which is ours.
         taken = machine.user + getattr(machine, "nice", 0.0) + machine.system + getattr(machine, "steal", 0.0)
         used: defaultdict[str, float] = defaultdict(float)
+        named = {process.pid for _, process in self._processes}
         for name, process in self._processes:
-            used[name] += _seconds(process)
-        return time.perf_counter(), taken, _seconds(self._self), used
+            used[name] += _seconds(process, gone=True)
+            for child in process.children(recursive=True):
+                if child.pid not in named:
+                    with suppress(psutil.NoSuchProcess):  # it has just ended
+                        used[name] += _seconds(child, gone=True)
+        return time.perf_counter(), taken, _seconds(self._self, gone=False), used
 
 
 def memory(pid: int) -> float:
@@ -65,6 +71,8 @@ def memory(pid: int) -> float:
     return float(getattr(info, "pss", info.rss))
 
 
-def _seconds(process: psutil.Process) -> float:
+def _seconds(process: psutil.Process, *, gone: bool) -> float:
+    """CPU seconds of the process; `gone` with those of its children that have ended, where the system tells."""
     times = process.cpu_times()
-    return float(times.user + times.system)
+    children = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0) if gone else 0.0
+    return float(times.user + times.system + children)

@@ -8,6 +8,7 @@ from statistics import median
 
 import psutil
 
+from bench import environment, postgresql, redis_server
 from bench.case import Case, Ratio, Table
 from bench.figures import Column
 from bench.meter import OTHERS_CORES
@@ -48,7 +49,7 @@ def markdown(table: Table, results: Results) -> str:
         method,
         "",
         *_doubts(table, results),
-        f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}; {', '.join(f'{name} {version(name)}' for name in PACKAGES)}.",
+        f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}; {', '.join(_versions(table))}.",
         "",
     ]
     return "\n".join(lines)
@@ -92,6 +93,11 @@ def _doubts(table: Table, results: Results) -> Sequence[str]:
         "where a case has no others, its figures are of these and say little."
     )
     return doubt, ""
+
+
+def _versions(table: Table) -> Sequence[str]:
+    peers = environment.versions(redis_server.program(), postgresql.program()) if table.has_peers else ()
+    return [*(f"{name} {version(name)}" for name in PACKAGES), *peers]
 
 
 def _machine() -> str:

@@ -13,6 +13,7 @@ from bench.cases import (
     openmcp_get,
     openmcp_latency,
     openmcp_submit,
+    peer_drain,
     rest_submit,
     sign_in,
 )
@@ -25,6 +26,7 @@ from bench.figures import (
     ENVOY,
     GREEN,
     GREY,
+    LOAD,
     PLUM,
     SERVER,
     Column,
@@ -135,10 +137,27 @@ TABLES = (
     Table(
         "drain",
         "Queued tasks that do nothing, done by one Python worker",
-        (DRAIN, BARE_DRAIN),
+        (DRAIN, *peer_drain.CASES, BARE_DRAIN),
         (
+            *(
+                Ratio(f"tasks a second, beside {name}", DRAIN, case, rate, at_least=1.2)
+                for name, case in zip(("arq", "procrastinate", "Celery"), peer_drain.CASES, strict=True)
+            ),
             Ratio("tasks a second, beside the bare script", DRAIN, BARE_DRAIN, rate, at_least=0.7),
             Ratio("database CPU a task, beside the bare script", DRAIN, BARE_DRAIN, DATABASE),
+        ),
+        columns=(
+            Column("tasks/s", rate, "{:,.0f}"),
+            Column("worker CPU ms", LOAD),
+            Column("server CPU ms", SERVER),
+            Column("database CPU ms", DATABASE),
+            Column("all CPU ms", cpu("load", "server", "database")),
+        ),
+        plot=Plot(
+            "CPU milliseconds for one",
+            "ms",
+            (Part("worker", PLUM, LOAD), Part("server", BLUE, SERVER), Part("database", GREEN, DATABASE)),
+            rate=True,
         ),
     ),
     Table(
