@@ -21,6 +21,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # What is frozen below is let go of after pytest's own last look, for those who look for leaks at the very end.
     config.add_cleanup(gc.unfreeze)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # Not installed; httpcore looks for it once more, in every folder that Python has, whenever a client takes a lock.
+    sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # which makes the look a short one
     # How long an example takes says something of the machine, and nothing of the code.
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
