@@ -62,9 +62,12 @@ def scan(files: Sequence[Path]) -> Iterator[Find]:
 _SUMMARY = pytest.StashKey[list[str]]()
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Looks the run's folder through, once: in the process that pytest-xdist's others belong to."""
+    """Looks the run's folder through, once: in the process that pytest-xdist's others belong to.
+
+    First of all: pytest itself lets go of the folder here, and another run on the machine may then remove it.
+    """
     if hasattr(session.config, "workerinput") or session.config.option.collectonly:
         return
     files = logs(session.config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]
