@@ -105,6 +105,7 @@ class App:
         self.submission = Submission(store, self.ledger, self.queues, self.dispatcher, self.pending, moments, now)
         self.tasks = Tasks(store, self.ledger, self.leases, self.pending)
         self.signals = Signals(store, self.ledger, now)
+        self.dispatcher.turn = self.signals.turn
         neighbours = Neighbours(self.events, self.leases, self.dispatcher, self.sweep)
         self.signals.heard, self.signals.missed = neighbours.heard, neighbours.missed
         self.large = Large(unread)

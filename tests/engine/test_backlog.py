@@ -17,7 +17,8 @@ from openmcp_chain.engine.sessions import Demand
 
 def task(workspace: str, number: int, priority: int = NORMAL, task_type: str = "echo") -> Waiting:
     at = NOW + timedelta(seconds=number)
-    return Waiting(Key(workspace, f"{workspace}-{number}"), task_type, priority, at, at)
+    other = "" if task_type == "echo" else f" {task_type}"
+    return Waiting(Key(workspace, f"{workspace}-{number}{other}"), task_type, priority, at, at)
 
 
 def demands(*task_types: str) -> Demands:
@@ -186,3 +187,25 @@ def test_what_is_let_go_of_is_known_by_its_time() -> None:
     assert missed(waiting, "a") == {("a", HIGH): task("a", 2).due_at, ("a", LOW): task("a", 5).due_at}
     waiting.add(task("a", 3, HIGH))
     assert taken(waiting, "a") == ["a-3"]
+
+
+def test_what_another_process_has_changed_leaves() -> None:
+    """Wherever it stands in its line; and nothing is left of it."""
+    there = demands()
+    fill(there, "a", 5)
+    waiting = there.backlogs["echo"]
+    for number in (2, 0, 4, 2):
+        there.remove(Key("a", f"a-{number}"))
+    assert taken(waiting) == ["a-1", "a-3"]
+    fill(there, "a", 1)
+    there.remove(Key("a", "a-0"))
+    assert not waiting.workspaces
+    assert not there._room.holders
+    assert there._room._all == 0
+
+
+def test_what_is_others_to_try_for_first_is_taken_for_younger() -> None:
+    there = demands()
+    for number, later in ((0, 1.5), (1, 0.0), (2, 0.0)):
+        there.add(task("a", number), later)
+    assert taken(there.backlogs["echo"]) == ["a-1", "a-0", "a-2"]

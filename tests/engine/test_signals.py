@@ -103,7 +103,10 @@ async def test_a_busy_process_keeps_the_hint_and_takes_the_task_later() -> None:
 
 @pytest.mark.parametrize("count", [1, 20, 700])
 async def test_what_goes_first_goes_first_whichever_process_took_it(count: int) -> None:
-    """Tasks of a better priority that another process has go before all that wait here, as soon as it has told."""
+    """Tasks of a better priority that another process has go before all that wait here, as soon as it has told.
+
+    Of one priority, those first that are this process's to try for first, and of these the oldest.
+    """
     here, there = await pair(MemoryStore())
     worker = here.worker()
     blocker = await here.submit()
@@ -116,7 +119,8 @@ async def test_what_goes_first_goes_first_whichever_process_took_it(count: int) 
         await worker.complete(given[-1])
         given.append(await worker.next())
     assert {task.key for task in given} == {blocker.key, *urgent}
-    assert [task.key for task in given[1:]] == urgent
+    turn = here.app.signals.turn
+    assert [task.key for task in given[1:]] == sorted(urgent, key=turn)  # which keeps the order of those that are alike
 
 
 async def test_an_older_task_of_another_process_has_its_turn() -> None:
@@ -134,11 +138,12 @@ async def test_an_older_task_of_another_process_has_its_turn() -> None:
     assert virtual.clock() - older.due_at <= timedelta(seconds=20 * 0.1) + 2 * backlog.LAG
 
 
-async def test_a_process_is_left_its_own_while_it_works_them_off() -> None:
-    """Two that are busy with one tenant's flood, of one priority, rarely try for the same task."""
+async def test_processes_rarely_try_for_the_same_task() -> None:
+    """Two that are busy with one tenant's flood, of one priority, take turns, and hear of what the other has taken."""
     store = Recorded()
     engines = await pair(store)
     workers = [engine.worker() for engine in engines]
+    store.delay = 0.005
     tasks = []
 
     async def work(worker: Worker) -> None:
@@ -150,11 +155,11 @@ async def test_a_process_is_left_its_own_while_it_works_them_off() -> None:
     working = [asyncio.create_task(work(worker)) for worker in workers]
     for number in range(400):
         tasks.append(await engines[number % 2].submit())
-        await asyncio.sleep(0.0045)
+        await asyncio.sleep(0.0005)
     await engines[0].see_out(tasks)
     for one in working:
         one.cancel()
-    assert store.lost_claims < 40
+    assert store.lost_claims < 0.05 * len(tasks)
 
 
 async def test_a_process_that_is_alone_says_nothing() -> None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import PRIORITIES, Key, Queue
-from openmcp_chain.engine.lines import Line
+from openmcp_chain.engine.lines import Entry, Line
 from openmcp_chain.engine.room import Room
 
 HINTED = 8
@@ -55,11 +55,11 @@ class Backlog:
         self.type = task_type
         self._room = room
         self._lines: dict[str, Line] = {}
-        self._keys: set[Key] = set()
+        self._entries: dict[Key, Entry] = {}
         self._cursors: dict[str, dict[int, Cursor]] = {}
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._entries)
 
     @property
     def workspaces(self) -> Collection[str]:
@@ -122,18 +122,27 @@ class Backlog:
         """The database has a task that is not here."""
         self.cursors(workspace)[priority].miss(due_at)
 
-    def add(self, task: Waiting) -> bool:
-        """Takes the task in, unless it is here already; returns whether it was not."""
-        if task.key in self._keys:
+    def add(self, task: Waiting, later: float = 0.0) -> bool:
+        """Takes the task in, unless it is here already; returns whether it was not.
+
+        `later`: by so many seconds it is taken for younger than it is: whose turn it is before that, takes it first.
+        """
+        if task.key in self._entries:
             return False
         workspace = task.key.workspace
         line = self._lines.get(workspace)
         if line is None:
             line = self._lines[workspace] = Line(next(self._room.serial))
-        line.add(task, next(self._room.serial))
-        self._keys.add(task.key)
+        self._entries[task.key] = line.add(task, next(self._room.serial), later)
+        self._room.holders[task.key] = self
         self._room.change(task.queue, 1)
         return True
+
+    def remove(self, key: Key) -> None:
+        """Lets go of a task that is here, and waits no more."""
+        entry = self._entries[key]
+        self._lines[key.workspace].remove(entry)
+        self._gone(entry[-1])
 
     def first(self, workspace: str) -> Waiting | None:
         """The workspace's next task."""
@@ -162,7 +171,7 @@ class Backlog:
     def drop(self, workspace: str) -> None:
         """Lets go of a workspace's tasks."""
         for task in self.tasks(workspace):
-            self._keys.discard(task.key)
+            self._forget(task.key)
             self.missing(workspace, task.priority, task.due_at)
         line = self._lines.pop(workspace, None)
         if line is not None:
@@ -179,7 +188,10 @@ class Backlog:
 
     def _gone(self, task: Waiting) -> None:
         workspace = task.key.workspace
-        self._keys.discard(task.key)
+        self._forget(task.key)
         self._room.change(task.queue, -1)
         if not self._lines[workspace]:
             del self._lines[workspace]
+
+    def _forget(self, key: Key) -> None:
+        del self._entries[key], self._room.holders[key]

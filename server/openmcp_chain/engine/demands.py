@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Mapping
 
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import Queue
+from openmcp_chain.domain.task import Key, Queue
 from openmcp_chain.engine.backlog import Backlog
 from openmcp_chain.engine.room import Room
 from openmcp_chain.engine.sessions import Demand
@@ -92,14 +92,19 @@ class Demands:
         if self._timer is None and self._left:
             self._timer = loop.call_later(KEPT_SECONDS, self._end_old)
 
-    def add(self, task: Waiting) -> bool:
-        """A task waits; its type must have a backlog. Returns whether it is new there.
+    def remove(self, key: Key) -> None:
+        """A task waits no more, if it is here."""
+        if holder := self._room.holders.get(key):
+            holder.remove(key)
+
+    def add(self, task: Waiting, later: float = 0.0) -> bool:
+        """A task waits; its type must have a backlog. Returns whether it is new there. `later`: see `Backlog.add`.
 
         Where there is no more room, whoever has most is turned away: one tenant's flood leaves room for the others.
         """
         workspace, backlog = task.key.workspace, self._backlogs[task.type]
         first = not backlog.waiting(workspace)
-        new = backlog.add(task)
+        new = backlog.add(task, later)
         if first:
             for taker in (None, workspace):
                 for turns in self._takers.get((taker, task.type), {}).values():

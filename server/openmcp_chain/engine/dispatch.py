@@ -18,7 +18,7 @@ from openmcp_chain.domain import errors, sizes, transitions
 from openmcp_chain.domain.queue import QueueState, Waiting
 from openmcp_chain.domain.task import Failure, Key, Lease, Queue, Status, Task, View
 from openmcp_chain.engine import answers, shared, tracing
-from openmcp_chain.engine.backlog import SMALL_BYTES, Backlog
+from openmcp_chain.engine.backlog import LAG, SMALL_BYTES, Backlog
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.demands import Demands
 from openmcp_chain.engine.ledger import Ledger
@@ -79,6 +79,8 @@ class Dispatcher:
         """How long a worker may be silent on a task that does not say."""
         self.look: Callable[[Queue, float], None] = lambda _, __: None
         """Called when a look in the database may find tasks of a queue, in so many seconds (see `sweep`)."""
+        self.turn: Callable[[Key], float] = lambda _: 0.0
+        """When it is this process's turn to try for a task: 0 if it is first, less than 1 for all (see `signals`)."""
         self.holder: Holder
         self.types = tracing.Types()
         self._demands = Demands(weight)
@@ -163,10 +165,14 @@ class Dispatcher:
             return False
         session = self._idle.first(task.queue)
         if session is None:
-            return self._demands.add(task)
+            return self._demands.add(task, self.turn(task.key) * LAG.total_seconds())
         self._spend(session)
         self._start_claim(task, session)
         return True
+
+    def changed_elsewhere(self, key: Key) -> None:
+        """Another process has changed a task: what is known of it here is out of date."""
+        self._demands.remove(key)
 
     def hint(self, task: Waiting) -> None:
         """Another process has a PENDING task: it goes to an idle worker here, or waits here for its workspace's turn.

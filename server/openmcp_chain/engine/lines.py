@@ -5,14 +5,15 @@ in nearly in their order. So each priority has a sorted list: one that comes at 
 same however many there are; one that belongs between others shifts the pointers behind it (2 µs past ten thousand).
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import TypeAlias
 
 from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import PRIORITIES
 
-_Entry: TypeAlias = tuple[float, int, Waiting]
+Entry: TypeAlias = tuple[float, int, Waiting]
+"""A task behind what it is sorted by: a time, and a number of its own."""
 _SLACK = 32
 """So many empty places at the beginning of a list are no matter."""
 
@@ -23,7 +24,7 @@ class _Row:
     __slots__ = ("_entries", "_head")
 
     def __init__(self) -> None:
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         self._head = 0
         """Where they begin: what is before has been taken."""
 
@@ -33,8 +34,15 @@ class _Row:
     def __iter__(self) -> Iterator[Waiting]:
         return (self._entries[place][-1] for place in range(self._head, len(self._entries)))
 
-    def add(self, entry: _Entry) -> None:
+    def add(self, entry: Entry) -> None:
         insort(self._entries, entry, self._head)
+
+    def remove(self, entry: Entry) -> None:
+        place = bisect_left(self._entries, entry, self._head)
+        if place == self._head:
+            self.take_first()
+        else:
+            del self._entries[place]
 
     @property
     def first(self) -> Waiting:
@@ -87,9 +95,15 @@ class Line:
         """That of the first; there must be one."""
         return next(priority for priority, row in self._rows.items() if row)
 
-    def add(self, task: Waiting, arrival: int) -> None:
-        """`arrival`: greater than that of any before."""
-        self._rows[task.priority].add((task.submitted_at.timestamp(), arrival, task))
+    def add(self, task: Waiting, arrival: int, later: float = 0.0) -> Entry:
+        """`arrival`: greater than any before. `later`: it is taken for younger than it is, by so many seconds."""
+        entry = task.submitted_at.timestamp() + later, arrival, task
+        self._rows[task.priority].add(entry)
+        return entry
+
+    def remove(self, entry: Entry) -> None:
+        """Takes out what was added; it must be there."""
+        self._rows[entry[-1].priority].remove(entry)
 
     def take_first(self) -> Waiting:
         """Takes out what comes first; there must be one."""

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Neighbours:
-    """Passes signals on to those whom they concern: subscribers, idle workers, holders of leases."""
+    """Passes signals on to those whom they concern: subscribers, what waits here, idle workers, holders of leases."""
 
     def __init__(self, events: EventHub, leases: Leases, dispatcher: Dispatcher, sweep: Sweep) -> None:
         self._events = events
@@ -28,6 +28,7 @@ class Neighbours:
         """Takes a signal of another process."""
         for key in signal.changed:
             self._events.hint(key)
+            self._dispatcher.changed_elsewhere(key)
             if self._leases.holds(key):
                 looking = asyncio.create_task(self._look(key))
                 self._looking.add(looking)

@@ -5,8 +5,9 @@ let go of something, of the type of which it has most.
 """
 
 import itertools
+from typing import Protocol
 
-from openmcp_chain.domain.task import Queue
+from openmcp_chain.domain.task import Key, Queue
 from openmcp_chain.engine.crowds import Crowds
 
 TASKS = 20_000
@@ -15,12 +16,22 @@ ENOUGH = 500
 """A workspace with so many tasks of a type in memory, of one priority or better, needs no more from the database."""
 
 
+class Holder(Protocol):
+    """A backlog."""
+
+    def remove(self, key: Key) -> None:
+        """Lets go of a task that is here, and waits no more."""
+        ...
+
+
 class Room:
     """Who has how much of it."""
 
     def __init__(self) -> None:
         self.serial = itertools.count()
         """Numbers what happens, over all types."""
+        self.holders: dict[Key, Holder] = {}
+        """What holds each task."""
         self._all = 0
         self._workspaces = Crowds()
         self._types: dict[str, Crowds] = {}

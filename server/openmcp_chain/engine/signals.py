@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import secrets
+import zlib
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
@@ -46,6 +47,8 @@ class Signals:
         self._clock = clock
         self.process = secrets.token_hex(8)
         self._others: AbstractSet[str] = frozenset()
+        self._place = 0
+        """How many of the others sort before this one."""
         self._unsure = 0
         """For how many beats more."""
         self._beaten_at = -math.inf
@@ -57,6 +60,17 @@ class Signals:
         self.missed: Callable[[], None] = lambda: None
         """Called when there may have been signals that were not heard, or not given."""
         ledger.follow(self._announced)
+
+    def turn(self, key: Key) -> float:
+        """When it is this process's turn to try for a waiting task, among those on the database: 0 if it is the first.
+
+        Each task has its own order of them, which is the same everywhere. Two that are always after the same tasks
+        claim a good part of what they try for in vain.
+        """
+        others = len(self._others)
+        if not others:
+            return 0.0
+        return (zlib.crc32(key.id.encode()) + self._place) % (others + 1) / (others + 1)
 
     async def run(self) -> None:
         """Beats, speaks and listens until cancelled."""
@@ -88,6 +102,7 @@ class Signals:
             others = set(await self._store.processes(now - ALIVE)) - {self.process}
             if self._others != others:
                 self._unsure = UNSURE_BEATS  # what one that is gone alone knew of, and what a new one told nobody
+                self._place = sum(other < self.process for other in others)
             self._others = others
             if self._changed:
                 self._wanted.set()
