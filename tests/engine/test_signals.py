@@ -200,6 +200,27 @@ async def test_what_changes_while_a_signal_is_written_goes_out_together(monkeypa
     assert waiting == [task.key for task in tasks if task is not tasks[50]]
 
 
+async def test_busy_processes_say_no_more_together_however_many_they_are() -> None:
+    """Each hears so many signals a second at most; all changes are in them, the first after a rest at once."""
+    store = Recorded()
+    engines = [Engine(store).start() for _ in range(8)]
+    await asyncio.sleep(2 * signals.BEAT_SECONDS)
+    first = await engines[0].submit()
+    await asyncio.sleep(QUICKLY / 10)
+    assert [signal.changed for signal in store.published] == [[first.key]]
+    began, tasks = asyncio.get_running_loop().time(), [first]
+    for _ in range(300):
+        tasks += await asyncio.gather(*(engine.submit() for engine in engines))
+        await asyncio.sleep(0.005)
+    others = len(engines) - 1
+    pause = others / signals.HEARD_A_SECOND
+    await asyncio.sleep(2 * pause)
+    seconds = asyncio.get_running_loop().time() - began
+    assert len(tasks) > 2 * signals.HEARD_A_SECOND * seconds
+    assert len(store.published) <= len(engines) * (seconds / pause + 2)
+    assert {key for signal in store.published for key in signal.changed} == {task.key for task in tasks}
+
+
 async def test_lost_signals_cost_time_and_nothing_else() -> None:
     """A database that takes no signals: the other process' workers find the tasks, its subscribers the events."""
     store = DistantStore()

@@ -3,6 +3,9 @@
 Hints, nothing more: they make quick what the sweep and the reads of event streams make certain. A process that is alone
 says nothing. What changes while a signal is being written goes out together in the next one, so that it costs a write
 for a batch and not for a task.
+
+Every process hears every signal. So each pauses after its own, the longer the more processes there are, and what all
+say together does not grow with their number: without that, a dozen would have little time left but to listen.
 """
 
 import asyncio
@@ -33,6 +36,8 @@ UNSURE_BEATS = 3
 be signals that were not heard, or not given."""
 LATE_SECONDS = 2 * BEAT_SECONDS
 """After so long without a beat, others may take a process for gone, and tell it nothing."""
+HEARD_A_SECOND = 200
+"""Signals that a process hears of all others together, as long as none has more to tell than goes into one."""
 KEYS = 1000
 """In a signal."""
 UNTOLD = 10 * KEYS
@@ -138,6 +143,8 @@ class Signals:
                     break
                 except Exception:
                     log.exception("unforeseen")
+                if len(taken) < KEYS:
+                    await asyncio.sleep(len(self._others) / HEARD_A_SECOND)
 
     def _tell_again(self, untold: Sequence[tuple[Key, Waiting | None]]) -> None:
         """With the next beat, or what is to be told next; what has changed since is told as it is now."""

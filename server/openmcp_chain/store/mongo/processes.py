@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import pymongo
+from bson.codec_options import CodecOptions
 from pymongo import WriteConcern
 from pymongo.asynchronous.change_stream import AsyncCollectionChangeStream
 from pymongo.errors import PyMongoError
@@ -27,10 +28,14 @@ threads busy with it, and a watcher that is told to stop waits for it."""
 SILENCE = 5.0
 """Seconds after which a question without any answer counts as lost."""
 
+_Change: TypeAlias = Mapping[str, Any]
+_PLAIN = CodecOptions[_Change]()
+"""Of times without a zone. With one, to decode them took three quarters of what a task costs every process that hears
+of it (10 µs for each task that waits, 1.4 without)."""
+
 _INSERTS = [{"$match": {"operationType": "insert"}}]
 
 Token: TypeAlias = Mapping[str, Any] | None
-_Change: TypeAlias = Mapping[str, Any]
 _Stream: TypeAlias = AsyncCollectionChangeStream[_Change]
 
 
@@ -68,9 +73,8 @@ class Processes(Part):
 
     async def _open(self, token: Token) -> tuple[_Stream, _Change | None]:
         """A stream that has answered once, and its first change, if any."""
-        stream: _Stream = await ready(
-            self._database.signals.watch(_INSERTS, resume_after=token, max_await_time_ms=AWAIT_MS)
-        )
+        signals = self._database.signals.with_options(codec_options=_PLAIN)
+        stream: _Stream = await ready(signals.watch(_INSERTS, resume_after=token, max_await_time_ms=AWAIT_MS))
         try:
             return stream, await stream.try_next()
         except BaseException:

@@ -82,7 +82,7 @@ def to_signal(document: Document) -> Signal:
         process=document["process"],
         changed=tuple(map(_to_key, document["changed"])),
         waiting=tuple(
-            Waiting(_to_key(one), one["type"], one["priority"], one["submitted_at"], one["due_at"])
+            Waiting(_to_key(one), one["type"], one["priority"], _in_utc(one["submitted_at"]), _in_utc(one["due_at"]))
             for one in document["waiting"]
         ),
     )
@@ -164,6 +164,11 @@ def to_audit_event(document: Document) -> audit.Event:
 
 def _from_key(key: Key) -> dict[str, str]:
     return {"workspace": key.workspace, "id": key.id}
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """Signals are read without time zones: see `processes`."""
+    return moment.replace(tzinfo=UTC)
 
 
 def _to_key(document: Document) -> Key:
