@@ -1,7 +1,7 @@
 # One verb per line; `make help` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
-PEERS := .venv/peers
+PEERS := peers peers-arq
 LOCK := requirements/dev.lock
 SBOM := dist/sbom.json
 
@@ -37,13 +37,13 @@ test: install ## run the tests, but for those marked slow; ARGS="-k name" passes
 faults: install ## run the slow tests: kill -9 amid 200 tasks with ten seeds, a fleet under fire for a minute, floods; ARGS="-k server" passes arguments on
 	@$(BIN)/python -m pytest -m slow --seeds 10 $(ARGS)
 
-bench: install $(PEERS)/installed ## measure against peers and lower bounds; writes bench/results. ARGS="submit --rounds 3" passes arguments on
+bench: install $(PEERS:%=.venv/%/installed) ## measure against peers and lower bounds; writes bench/results. ARGS="submit --rounds 3" passes arguments on
 	@$(BIN)/python -m bench $(ARGS)
 
-# The peers have an environment of their own: nothing of theirs is the product's.
-$(PEERS)/installed: requirements/peers.lock | .venv/installed
-	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv --without-pip $(PEERS)
-	@$(BIN)/uv pip sync --quiet --python $(PEERS)/bin/python --require-hashes requirements/peers.lock
+# The peers have environments of their own: nothing of theirs is the product's.
+.venv/%/installed: requirements/%.lock | .venv/installed
+	@test -x .venv/$*/bin/python || $(BIN)/python -m venv --without-pip .venv/$*
+	@$(BIN)/uv pip sync --quiet --python .venv/$*/bin/python --require-hashes $<
 	@touch $@
 
 check: install ## lint, types, contract (lint, breaking, generated code), import directions
@@ -72,8 +72,9 @@ lock: install ## choose the newest allowed dependencies and pin them with hashes
 		--extra pipeline -c $(LOCK) pyproject.toml -o requirements/runtime.lock
 	@echo hatchling | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		-c $(LOCK) - -o requirements/build.lock
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		requirements/peers.in -o requirements/peers.lock
+	@for peers in $(PEERS); do \
+		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		requirements/$$peers.in -o requirements/$$peers.lock || exit; done
 
 clean: ## remove the environment and the development data
 	@rm -rf .venv .openmcp

@@ -26,8 +26,9 @@ def main() -> None:
         parser.error(f"no such table: {', '.join(sorted(unknown))}")
 
     tables = [table for table in TABLES if table.name in (options.tables or names)]
-    if not environment.installed() and (peers := {case.name for table in tables for case in table.cases if case.peer}):
-        print(f"left out: {', '.join(sorted(peers))}; they need {environment.FOLDER}, which `make bench` makes")
+    peers = {case.name for table in tables for case in table.cases if case.peer}
+    if peers and (missing := environment.missing()):
+        print(f"left out: {', '.join(sorted(peers))}; they need {' and '.join(missing)}, which `make bench` makes")
         tables = [table.without_peers() for table in tables]
     # A case that is in two tables is measured once.
     cases = list({case.name: case for table in tables for case in table.cases}.values())

@@ -1,45 +1,68 @@
-"""The environment that the peers live in, apart from ours: `make bench` makes it of `requirements/peers.lock`."""
+"""The environments that the peers live in, apart from ours: `make bench` makes them of `requirements/peers*.lock`."""
 
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
 from bench.lab import ROOT
 
-FOLDER = ROOT / ".venv" / "peers"
-PYTHON = FOLDER / "bin" / "python"
-PACKAGES = ("arq", "celery", "kombu", "procrastinate", "psycopg", "taskiq", "taskiq-redis", "redis")
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One of them."""
+
+    name: str
+    packages: Sequence[str]
+    """Whose versions matter."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return ROOT / ".venv" / self.name
+
+    @property
+    def python(self) -> str:
+        """The path of its interpreter."""
+        return str(self.folder / "bin" / "python")
+
+    def packaged(self, place: str) -> Sequence[Path]:
+        """Folders of this name among its packages."""
+        return list(self.folder.glob(f"lib/python*/site-packages/{place}"))
+
+    def versions(self) -> str:
+        """Of the packages that matter."""
+        all_ = {one.name: one.version for one in distributions(path=[str(one) for one in self.packaged("")])}
+        return f"{', '.join(f'{name} {all_[name]}' for name in self.packages)} (redis-py {all_['redis']})"
 
 
-def installed() -> bool:
-    """Is it there?"""
-    return PYTHON.exists()
+ARQ = Environment("peers-arq", ("arq",))
+PEERS = Environment("peers", ("celery", "kombu", "procrastinate", "psycopg", "taskiq", "taskiq-redis"))
+ALL = (ARQ, PEERS)
 
 
-def find(command: str, wheel: str = "") -> str:
-    """The path of a program: of the environment (in that folder of its packages, if one is told), else on the PATH.
+def missing() -> Sequence[str]:
+    """The folders of those that aren't there."""
+    return [str(one.folder) for one in ALL if not Path(one.python).exists()]
+
+
+def find(command: str, place: str = "") -> str:
+    """The path of a program: of the peers' (in that folder of their packages, if one is told), else on the PATH.
 
     Raises RuntimeError if there is none.
     """
-    folders = [str(packages / wheel) for packages in _packages()] if wheel else []
-    path = os.pathsep.join([*folders, str(FOLDER / "bin"), os.environ.get("PATH", os.defpath)])
+    folders = [str(folder) for folder in PEERS.packaged(place)] if place else []
+    path = os.pathsep.join([*folders, str(PEERS.folder / "bin"), os.environ.get("PATH", os.defpath)])
     if (found := shutil.which(command, path=path)) is None:
-        raise RuntimeError(f"{command} is neither in {FOLDER} nor on the PATH")
+        raise RuntimeError(f"{command} is neither in {PEERS.folder} nor on the PATH")
     return str(Path(found).resolve())
 
 
-def versions(*programs: str) -> Sequence[str]:
-    """Names and versions of what is measured: of the packages, and of programs by their paths."""
-    installed = {one.name: one.version for one in distributions(path=[str(packages) for packages in _packages()])}
-    told = [subprocess.check_output([path, "--version"], text=True) for path in programs]
-    found = [re.search(r"\d+(\.\d+)+", line) for line in told]
-    of_programs = [f"{Path(path).name} {number[0]}" for path, number in zip(programs, found, strict=True) if number]
-    return [*(f"{name} {installed[name]}" for name in PACKAGES), *of_programs]
-
-
-def _packages() -> Sequence[Path]:
-    return list(FOLDER.glob("lib/python*/site-packages"))
+def version(program: str) -> str:
+    """Name and version of a program, by its path."""
+    told = re.search(r"\d+(\.\d+)+", subprocess.check_output([program, "--version"], text=True))
+    return f"{Path(program).name} {told[0] if told else '?'}"

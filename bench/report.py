@@ -96,8 +96,11 @@ def _doubts(table: Table, results: Results) -> Sequence[str]:
 
 
 def _versions(table: Table) -> Sequence[str]:
-    peers = environment.versions(redis_server.program(), postgresql.program()) if table.has_peers else ()
-    return [*(f"{name} {version(name)}" for name in PACKAGES), *peers]
+    told = [f"{name} {version(name)}" for name in PACKAGES]
+    if table.has_peers:
+        told += [one.versions() for one in environment.ALL]
+        told += [environment.version(program) for program in (redis_server.program(), postgresql.program())]
+    return told
 
 
 def _machine() -> str:

@@ -1,5 +1,6 @@
 """The task that is submitted: the specification's own kind, 360 bytes on the wire."""
 
+import base64
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
@@ -27,3 +28,8 @@ def as_json(workspace: str) -> dict[str, Any]:
 def as_message(workspace: str) -> tasks_pb2.SubmitTaskRequest:
     """The request as gRPC takes it."""
     return ParseDict(as_json(workspace), tasks_pb2.SubmitTaskRequest())
+
+
+def as_base64(workspace: str) -> str:
+    """The same, as the plans of load generators have it."""
+    return base64.b64encode(as_message(workspace).SerializeToString()).decode()

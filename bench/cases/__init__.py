@@ -7,6 +7,7 @@ from bench.cases import (
     echo_submit,
     events,
     fastapi_submit,
+    floors,
     idle_streams,
     openmcp_batch,
     openmcp_drain,
@@ -14,6 +15,7 @@ from bench.cases import (
     openmcp_latency,
     openmcp_submit,
     peer_drain,
+    peer_latency,
     rest_submit,
     sign_in,
 )
@@ -163,7 +165,7 @@ TABLES = (
     Table(
         "latency",
         "One task at a time, on an idle system",
-        (LATENCY,),
+        (LATENCY, *peer_latency.CASES, *floors.CASES),
         goals=(
             Goal("submit → start in the worker, p50", LATENCY, START, "ms", 3),
             Goal("submit → start in the worker, p99", LATENCY, more("start_p99_ms"), "ms", 8),
@@ -187,7 +189,8 @@ TABLES = (
         method=(
             f"In each run up to {openmcp_latency.CALLS:,} tasks, each submitted when the result of the one before is "
             "there and the system has been at rest for 10 to 30 ms. All times begin when the client is told to submit. "
-            "CPU times are for one task."
+            "CPU times are for one task. The last two are no tasks: what one round trip takes, of which a task has "
+            "several."
         ),
     ),
     Table(

@@ -15,6 +15,11 @@ CALLS = 1000
 """At most: they are made one by one, with pauses."""
 
 
+def calls(size: Size) -> dict[str, int]:
+    """How many, of all that are made so."""
+    return {"calls": min(CALLS, size.calls), "warm_up": min(CALLS // 10, size.warm_up)}
+
+
 async def run(lab: Lab, size: Size) -> Sample:
     served = await openmcp.serve(lab)
     ready = lab.folder / "worker.ready"
@@ -33,8 +38,7 @@ async def run(lab: Lab, size: Size) -> Sample:
             "workspace": served.workspace,
             "secret": served.secret,
             "payload": task.as_json(served.workspace)["payload"],
-            "calls": min(CALLS, size.calls),
-            "warm_up": min(CALLS // 10, size.warm_up),
+            **calls(size),
         },
     )
 

@@ -1,6 +1,5 @@
 """Our own submit: authenticated, checked, durable. No worker takes the tasks; others wait already, or none."""
 
-import base64
 from functools import partial
 
 from bench import openmcp, task
@@ -20,7 +19,7 @@ async def run(backlog: int, servers: int, lab: Lab, size: Size) -> Sample:
             "target": f"ipv4:{','.join(served.targets)}",
             "path": "/openmcp.chain.v1.TaskService/SubmitTask",
             "token": served.token,
-            "requests": [base64.b64encode(task.as_message(served.workspace).SerializeToString()).decode()],
+            "requests": [task.as_base64(served.workspace)],
             "calls": size.calls,
             "callers": size.callers,
             "warm_up": size.warm_up,

@@ -9,6 +9,7 @@ from functools import partial
 
 from bench import environment, postgresql, redis_server, task
 from bench.case import Case, Size
+from bench.environment import Environment
 from bench.lab import Lab
 from bench.sample import Sample
 
@@ -18,16 +19,27 @@ POLL_SECONDS = 0.1
 
 
 async def run(
-    start: Callable[[Lab], Awaitable[str]], load: str, settings: Mapping[str, float], lab: Lab, size: Size
+    start: Callable[[Lab], Awaitable[str]],
+    load: str,
+    settings: Mapping[str, float],
+    lab: Lab,
+    size: Size,
+    place: Environment = environment.PEERS,
 ) -> Sample:
     plan = {"url": await start(lab), "tasks": size.calls, "task": task.as_json("bench"), **settings}
-    return await lab.measure(f"bench.load.{load}", plan, python=str(environment.PYTHON))
+    return await lab.measure(f"bench.load.{load}", plan, python=place.python)
 
 
 ARQ = Case(
     "arq-drain",
     f"arq on Redis, {CONCURRENCY['arq']} tasks at a time",
-    partial(run, redis_server.start, "arq_drain", {"concurrency": CONCURRENCY["arq"], "poll": POLL_SECONDS}),
+    partial(
+        run,
+        redis_server.start,
+        "arq_drain",
+        {"concurrency": CONCURRENCY["arq"], "poll": POLL_SECONDS},
+        place=environment.ARQ,
+    ),
     peer=True,
 )
 PROCRASTINATE = Case(

@@ -6,9 +6,8 @@ Plan: `url` of a PostgreSQL; `tasks`, which are queued before; `task`, what each
 import time
 from typing import Any
 
-from procrastinate import App, PsycopgConnector
-
 from bench.load import protocol
+from bench.peers import procrastinate_app
 
 QUEUED_AT_A_TIME = 500
 OTHERS = 2
@@ -21,7 +20,7 @@ async def nothing(task: dict[str, Any]) -> None:
 
 async def main(plan: dict[str, Any]) -> None:
     count, connections = plan["tasks"], plan["concurrency"] + OTHERS
-    app = App(connector=PsycopgConnector(conninfo=plan["url"], min_size=connections, max_size=connections))
+    app = procrastinate_app.make(plan["url"], connections)
     queue = app.task(name="nothing")(nothing)
     async with app.open_async():
         await app.schema_manager.apply_schema_async()

@@ -20,6 +20,9 @@ import uvloop
 Call = Callable[[int], Awaitable[None]]
 """Makes the n-th call and returns when it is answered. Raises if it failed: a benchmark has no failed calls."""
 
+Trip = Callable[[], Awaitable[float | None]]
+"""Submits one thing and returns when its result is there: when it was started by `time.monotonic`, or None if it
+doesn't tell."""
 
 PAUSE_SECONDS = (0.01, 0.03)
 
@@ -52,6 +55,30 @@ async def drive(call: Call, *, calls: int, callers: int, warm_up: int, operation
     began = time.perf_counter()
     latencies = await _make(call, range(warm_up, warm_up + calls), callers)
     tell(calls * operations, time.perf_counter() - began, percentiles(latencies))
+
+
+async def round_trips(trip: Trip, *, calls: int, warm_up: int) -> None:
+    """Makes trips one at a time, the system at rest before each, and tells how long to the starts and the results."""
+    starts: list[float] = []
+    results: list[float] = []
+
+    async def make(count: int) -> None:
+        for _ in range(count):
+            await pause()
+            began = time.monotonic()
+            started = await trip()
+            results.append(time.monotonic() - began)
+            if started is not None:
+                starts.append(started - began)
+
+    await make(warm_up)
+    starts.clear()
+    results.clear()
+    await wait_for_go()
+    began = time.perf_counter()
+    await make(calls)
+    told = {**(percentiles(starts, "start_") if starts else {}), **percentiles(results, "result_")}
+    tell(calls, time.perf_counter() - began, **told)
 
 
 async def pause() -> None:

@@ -3,7 +3,6 @@
 Plan: `target`, `workspace`, `secret`; `payload`; `calls` and `warm_up`.
 """
 
-import time
 from typing import Any
 
 from bench import task
@@ -12,28 +11,14 @@ from openmcp_chain.client.aio import AsyncClient
 
 
 async def main(plan: dict[str, Any]) -> None:
-    starts: list[float] = []
-    results: list[float] = []
-
     async with AsyncClient(plan["target"], workspace_id=plan["workspace"], workspace_secret=plan["secret"]) as client:
 
-        async def make(calls: int) -> None:
-            for _ in range(calls):
-                await protocol.pause()
-                began = time.monotonic()
-                done = await client.wait(await client.submit(task.TYPE, plan["payload"]), check=True)
-                results.append(time.monotonic() - began)
-                assert done.result, "it has succeeded"
-                starts.append(done.result["started"] - began)
+        async def trip() -> float:
+            done = await client.wait(await client.submit(task.TYPE, plan["payload"]), check=True)
+            assert done.result, "it has succeeded"
+            return float(done.result["started"])
 
-        await make(plan["warm_up"])
-        starts.clear()
-        results.clear()
-        await protocol.wait_for_go()
-        began = time.perf_counter()
-        await make(plan["calls"])
-        told = {**protocol.percentiles(starts, "start_"), **protocol.percentiles(results, "result_")}
-        protocol.tell(plan["calls"], time.perf_counter() - began, **told)
+        await protocol.round_trips(trip, calls=plan["calls"], warm_up=plan["warm_up"])
 
 
 if __name__ == "__main__":
