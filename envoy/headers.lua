@@ -17,7 +17,8 @@ local PASS = {
 }
 -- From a gRPC caller only: a deadline or a compression would mean something to the server whoever sends it.
 local PASS_GRPC = { ["grpc-encoding"] = true, ["grpc-timeout"] = true }
-local ENCODINGS = { identity = true, deflate = true, gzip = true }
+-- What is compressed would be counted by the bytes that it is compressed to, and cost what it is: a thousand times that.
+local ENCODINGS = { identity = true }
 
 -- `reply` names an entry of REPLIES, of which the first filter, which makes the answer, knows more than the status.
 local function refuse(handle, status, reply)

@@ -61,7 +61,6 @@ local BY_GRPC_STATUS = {
 -- Those of gRPC's words that tell the caller's fault from the server's.
 local BY_GRPC_MESSAGE = {
   ["Compression bit set but no encoding configured"] = "BAD_COMPRESSION",
-  ["Decompression failed due to zlib error"] = "BAD_COMPRESSION",
 }
 
 -- Which of Envoy's own replies fits what Envoy says of itself.

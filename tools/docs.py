@@ -29,7 +29,7 @@ Every call that this service fails carries a code. By gRPC it is in `status.deta
 
 What never gets as far as our code has only what HTTP/2 and gRPC themselves say. That is, through Envoy: by HTTP/2,
 headers of more than 256 KiB or 5,000 of them, whose stream is reset, and one header of more than 64 KiB, which ends its
-connection. At a server's own port: messages of more than 8 MiB and metadata of more than 64 KiB
+connection. At a server's own port: messages of more than 4 MiB and 64 KiB, metadata of more than 64 KiB
 (`RESOURCE_EXHAUSTED`), a `grpc-timeout` or `grpc-encoding` that is none, a message that is not compressed as it says
 (`INTERNAL`), and whatever breaks HTTP/2. The Python client makes errors of the same kind of them, with the status as
 their code.

@@ -127,7 +127,8 @@ def test_waits_are_those_of_the_code() -> None:
     """Times and numbers in the prose are the constants of the code."""
     prose = " ".join(text().split())
     assert f"port reads messages of {messages.REQUEST_BYTES >> 20} MiB" in prose
-    assert f"Past {messages.RECEIVE_BYTES >> 20} MiB it is gRPC itself" in prose
+    over = messages.RECEIVE_BYTES - messages.REQUEST_BYTES
+    assert f"Past {messages.REQUEST_BYTES >> 20} MiB and {over >> 10} KiB it is gRPC itself" in prose
     assert f"after {conversation.REFUSED_SECONDS:g} s if its secret is refused" in prose
     assert f"gives running tasks {worker.DRAIN_SECONDS:g} s" in prose
     assert f"event streams look {events.POLL_SECONDS:g} s after their last event" in prose

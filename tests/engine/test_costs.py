@@ -88,8 +88,8 @@ async def test_a_lease_call_costs_the_same_however_many_tasks_of_others_run() ->
         async def calls() -> None:
             for _ in range(TASKS):
                 await engine.submit(tenant("mine"))
-                async with engine.app.leasing.lease("mine", 10, ask) as tasks:
-                    assert tasks
+                async with engine.app.leasing.lease("mine", 10, ask) as leased:
+                    assert leased.tasks
 
         async with engine.app.leasing.lease("mine", 10, ask):
             pass

@@ -31,8 +31,8 @@ async def lease(
     ask = Ask(
         worker="curl", version="", demand=demand, most=most, wait=wait, request_id=request_id, most_bytes=most_bytes
     )
-    async with engine.app.leasing.lease("ws-1", limit, ask) as tasks:
-        return tasks
+    async with engine.app.leasing.lease("ws-1", limit, ask) as leased:
+        return leased.tasks
 
 
 def keys(tasks: Sequence[Task]) -> set[Key]:

@@ -15,6 +15,7 @@ BIG = SMALL + 1
 def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volume, "WORKSPACE_BYTES", 3 * BIG)
     monkeypatch.setattr(volume, "ALL_BYTES", 5 * BIG)
+    monkeypatch.setattr(volume, "OWN_BYTES", SMALL)
 
 
 @pytest.fixture
@@ -28,14 +29,14 @@ def at() -> Iterator[Volume]:
 
 
 def test_it_is_bounded_for_each_and_for_all(at: Volume) -> None:
-    """What is small has room as long as its workspace has."""
+    """But every workspace may have something of its own, whatever others have."""
     for workspace in ("a", "a", "a", "b", "b"):
         at.ask(workspace, BIG)
         at.enter(workspace, BIG)
     for workspace in ("a", "b", "c"):
         with pytest.raises(errors.Overloaded):
             at.ask(workspace, BIG)
-    assert [at.fits(workspace, SMALL) for workspace in ("a", "b", "c")] == [False, True, True]
+    assert [at.fits(workspace, SMALL) for workspace in ("a", "b", "c")] == [False, False, True]
     at.leave("a", BIG)
     assert at.fits("c", BIG)
     for workspace in ("a", "a", "b", "b"):
@@ -52,21 +53,22 @@ def test_what_was_done_may_exceed_it(at: Volume) -> None:
 
 
 def test_who_waits_is_told_in_turn(at: Volume) -> None:
-    """One for each that leaves, passing over who wants it no more; all of a workspace's when nothing of its is held."""
+    """One for each that leaves, passing over who takes nothing; all of a workspace's when nothing of its is held."""
     told: list[str] = []
 
-    def wake(name: str, *, wants: bool = True) -> Wake:
-        return lambda: bool(told.append(name) or wants)  # type: ignore[func-returns-value]  # it is what is noted
+    def wake(name: str, *, takes: bool = True) -> Wake:
+        return lambda: bool(told.append(name) or takes)  # type: ignore[func-returns-value]  # it is what is noted
 
     at.enter("a", BIG)
     at.enter("a", BIG)
     at.enter("b", BIG)
     for name in ("gone", "first", "second", "third"):
-        at.wait("a", wake(name, wants=name != "gone"))
-    at.wait("c", wake("other"))
+        at.wait("a", wake(name, takes=name != "gone"))
+    at.wait("c", wake("of no use", takes=False))
+    at.wait("d", wake("other"))
     at.leave("b", BIG)
     assert told == ["gone", "first"]
     at.leave("a", BIG)
-    assert told == ["gone", "first", "second", "other"]
+    assert told == ["gone", "first", "second", "of no use", "other"]
     at.leave("a", BIG)
-    assert told == ["gone", "first", "second", "other", "third"]
+    assert told[5:] == ["third"]

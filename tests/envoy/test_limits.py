@@ -95,7 +95,7 @@ BODY = b'{"type":"t","payload":{"a":"%s"}}' % (b"a" * (5 << 18))
 
 
 async def test_bytes_are_counted(gateway: Gateway) -> None:
-    """A workspace that sends more than its plan's bytes is refused before any of it is read, by REST and gRPC."""
+    """A workspace that sends more than its plan's bytes is refused before any of it is looked at, by REST and gRPC."""
     token = gateway.upstream.key.token("ws-bytes", "thirty")  # of 3 MiB, as much as the largest request, at once
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     post = partial(gateway.anonymous.post, "/v1/tasks", headers=headers)

@@ -86,8 +86,11 @@ async def test_a_child_that_keeps_dying_waits_longer(nursery: Nursery, monkeypat
     async def note(seconds: float) -> None:
         waits.append(seconds)
 
-    child = await nursery.start([sys.executable, "-S", "-c", "import time; print('up', flush=True); time.sleep(0.2)"])
+    gate = nursery.logs / "gate"
+    until_open = f"import os, time\nprint('up', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+    child = await nursery.start([sys.executable, "-S", "-c", until_open])
     await child.ready(says_up(child), 10)
+    gate.touch()
     monkeypatch.setattr(children, "FIRST_DELAY", 0.5)
     monkeypatch.setattr(children, "LONGEST_DELAY", 2.0)
     monkeypatch.setattr(asyncio, "sleep", note)
@@ -159,7 +162,11 @@ async def test_stop_ends_what_a_child_left_behind(nursery: Nursery) -> None:
         f"import subprocess, time; p = subprocess.Popen({SLEEPER!r}); print('pid', p.pid, flush=True); time.sleep(600)"
     )
     child = await nursery.start([sys.executable, "-S", "-c", script])
-    await child.ready(says_up(child), 10)
+
+    async def both() -> bool:
+        return {"up", "pid"} <= set(child.log.read_text().split())
+
+    await child.ready(both, 10)
     words = child.log.read_text().split()
     grandchild = int(words[words.index("pid") + 1])
     await child.stop()

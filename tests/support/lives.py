@@ -225,8 +225,8 @@ class Caller(Actor):
 
         async def call() -> None:
             nonlocal got
-            async with self.site.engine.app.leasing.lease("operator-1", 10, ask) as got:
-                pass
+            async with self.site.engine.app.leasing.lease("operator-1", 10, ask) as leased:
+                got = leased.tasks
 
         await self.site.surely(call)
         self._count(got)

@@ -101,6 +101,21 @@ def test_leases_are_paid_for_apart_and_before_there_are_any() -> None:
     in_time(test)
 
 
+def test_one_answer_that_was_lost_is_given_again_whatever_is_owed() -> None:
+    """The next one when that has been paid for."""
+
+    async def test(dues: Dues) -> None:
+        for _ in range(3):
+            dues.leased(ONE, LARGE)
+        dues.repeated(ONE, LARGE)
+        assert owed(dues.repeated, ONE, LARGE) == pytest.approx(3)
+        dues.repeated(ONE, ANSWER_BYTES)
+        await asyncio.sleep(3)
+        dues.repeated(ONE, LARGE)
+
+    in_time(test)
+
+
 def read(service: Service, caller: Caller, task_id: str, view: tasks_pb2.TaskView.ValueType) -> Any:
     request = tasks_pb2.GetTaskRequest(task_id=task_id, view=view)
     return service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE)

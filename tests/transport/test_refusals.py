@@ -135,7 +135,7 @@ async def test_large_message_is_refused_by_the_field_that_is_large(size: int) ->
 
 
 async def test_message_past_what_grpc_takes_is_refused_by_it() -> None:
-    """Past 8 MiB gRPC itself refuses, RESOURCE_EXHAUSTED, unread; the connection and the server go on."""
+    """Past 4 MiB and 64 KiB gRPC itself refuses, RESOURCE_EXHAUSTED, unread; the connection and the server go on."""
     request = tasks_pb2.SubmitTaskRequest(type="echo", payload=as_struct({"text": "x" * messages.RECEIVE_BYTES}))
     async with serving() as service:
         caller = await service.workspace()

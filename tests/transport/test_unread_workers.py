@@ -1,11 +1,14 @@
 """Workers that do not read what they are sent: what waits for them is bounded, and what is theirs no more stays."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeAlias
 
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from support.http2 import Http2
 from support.service import PATIENCE, Caller, ManualClock, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
@@ -13,7 +16,7 @@ from openmcp_chain.domain.task import Status
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.engine import volume
 from openmcp_chain.store.memory import MemoryStore
-from openmcp_chain.transport import workstream
+from openmcp_chain.transport import messages, workstream
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.encoded import Encoded
 from openmcp_chain.transport.large import AT_ONCE
@@ -249,3 +252,85 @@ async def test_who_was_answered_more_than_he_reads_is_answered_nothing_more() ->
         await service.submit(other)
         service.app.large.unread.leave(tenant.workspace_id, volume.WORKSPACE_BYTES + 1)
         await service.get(tenant, task_id)
+
+
+async def test_a_call_that_is_made_many_times_is_answered_so_often_as_there_is_room() -> None:
+    """What was leased is with one of them at least; the others may be made again, and hold no more than one may."""
+    async with serving() as service:
+        tenant = await service.workspace()
+        for _ in range(3):
+            await service.submit(tenant, payload={"text": "x" * 800_000})
+        service.app.large.unread.enter(tenant.workspace_id, volume.WORKSPACE_BYTES - 7_500_000)
+        request = workers_pb2.LeaseTasksRequest(
+            worker_name="w", task_types=["echo"], max_tasks=3, request_id=str(uuid.uuid4())
+        )
+        async with Http2("127.0.0.1", service.port, window=0) as deaf:
+            message = request.SerializeToString()
+            head = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
+            head += [(":path", "/openmcp.chain.v1.WorkerService/LeaseTasks"), ("content-type", "application/grpc")]
+            frame = b"\0" + len(message).to_bytes(4, "big") + message
+            for _ in range(6):
+                deaf.ask([*head, *tenant.metadata], frame)
+            await until(lambda: service.app.large.unread.total > volume.WORKSPACE_BYTES - 3_000_000)
+            again = service.workers.LeaseTasks(request, metadata=tenant.metadata, timeout=PATIENCE)
+            assert (await refused(again)).code == "OVERLOADED"
+            assert volume.WORKSPACE_BYTES - 3_000_000 < service.app.large.unread.total <= volume.WORKSPACE_BYTES
+        await until(lambda: service.app.large.unread.total == volume.WORKSPACE_BYTES - 7_500_000)
+        assert len((await service.workers.LeaseTasks(request, metadata=tenant.metadata, timeout=PATIENCE)).tasks) == 3
+
+
+async def test_others_bytes_hinder_nobody() -> None:
+    """Where all there may be is held by others, a workspace still gets what it asks for and leases."""
+    async with serving() as service:
+        for _ in range(3):
+            service.app.large.unread.enter((await service.workspace()).workspace_id, volume.WORKSPACE_BYTES)
+        tenant = await service.workspace()
+        ids = [await service.submit(tenant, payload={"text": "x" * 1_000_000}) for _ in range(3)]
+        request = workers_pb2.LeaseTasksRequest(worker_name="w", task_types=["echo"])
+        leased = await service.workers.LeaseTasks(request, metadata=tenant.metadata, timeout=PATIENCE)
+        assert leased.tasks[0].lease.task_id == ids[0]
+        full = tasks_pb2.GetTaskRequest(task_id=ids[1], view=tasks_pb2.TASK_VIEW_FULL)
+        assert (await service.tasks.GetTask(full, metadata=tenant.metadata, timeout=PATIENCE)).payload["text"]
+        worker = service.work(tenant)
+        await worker.hello(concurrency=2)
+        assert [(await worker.task()).lease.task_id for _ in range(2)] == ids[1:]
+        await worker.end()
+
+
+async def test_a_worker_that_does_not_read_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so long in one message; what was on its way to it goes to others, and is counted no more."""
+    monkeypatch.setattr(messages, "WRITE_SECONDS", 0.3)
+    async with serving() as service:
+        tenant = await service.workspace()
+        for _ in range(20):
+            await service.submit(tenant, payload={"text": "x" * 1_000_000})
+        deaf = service.work(tenant)
+        await deaf.hello(concurrency=20)
+        await until(lambda: not service.app.workers._streams)
+        await until(lambda: not service.app.large.unread.total)
+
+        async def read_on() -> None:
+            while await deaf.call.read() is not grpc.aio.EOF:
+                pass
+
+        assert (await refused(read_on())).code == "DEADLINE_EXCEEDED"
+        reader = service.work(tenant)
+        await reader.hello(concurrency=4)
+        assert await reader.task()
+        await reader.end()
+
+
+async def test_a_reader_that_takes_its_time_is_not_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as each message is read in time."""
+    monkeypatch.setattr(messages, "WRITE_SECONDS", 0.3)
+    async with serving() as service:
+        tenant = await service.workspace()
+        worker = service.work(tenant)
+        await worker.hello()
+        for _ in range(4):
+            await service.submit(tenant)
+            lease = (await worker.task()).lease
+            await asyncio.sleep(0.2)  # all in all longer than one message may take
+            await worker.complete(lease)
+        assert service.app.workers._streams
+        await worker.end()

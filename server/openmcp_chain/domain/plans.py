@@ -7,6 +7,8 @@ from dataclasses import MISSING, dataclass, fields
 REQUEST_BYTES = 4 * 1024
 """Of what is sent, for each call that a plan allows. A mebibyte of small values takes Envoy a quarter of a second of a
 processor, if it is JSON, and the server as much again, whatever it is."""
+REPORT_BYTES = 16 * 1024
+"""The same of what workers send by calls: a result of a mebibyte must not wait for longer than a lease lives."""
 ANSWER_BYTES = 16 * 1024
 """Of large answers, in protobuf encoding. To make JSON of a mebibyte of small values takes Envoy 0.2 s of one."""
 

@@ -109,7 +109,7 @@ class Dispatcher:
         """A worker has gone, or wants no more. Later calls do nothing."""
         if not session.open:
             return
-        session.open = False
+        session.leave()
         self._demands.leave(session.demand)
         self._idle.remove(session)
 
@@ -194,19 +194,17 @@ class Dispatcher:
         """
         if not self._idle or task.due_at > self._clock() or self._queues.halted(task.queue):
             return None
-        session = self._idle.first(task.queue)
-        if session is None:
-            return None
-        try:
-            leased = self._leased(task, session)
-        except errors.LeaseLost:  # its time is up before it began
-            return None
-        if not session.admit(leased):
+        while (session := self._idle.first(task.queue)) is not None:
+            try:
+                leased = self._leased(task, session)
+            except errors.LeaseLost:  # its time is up before it began
+                return None
+            if session.admit(leased):
+                self._spend(session)
+                session.expect()
+                return session, leased
             self._idle.remove(session)
-            return self.reserve(task)
-        self._spend(session)
-        session.expect()
-        return session, leased
+        return None
 
     async def deliver(self, session: Session, task: Task) -> None:
         """Hands a claimed task to the worker, even one that left meanwhile; unless its queue was halted."""

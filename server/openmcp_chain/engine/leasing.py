@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Call, Failure, Status, Task
@@ -54,6 +55,14 @@ class Ask:
         return hashlib.sha256(words.encode()).digest()
 
 
+class Leased(NamedTuple):
+    """What a call gets."""
+
+    tasks: Sequence[Task]
+    again: bool
+    """Whether they are another call's too, which it repeats: it may itself be repeated."""
+
+
 @dataclass(slots=True, eq=False)
 class _Asked:
     """A call with a request_id that is under way, once for all who make it."""
@@ -62,7 +71,7 @@ class _Asked:
     """Ends its wait."""
     place: ExitStack
     """What is let go of when it has been answered."""
-    answer: asyncio.Task[Sequence[Task]]
+    answer: asyncio.Task["Leased"]
     callers: int = 0
     left: bool = False
     """Whether its last caller gave up."""
@@ -98,7 +107,7 @@ class Leasing:
     @asynccontextmanager
     async def lease(
         self, workspace: str, limit: int, ask: Ask, admit: Callable[[], None] = lambda: None
-    ) -> AsyncIterator[Sequence[Task]]:
+    ) -> AsyncIterator[Leased]:
         """Leased tasks; none if none came in time. The same call gets the same tasks, as far as it still holds them.
 
         To be left when they are on their way, with nothing waited for in between: till then they are `unread`.
@@ -110,12 +119,14 @@ class Leasing:
             place.enter_context(self._streams.hold(workspace, limit))
             if not ask.request_id:
                 admit()
-                yield await self._let_go(await self._lease(workspace, ask, asyncio.Event(), place))
+                tasks = await self._lease(workspace, ask, asyncio.Event(), place)
+                yield Leased(await self._let_go(tasks), again=False)
                 return
-            asked = await self._join(workspace, ask, admit)
+            asked, again = await self._join(workspace, ask, admit)
             try:
                 # One caller who gives up must not end it for the others.
-                yield await asyncio.shield(asked.answer)
+                answer = await asyncio.shield(asked.answer)
+                yield Leased(answer.tasks, again or answer.again)
             finally:
                 asked.callers -= 1
                 if not asked.callers and asked.answer.done():
@@ -138,31 +149,32 @@ class Leasing:
         while pending := {*(asked.answer for asked in self._asked.values()), *self._background}:
             await asyncio.wait(pending)
 
-    async def _join(self, workspace: str, ask: Ask, admit: Callable[[], None]) -> _Asked:
-        """The same call of others that is under way, or a new one."""
+    async def _join(self, workspace: str, ask: Ask, admit: Callable[[], None]) -> tuple[_Asked, bool]:
+        """The same call of others that is under way, or a new one; and whether it is another's."""
         key = workspace, ask.request_id, ask.fingerprint()
         while (asked := self._asked.get(key)) is not None and asked.left:
             await asyncio.wait([asked.answer])
+        again = asked is not None
         if asked is None:
             enough, place = asyncio.Event(), ExitStack()
             once = self._lease_once(workspace, ask, admit, enough, place)
             asked = self._asked[key] = _Asked(enough, place, shared.begin(once))
             asked.answer.add_done_callback(lambda _: self._asked.pop(key, None))
         asked.callers += 1
-        return asked
+        return asked, again
 
     async def _lease_once(
         self, workspace: str, ask: Ask, admit: Callable[[], None], enough: asyncio.Event, place: ExitStack
-    ) -> Sequence[Task]:
+    ) -> Leased:
         call = Call(workspace, f"lease/{ask.request_id}")
         recorded = (await self._store.recorded_calls([call])).get(call)
         if recorded is None:
             if enough.is_set():
-                return ()
+                return Leased((), again=False)
             admit()
             tasks = await self._lease(workspace, ask, enough, place, call)
             if not tasks:
-                return tasks
+                return Leased(tasks, again=False)
             granted = tuple(Granted(task.key, task.lease.token if task.lease else "") for task in tasks)
             answer = Answer(ask.fingerprint(), granted)
             expire_at = max(task.due_at for task in tasks) + ANSWER_KEPT
@@ -173,13 +185,13 @@ class Leasing:
                     self._spawn(task, CALL_FAILED)
                 raise
             if recorded == answer:
-                return await self._let_go(tasks)
+                return Leased(await self._let_go(tasks), again=False)
             # The same call went to another process, or another call came under its request_id, which was first.
             await asyncio.gather(*(self._leases.give_back(task, CALL_REPEATED) for task in tasks))
         if recorded.fingerprint != ask.fingerprint():
             raise errors.RequestIdReused
         found = await asyncio.gather(*(self._ledger.get(one.key) for one in recorded.granted))
-        return [
+        held = [
             task
             for one, task in zip(recorded.granted, found, strict=True)
             if task is not None
@@ -190,6 +202,7 @@ class Leasing:
             and await self._dispatcher.lets_go(task)
             and task.due_at > self._clock()
         ]
+        return Leased(held, again=True)
 
     async def _lease(
         self, workspace: str, ask: Ask, enough: asyncio.Event, place: ExitStack, call: Call | None = None

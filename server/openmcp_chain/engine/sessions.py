@@ -83,6 +83,12 @@ class Session:
         if self._share is not None:
             self._share.leave(size)
 
+    def leave(self) -> None:
+        """Nothing more is to come to it."""
+        self.open = False
+        if self._share is not None:
+            self._share.forget(self._again)
+
     def end(self) -> None:
         """What was on the way to it is counted no more, nor what may still come."""
         share, self._share = self._share, None
@@ -99,10 +105,10 @@ class Session:
         return not self.full
 
     def _again(self) -> bool:
-        self.full = False
+        self.full, before = False, self.credits
         if self.open:
             self.refill(self)
-        return self.open
+        return self.credits < before
 
     def _size(self, task: Task) -> int:
         return answers.given_weight(task) if self._most_bytes is not None else 0

@@ -12,12 +12,14 @@ from typing import TypeAlias
 from openmcp_chain.domain import errors
 
 SMALL = 32 * 1024
-"""Bytes. So much is nobody else's loss."""
+"""Bytes. Answers and requests of so many are not counted."""
 WORKSPACE_BYTES = 64 * 1024 * 1024
 ALL_BYTES = 192 * 1024 * 1024
+OWN_BYTES = 4 * 1024 * 1024
+"""So many a workspace may have, whatever others have: enough for the largest request or answer."""
 
 Wake: TypeAlias = Callable[[], bool]
-"""Tells one who waits that there may be room; returns whether it still wanted to know."""
+"""Tells one who waits that there may be room; returns whether it has taken some."""
 
 
 class Volume:
@@ -32,10 +34,9 @@ class Volume:
         return self._bytes.total()
 
     def fits(self, workspace: str, size: int) -> bool:
-        """Whether there is room for so many more. What is small is kept out by its own workspace's bytes alone."""
-        if self._bytes[workspace] + size > WORKSPACE_BYTES:
-            return False
-        return size <= SMALL or self.total + size <= ALL_BYTES
+        """Whether there is room for so many more."""
+        own = self._bytes[workspace] + size
+        return own <= WORKSPACE_BYTES and (own <= OWN_BYTES or self.total + size <= ALL_BYTES)
 
     def exceeded(self, workspace: str) -> bool:
         """Whether it has more than it may: of what was not refused, having been done."""
@@ -51,27 +52,37 @@ class Volume:
         self._bytes[workspace] += size
 
     def leave(self, workspace: str, size: int) -> None:
-        """They are held no more: who waits first is told, and where nothing is held, all who wait."""
+        """They are held no more: who waits is told, until one has taken something; of the workspace, and of others."""
         self._bytes[workspace] -= size
         if not self._bytes[workspace]:
             del self._bytes[workspace]
         if self._waiting:
-            for one in dict.fromkeys((workspace, next(iter(self._waiting)))):
-                self._wake(one)
+            self._wake(workspace)
+            for other in list(self._waiting):
+                if other != workspace and self._wake(other):
+                    break
 
     def wait(self, workspace: str, wake: Wake) -> None:
-        """`wake` is called once, when something has been let go of."""
+        """`wake` is called once, when something has been let go of, unless it is forgotten before."""
         self._waiting.setdefault(workspace, {}).setdefault(wake)
 
-    def _wake(self, workspace: str) -> None:
-        waiting = self._waiting.pop(workspace, {})
-        while waiting:
-            wake = next(iter(waiting))
-            del waiting[wake]
-            if wake() and self._bytes[workspace]:
+    def forget(self, workspace: str, wake: Wake) -> None:
+        """It waits no more, if it did."""
+        waiting = self._waiting.get(workspace)
+        if waiting is not None:
+            waiting.pop(wake, None)
+            if not waiting:
+                del self._waiting[workspace]
+
+    def _wake(self, workspace: str) -> bool:
+        """Returns whether one has taken something; where nothing is held, all are told."""
+        taken = False
+        for wake in list(self._waiting.get(workspace, ())):
+            self.forget(workspace, wake)
+            taken = wake() or taken
+            if taken and self._bytes[workspace]:
                 break
-        for wake in waiting:
-            self.wait(workspace, wake)
+        return taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +104,6 @@ class Share:
 
     def wait(self, wake: Wake) -> None:
         self.volume.wait(self.workspace, wake)
+
+    def forget(self, wake: Wake) -> None:
+        self.volume.forget(self.workspace, wake)

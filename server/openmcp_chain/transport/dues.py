@@ -24,12 +24,11 @@ class Dues:
         """`plan` says which one a token is limited by."""
         self._read = Rates(plan)
         self._leased = Rates(plan)
+        self._repeated = Rates(plan)
 
     def read(self, principal: Principal, size: int) -> None:
         """Charges for an answer to a read of so many bytes. Raises RateLimited if it is large, and others are owed."""
-        if cost := _cost(size):
-            _settle(self._read, principal)
-            self._read.take(principal, cost)
+        _charge(self._read, principal, size)
 
     def may_lease(self, principal: Principal) -> None:
         """To be asked before tasks are leased, which are given away then. Raises RateLimited if others are owed."""
@@ -40,15 +39,28 @@ class Dues:
         if cost := _cost(size):
             self._leased.take(principal, cost)
 
+    def repeated(self, principal: Principal, size: int) -> None:
+        """The same for one with tasks that were leased to a call before, whose answer may have been lost.
+
+        Raises RateLimited if it is large, and others of this kind are owed: whatever is owed for leases, one is given.
+        """
+        _charge(self._repeated, principal, size)
+
     def forget(self, workspace_id: str) -> None:
         """The workspace is no more."""
-        for rates in (self._read, self._leased):
+        for rates in (self._read, self._leased, self._repeated):
             rates.forget(workspace_id)
 
 
 def _cost(size: int) -> int:
     """In calls, beside the one that Envoy has counted."""
     return max(0, size - 1) // ANSWER_BYTES
+
+
+def _charge(rates: Rates, principal: Principal, size: int) -> None:
+    if cost := _cost(size):
+        _settle(rates, principal)
+        rates.take(principal, cost)
 
 
 def _settle(rates: Rates, principal: Principal) -> None:

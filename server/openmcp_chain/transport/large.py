@@ -103,7 +103,7 @@ class Large:
         self.turn = asyncio.Lock()
         self._own = Few(1)
         self.requests = Volume()
-        """Those whose calls are under way; of messages on streams, each stream has one that waits."""
+        """Those whose calls are under way. Of messages on streams, each stream has one, which is not counted."""
         self.unread = unread
 
     def reading(self, workspace: str, size: int) -> Reading:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -16,13 +17,15 @@ log = logging.getLogger(__name__)
 
 REQUEST_BYTES = 4 * 1024 * 1024
 """What a request may have as a whole. A larger one is refused by us, with details; past RECEIVE_BYTES, by gRPC."""
-RECEIVE_BYTES = 8 * 1024 * 1024
+RECEIVE_BYTES = REQUEST_BYTES + 64 * 1024
 """What reaches us at all: of each worker's stream that much may be on its way. For a call that needs a token,
 gRPC keeps no more than a window of it until the token has been checked."""
 METADATA_BYTES = 16 * 1024
 METADATA_ENTRIES = 500
 """What a request's metadata may have. Past RECEIVE_METADATA_BYTES, it is gRPC that refuses."""
 RECEIVE_METADATA_BYTES = 64 * 1024
+WRITE_SECONDS = 60.0
+"""How long a stream's caller may take to read one message, of a mebibyte at 20 KB a second."""
 SEND_BYTES = 20 * 1024 * 1024
 """What an answer may have. Each method keeps its own well below, so that all clients can read it."""
 
@@ -96,7 +99,13 @@ class Sender:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._stream = asyncio.current_task()
+        self._writing_since = math.inf
+        self._watch: asyncio.TimerHandle | None = None
         self._headers = False
+        self.stuck = False
+        """Whether the stream was cancelled, since nobody read what it said."""
         self.begun = False
         """Whether something was said, and all of it is on its way: gRPC takes one message at a time."""
 
@@ -106,5 +115,25 @@ class Sender:
             await send_headers(self._context)
             self._headers = True
         self.begun = False
+        self._writing_since = self._loop.time()
+        if self._watch is None:  # one that outlives many a message: to begin and end it for each would cost more
+            self._watch = self._loop.call_later(WRITE_SECONDS, self._look)
         await self._context.write(data)
+        self._writing_since = math.inf
         self.begun = True
+
+    def end(self) -> None:
+        """Nothing more will be said."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def _look(self) -> None:
+        self._watch = None
+        left = self._writing_since + WRITE_SECONDS - self._loop.time()
+        if left == math.inf:
+            return
+        if left > 0:
+            self._watch = self._loop.call_later(left, self._look)
+        elif self._stream is not None:
+            self.stuck = True
+            self._stream.cancel()

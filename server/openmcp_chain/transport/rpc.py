@@ -184,9 +184,7 @@ class Rpc:
                                 reading.end()
                                 self._ended(workspace, size)
                     encoded = messages.encode(answer)
-                    if bearer is not None and access.scope is Scope.TASKS_READ:  # what changes something has been done
-                        self._dues.read(bearer.principal, len(encoded))
-                    self._hold(context, access, workspace, len(encoded))
+                    self._charge(context, access, bearer, len(encoded))
                     code = "OK"
                     return encoded
                 except BaseException as error:
@@ -224,14 +222,17 @@ class Rpc:
                             del answer  # the next one may be hours away
                 return
             except BaseException as error:
-                if not _ours(error):
+                if sender.stuck and (running := asyncio.current_task()) is not None:
+                    running.uncancel()
+                elif not _ours(error):
                     raise
-                told = _told(errors.DeadlineExceeded() if limit.expired() else error)
+                told = _told(errors.DeadlineExceeded() if limit.expired() or sender.stuck else error)
                 refusal = status.refusal(told)
                 if access.last_words is not None and sender.begun:
                     last_words = messages.encode(access.last_words(told))
             finally:
                 span.end()
+                sender.end()
             if last_words:
                 await sender.send(last_words)
             await status.refuse(context, refusal)
@@ -268,16 +269,19 @@ class Rpc:
         if not self._under_way[workspace]:
             del self._under_way[workspace]
 
-    def _hold(self, context: Context, access: Access, workspace: str, size: int) -> None:
+    def _charge(self, context: Context, access: Access, bearer: Bearer | None, size: int) -> None:
         """Counts an answer until the call has ended: until then gRPC keeps what its caller does not read.
 
-        Raises Overloaded if there is too much of that; not for a call that has changed something, which is done.
+        Raises Overloaded if there is too much of that, RateLimited if others are owed for; not for a call that has
+        changed something, which is done.
         """
+        workspace, unread = _workspace(bearer), self._large.unread
+        if bearer is not None and access.scope is Scope.TASKS_READ:
+            if size > SMALL:
+                unread.ask(workspace, size)
+            self._dues.read(bearer.principal, size)
         if size <= SMALL:
             return
-        unread = self._large.unread
-        if access.scope is Scope.TASKS_READ:
-            unread.ask(workspace, size)
         unread.enter(workspace, size)
         context.add_done_callback(lambda _: unread.leave(workspace, size))  # type: ignore[arg-type]  # the stubs have a class there
 

@@ -100,10 +100,14 @@ class WorkerService:
             ),
             lambda: self._admit_lease(call.caller),
         )
-        async with leasing as tasks:
+        async with leasing as (tasks, again):
             leased = [codec.leased_task(task, self._dispatcher.lease_duration(task)) for task in tasks]
             answer = encode(workers_pb2.LeaseTasksResponse(), tasks=leased)
-        self._dues.leased(call.caller, len(answer))
+            if again:
+                self._dues.repeated(call.caller, len(answer))
+                self._unread.ask(call.caller.workspace, len(answer))
+            else:
+                self._dues.leased(call.caller, len(answer))
         return answer
 
     def _admit_lease(self, caller: Principal) -> None:

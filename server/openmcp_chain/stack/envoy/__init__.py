@@ -17,7 +17,7 @@ from typing import Any
 
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.plans import REQUEST_BYTES, Plan, smallest
+from openmcp_chain.domain.plans import REPORT_BYTES, REQUEST_BYTES, Plan, smallest
 from openmcp_chain.engine import answers, tokens
 from openmcp_chain.stack.envoy import cors, replies, routes, tls, view
 from openmcp_chain.stack.envoy.collector import PATH, Collector
@@ -281,16 +281,16 @@ def _rate_limits(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
 
 
 def _body_limits(plans: Mapping[str, Plan], largest: int) -> list[dict[str, Any]]:
-    """The same of bytes. A bucket that is full has room for the largest request."""
-    largest += routes.FRAME_BYTES
-    return [
-        _bucket(
-            [{"key": "header_match", "value": "body"}, {"key": "plan", "value": plan.name}, {"key": "workspace"}],
-            Rate(plan.requests_per_second * REQUEST_BYTES, max(plan.burst * REQUEST_BYTES, largest)),
-        )
-        for plan in plans.values()
-        if plan.requests_per_second
-    ]
+    """The same of bytes, of workers' calls by themselves. A bucket that is full has room for the largest request."""
+    limits = []
+    for plan in plans.values():
+        for whose, each in ((routes.CALLERS, REQUEST_BYTES), (routes.WORKERS, REPORT_BYTES)):
+            entries = [{"key": "header_match", "value": "body"}, {"key": "whose", "value": whose}]
+            entries += [{"key": "plan", "value": plan.name}, {"key": "workspace"}]
+            burst = max(plan.burst * each, largest + routes.FRAME_BYTES)
+            if plan.requests_per_second:
+                limits.append(_bucket(entries, Rate(plan.requests_per_second * each, burst)))
+    return limits
 
 
 def _bucket(entries: list[dict[str, str]], rate: Rate) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def replies(sizes: Collection[tuple[str, int]], header_limit: int) -> Mapping[st
         errors.UpstreamUnavailable(),
     )
     by_case = {
-        "BAD_ENCODING": errors.InvalidArgument(Violation("grpc-encoding", "must be identity, deflate or gzip")),
+        "BAD_ENCODING": errors.InvalidArgument(Violation("grpc-encoding", "must be identity, if it is there")),
         "BAD_COMPRESSION": errors.InvalidArgument(Violation("request", "is not compressed as grpc-encoding says")),
         "BAD_GRPC_TYPE": errors.InvalidArgument(
             Violation("content-type", "must be application/grpc or application/grpc+proto")

@@ -35,6 +35,8 @@ FOREIGN = (
 Streams too end when a unary call would: no workspace's quota counts them, and nothing ends them with their token.
 """
 
+CALLERS, WORKERS = "callers", "workers"
+"""Whose bytes they are: each have a limit of their own."""
 SMALL_BYTES = 64 * 1024
 """What a request may have to a method that needs no token: without one, nobody holds much of Envoy's memory."""
 FRAME_BYTES = 5
@@ -177,6 +179,8 @@ def _call(method: Method, limits: Limits, *, framed: bool = False) -> Json:
     if method.output in _TASKS:
         told["nulls"] = _TASKS[method.output]
     metadata: Json = {"envoy.filters.http.lua": told}
+    if method.name not in OPEN:
+        metadata["bodies"] = {"whose": WORKERS if ".WorkerService/" in method.name else CALLERS}
     if limit := OPEN.get(method.name):
         told["rate_limited"] = limit
         metadata["addresses"] = {"limit": limit}
