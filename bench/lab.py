@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from bench.meter import Meter, memory
+from bench.meter import Meter, Usage, memory
 from bench.sample import Sample
 from openmcp_chain.stack import database, ports, tether
 from openmcp_chain.stack.probes import DatabaseProbe
@@ -116,6 +116,13 @@ class Lab:
         }
         more = {name: figure for one in told.values() for name, figure in one["more"].items()}
         return Sample(usage=meter.stop(), **{**told["load"], "more": more})
+
+    async def rest(self, seconds: float) -> Usage:
+        """What everything takes that was started, while nothing is asked of it for so long."""
+        meter = Meter((name, process.pid) for name, process in self._all())
+        meter.start()
+        await asyncio.sleep(seconds)
+        return meter.stop()
 
     def memory(self, name: str) -> float:
         """Bytes that the processes of this name take now."""

@@ -49,8 +49,11 @@ class Served:
         return self.targets[0]
 
 
-async def serve(lab: Lab, servers: int = 1) -> Served:
-    """Starts a database and servers on it; returns when they serve, and know of each other."""
+async def serve(lab: Lab, servers: int = 1, argv: Sequence[str] = ()) -> Served:
+    """Starts a database and servers on it; returns when they serve, and know of each other.
+
+    `argv` starts a server; by default it is `openmcp server`.
+    """
     environment = {"OPENMCP_MONGODB_URI": await lab.start_database(), "OPENMCP_MASTER_KEY": MasterKey.generate()}
     targets = [f"{ports.HOST}:{port}" for port in ports.choose({f"a server's port {n}": 0 for n in range(servers)})]
     async with administration.opened(config.from_environment(environment)) as opened:
@@ -58,7 +61,7 @@ async def serve(lab: Lab, servers: int = 1) -> Served:
     command = database.find("openmcp")
     assert command, "the project is not installed"
     for target in targets:
-        lab.start("server", [command, "server"], {**environment, "OPENMCP_GRPC_LISTEN": target})
+        lab.start("server", argv or [command, "server"], {**environment, "OPENMCP_GRPC_LISTEN": target})
         async with grpc.aio.insecure_channel(target, options=RECONNECT) as channel:
             await lab.until("server", partial(_serves, channel))
     if servers > 1:

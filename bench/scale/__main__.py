@@ -1,0 +1,97 @@
+"""`python -m bench.scale`: measures the parts that are named, or all, and writes `bench/results/scale.md` anew.
+
+What was measured is kept in `scale.json` beside it, so that one part can be measured again by itself. The tables that
+docs/scale.md shows of it are written there as well.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import lab
+from bench.case import Size
+from bench.cases import idle_streams
+from bench.scale import edge, hearing, idle, memory, pages, shards, spread
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "bench" / "results"
+PAGE = ROOT / "docs" / "scale.md"
+SMALL = Size(calls=1000, warm_up=0, callers=64)
+
+
+async def _streams() -> Mapping[str, Any]:
+    async with lab.opened() as place:
+        sample = await idle_streams.TYPED.run(place, SMALL)
+    return {"kib": sample.more["kib"]}
+
+
+async def _spread() -> Mapping[str, Any]:
+    return {"runs": [asdict(await spread.measure(servers)) for servers in spread.SERVERS]}
+
+
+async def _follow() -> Mapping[str, Any]:
+    none, followed = [await spread.measure(2, followers) for followers in (0, spread.FOLLOWERS)]
+    return {"server_ms": (followed.server_ms - none.server_ms) / spread.FOLLOWERS}
+
+
+async def _hearing() -> Mapping[str, Any]:
+    return asdict(await hearing.measure())
+
+
+async def _idle() -> Mapping[str, Any]:
+    return asdict(await idle.measure())
+
+
+async def _edge() -> Mapping[str, Any]:
+    return asdict(await edge.measure())
+
+
+async def _memory() -> Mapping[str, Any]:
+    return asdict(await asyncio.to_thread(memory.measure))
+
+
+async def _shards() -> Mapping[str, Any]:
+    return {"runs": [asdict(shards.simulate(count)) for count in shards.SHARDS]}
+
+
+PARTS: Mapping[str, Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]] = {
+    "streams": _streams,
+    "hearing": _hearing,
+    "spread": _spread,
+    "follow": _follow,
+    "idle": _idle,
+    "edge": _edge,
+    "memory": _memory,
+    "shards": _shards,
+}
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--render", action="store_true", help="measure nothing: write the pages of what is kept")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    kept = RESULTS / "scale.json"
+    measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    for name in () if options.render else options.parts or PARTS:
+        told = asyncio.run(PARTS[name]())
+        measured[name] = {"at": f"{datetime.now(UTC):%Y-%m-%d}", "load": os.getloadavg()[1], **told}
+        kept.write_text(json.dumps(measured, indent=1) + "\n")
+        print(name, measured[name], flush=True)
+    if missing := set(PARTS) - set(measured):
+        parser.exit(0, f"to be measured before there is a page: {', '.join(sorted(missing))}\n")
+    (RESULTS / "scale.md").write_text(pages.results(measured))
+    PAGE.write_text(pages.filled(PAGE.read_text(), measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What was measured and what follows, as tables: for bench/results/scale.md, and for the places in docs/scale.md."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.scale import model
+from bench.scale.model import Load, Prices
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+RATES = (1_000, 10_000, 100_000, 1_000_000)
+FOLLOWED = 0.1
+KEPT_DAYS = 7
+CELL = 5_000
+"""Tasks a second of servers that hear only each other, at most."""
+
+_PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Measured = Mapping[str, Any]
+
+
+def results(measured: Measured) -> str:
+    """The page of the figures."""
+    lines = ["# What grows with servers, shards, workspaces and tasks", ""]
+    for title, table in tables(measured).values():
+        lines += [f"## {title}", "", *(line.replace("../bench/results/", "") for line in table), ""]
+    told = ", ".join(f"{name} {part['at']} (load {part['load']:.0f})" for name, part in sorted(measured.items()))
+    told_of = (
+        "CPU time by `/proc`, one run each, on 2 cores that others used as well: the machine's load average then is in "
+        "brackets, and a load above 2 stretches CPU times, by half and more. `python -m bench.scale PART` measures a "
+        f"part again. Measured: {told}. What it means: [docs/scale.md](../../docs/scale.md)."
+    )
+    return "\n".join([*lines, told_of, ""])
+
+
+def filled(text: str, measured: Measured) -> str:
+    """The text with each place `<!-- name -->` … `<!-- end -->` filled with the table of that name."""
+    made = tables(measured)
+    return _PLACE.sub(lambda place: place[1] + "\n".join(made[place[2]][1]) + "\n" + place[3], text)
+
+
+def prices(measured: Measured) -> Prices:
+    """Those of the calls are the bench's own, taken while the machine was quiet."""
+    hearing, runs = measured["hearing"], measured["spread"]["runs"]
+    return Prices(
+        submit=_of_page("submit", "OpenMCP Chain, SubmitTask"),
+        run=_of_page("drain", "OpenMCP Chain, one worker, 100 tasks at a time"),
+        follow=measured["follow"]["server_ms"],
+        envoy=measured["edge"]["envoy_ms"],
+        signal=hearing["signal"],
+        changed=hearing["changed"],
+        waiting=hearing["waiting"],
+        idle=measured["idle"]["server_ms"],
+        document=runs[0]["document"],
+    )
+
+
+def tables(measured: Measured) -> Mapping[str, tuple[str, Sequence[str]]]:
+    """Each by its name, with its title."""
+    return {
+        "prices": ("Prices", _prices(measured)),
+        "capacity": ("What a rate of tasks takes", _capacity(prices(measured))),
+        "spread": ("The same rate over more servers", _spread(measured)),
+        "shards": ("The busiest shard's load, as a multiple of the mean", _shards(measured)),
+    }
+
+
+def _prices(measured: Measured) -> Sequence[str]:
+    p, idle, memory, edge = prices(measured), measured["idle"], measured["memory"], measured["edge"]
+    page, part = "[{0}](../bench/results/{0}.md)".format, "`{}`".format
+    rows = [
+        ("a submit by gRPC", "server CPU", f"{p.submit:.2f} ms", page("submit")),
+        ("a claim and an end, by a worker's stream", "server CPU", f"{p.run:.2f} ms", page("drain")),
+        ("to follow a task to its end, at another server", "server CPU", f"{p.follow:.1f} ms", part("follow")),
+        ("a submit by REST", "Envoy CPU", f"{p.envoy:.2f} ms", part("edge")),
+        ("a signal of another server, heard", "CPU of each other server", f"{p.signal:.2f} ms", part("hearing")),
+        ("… a new task named in it", "the same", f"{p.waiting * 1000:.1f} µs", part("hearing")),
+        ("… a task that was claimed or has ended", "the same", f"{p.changed * 1000:.1f} µs", part("hearing")),
+        ("an idle server", "its CPU, a second", f"{p.idle:.0f} ms", part("idle")),
+        ("… asks every shard", "queries a second", f"{idle['tasks_queries']:.1f}", part("idle")),
+        ("… asks one shard", "queries a second", f"{idle['other_queries']:.1f}", part("idle")),
+        ("a type of a workspace, known", "memory of every server", f"{memory['queue'] / 1024:.1f} KiB", part("memory")),
+        ("… of which a worker takes", "more", f"{memory['looked_at'] / 1024:.1f} KiB", part("memory")),
+        ("a waiting task, known", "memory", f"{memory['hint'] / 1024:.1f} KiB", part("memory")),
+        ("an open event stream", "memory", f"{measured['streams']['kib']:.0f} KiB", part("streams")),
+        ("a workspace that calls by Envoy", "memory of Envoy", f"{edge['workspace_kib']:.1f} KiB", part("edge")),
+        ("a task that has ended", "document", f"{p.document:,.0f} bytes", part("spread")),
+    ]
+    return _table(("what", "of", "measured", "by"), rows)
+
+
+def _capacity(p: Prices) -> Sequence[str]:
+    rows = []
+    for rate in RATES:
+        load = Load(rate, FOLLOWED)
+        cells = -(-rate // CELL)
+        heard = (model.BUSY * 1000 - p.idle - model.left(p, rate)) / 1000
+        count = model.servers(p, load)
+        each = model.servers(p, Load(rate / cells, FOLLOWED))
+        assert each, "a cell is small enough"
+        rows.append(
+            (
+                f"{rate:,}",
+                f"{model.alone(p, load):,}",
+                f"{heard:.2f} of a core",
+                f"{count:,}" if count else "none are enough",
+                f"{cells:,} × {each:,}",
+                f"{model.WRITES * rate:,}",
+                f"{model.envoys(p, rate):,}",
+                f"{model.kept(p, load, KEPT_DAYS) / 1e12:,.1f} TB",
+            )
+        )
+    heads = (
+        "tasks a second",
+        "servers, if none heard others",
+        "hearing others, each",
+        "servers",
+        f"cells of {CELL:,} × servers",
+        "documents written a second",
+        "Envoys, if all is REST",
+        f"kept {KEPT_DAYS} days",
+    )
+    return _table(heads, rows)
+
+
+def _spread(measured: Measured) -> Sequence[str]:
+    rows = [
+        (
+            f"{run['servers']}",
+            f"{run['server_ms']:.1f}",
+            f"{run['database_ms']:.1f}",
+            f"{run['signals']:.2f}",
+            f"{run['named']:.2f}",
+            f"{run['idle_ms']:.0f}",
+            f"{run['idle_database_ms']:.0f}",
+        )
+        for run in measured["spread"]["runs"]
+    ]
+    heads = (
+        "servers",
+        "CPU ms a task, all servers",
+        "database CPU ms a task",
+        "signals a task",
+        "named a task",
+        "idle CPU ms a second, each",
+        "… of the database",
+    )
+    return _table(heads, rows)
+
+
+def _shards(measured: Measured) -> Sequence[str]:
+    rows = [
+        (f"{run['shards']}", *(f"{run[kind]:.2f}" for kind in ("by_chance", "balanced", "hashed")))
+        for run in measured["shards"]["runs"]
+    ]
+    return _table(("shards", "ranges placed by chance", "ranges balanced by load", "hashed keys"), rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Sequence[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def _of_page(name: str, title: str) -> float:
+    """The server's CPU time of a case, on its page: the column is the second after its title's."""
+    found = re.search(
+        rf"^\| {re.escape(title)} \|[^|]+\| \*\*([\d.]+)\*\*", (RESULTS / f"{name}.md").read_text(), re.MULTILINE
+    )
+    assert found, f"bench/results/{name}.md has no “{title}”"
+    return float(found[1])
