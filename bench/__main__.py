@@ -7,6 +7,7 @@ from pathlib import Path
 from bench import chart, environment, report, rounds
 from bench.case import Size
 from bench.cases import TABLES
+from bench.scale import pages
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -39,6 +40,8 @@ def main() -> None:
         (options.results / f"{table.name}.md").write_text(report.markdown(table, results))
         (options.results / f"{table.name}.svg").write_text(chart.svg(table, results))
         print(options.results / f"{table.name}.md")
+    if options.results == RESULTS:
+        pages.write()  # prices are among them
 
 
 if __name__ == "__main__":

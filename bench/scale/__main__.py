@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from bench import lab
@@ -19,9 +18,6 @@ from bench.case import Size
 from bench.cases import idle_streams
 from bench.scale import edge, hearing, idle, memory, pages, shards, spread
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "bench" / "results"
-PAGE = ROOT / "docs" / "scale.md"
 SMALL = Size(calls=1000, warm_up=0, callers=64)
 
 
@@ -80,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    kept = RESULTS / "scale.json"
+    kept = pages.KEPT
     measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     for name in () if options.render else options.parts or PARTS:
         told = asyncio.run(PARTS[name]())
@@ -89,8 +85,7 @@ def main() -> None:
         print(name, measured[name], flush=True)
     if missing := set(PARTS) - set(measured):
         parser.exit(0, f"to be measured before there is a page: {', '.join(sorted(missing))}\n")
-    (RESULTS / "scale.md").write_text(pages.results(measured))
-    PAGE.write_text(pages.filled(PAGE.read_text(), measured))
+    pages.write()
 
 
 if __name__ == "__main__":

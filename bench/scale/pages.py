@@ -1,5 +1,6 @@
 """What was measured and what follows, as tables: for bench/results/scale.md, and for the places in docs/scale.md."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from bench.scale import model
 from bench.scale.model import Load, Prices
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+KEPT = RESULTS / "scale.json"
+PAGE = RESULTS.parents[1] / "docs" / "scale.md"
 RATES = (1_000, 10_000, 100_000, 1_000_000)
 FOLLOWED = 0.1
 KEPT_DAYS = 7
@@ -18,6 +21,13 @@ CELL = 5_000
 _PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Measured = Mapping[str, Any]
+
+
+def write() -> None:
+    """Writes both pages anew, of what is kept and of what the bench's own pages say now."""
+    measured: Measured = json.loads(KEPT.read_text())
+    (RESULTS / "scale.md").write_text(results(measured))
+    PAGE.write_text(filled(PAGE.read_text(), measured))
 
 
 def results(measured: Measured) -> str:

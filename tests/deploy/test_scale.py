@@ -5,8 +5,6 @@ import re
 from functools import cache
 from typing import Any
 
-from support import manifests
-
 from bench.scale import model, pages, shards
 from bench.scale.model import Load, Prices
 from openmcp_chain import config
@@ -14,35 +12,34 @@ from openmcp_chain.domain.task import PRIORITIES
 from openmcp_chain.engine import identity, looks, queues, room, signals, sweep
 from openmcp_chain.store.mongo import client
 
-PAGE = manifests.ROOT / "docs/scale.md"
 PRICES = Prices(submit=1, run=2, follow=1, envoy=0.5, signal=0.5, changed=0.002, waiting=0.01, idle=20, document=1000)
 
 
 @cache
 def measured() -> dict[str, Any]:
-    kept: dict[str, Any] = json.loads((pages.RESULTS / "scale.json").read_text())
+    kept: dict[str, Any] = json.loads(pages.KEPT.read_text())
     return kept
 
 
 def test_tables_are_those_of_what_was_measured() -> None:
     """If this fails after a measurement: `python -m bench.scale --render`."""
-    assert PAGE.read_text() == pages.filled(PAGE.read_text(), measured())
+    assert pages.PAGE.read_text() == pages.filled(pages.PAGE.read_text(), measured())
     assert (pages.RESULTS / "scale.md").read_text() == pages.results(measured())
 
 
 def test_links_lead_somewhere() -> None:
     """Files and headings."""
-    for link in re.findall(r"\]\(([^)]+)\)", PAGE.read_text()):
+    for link in re.findall(r"\]\(([^)]+)\)", pages.PAGE.read_text()):
         path, _, heading = link.partition("#")
         if "://" not in link:
-            assert (PAGE.parent / path).exists(), link
-            headings = re.findall(r"^#+ (.+)$", (PAGE.parent / path).read_text(), re.MULTILINE) if heading else []
+            assert (pages.PAGE.parent / path).exists(), link
+            headings = re.findall(r"^#+ (.+)$", (pages.PAGE.parent / path).read_text(), re.MULTILINE) if heading else []
             assert not heading or heading in [one.lower().replace(" ", "-") for one in headings], link
 
 
 def test_numbers_are_those_of_the_code() -> None:
     """Those in the prose."""
-    prose = " ".join(PAGE.read_text().split())
+    prose = " ".join(pages.PAGE.read_text().split())
     heard = signals.HEARD_A_SECOND
     pause = 1000 / heard
     assert f"pauses {pause:g} ms for each other server" in prose
