@@ -1,8 +1,8 @@
 -- Gives REST responses the contract's shape, and Envoy's own replies the contract's errors.
 --
 -- The first filter in the list, so the last to see a response: the transcoder has already made it JSON.
--- HSTS, REPLIES (the table of Envoy's own replies) and text.lua are put before this source when the configuration is
--- rendered.
+-- HSTS, REPLIES (the table of Envoy's own replies), BYTES (a second, by plan and whose they are), WAITS (for these, in
+-- seconds) and text.lua are put before this source when the configuration is rendered.
 
 -- Set by local_reply_config on replies of Envoy's own: "<HTTP status> <HTTP method> <response code details>". There is no
 -- method in a request that could not even be parsed.
@@ -205,7 +205,40 @@ local BY_ROUTE = {
   RATE_LIMITED = "rate_limited", -- whose rate it was; a workspace's if the route doesn't say
 }
 
+-- Two limits may each have told what is left: of the bytes, which is told where these are too many, and of the calls.
+local LIMITS = { "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset" }
+
+local function tell_one_limit(headers, of_bytes)
+  for _, name in ipairs(LIMITS) do
+    local count = headers:getNumValues(name)
+    if count > 1 then
+      local value = headers:getAtIndex(name, of_bytes and 0 or count - 1)
+      headers:remove(name)
+      headers:add(name, value)
+    end
+  end
+end
+
+-- The reply to too many bytes: when so many are there, if nothing else is sent meanwhile.
+local function bytes_reply(handle)
+  local kept, token = handle:streamInfo():dynamicMetadata(), nil
+  token = (kept:get("envoy.filters.http.jwt_authn") or {}).payload or {}
+  local rate = (BYTES[token.plan] or BYTES[""])[handle:metadata():get("whose") or "callers"]
+  local left = tonumber(handle:headers():get("x-ratelimit-remaining") or "") or 0
+  local wait = (((kept:get("openmcp") or {}).length or 0) - left) / rate
+  for _, seconds in ipairs(WAITS) do
+    if wait <= seconds then
+      return REPLIES["BODIES " .. seconds]
+    end
+  end
+  return REPLIES["BODIES " .. WAITS[#WAITS]]
+end
+
 local function named_reply(handle, name)
+  if name == "BODIES" then
+    tell_one_limit(handle:headers(), true)
+    return bytes_reply(handle)
+  end
   return REPLIES[BY_ROUTE[name] and handle:metadata():get(BY_ROUTE[name]) or name]
 end
 
@@ -275,6 +308,9 @@ function envoy_on_response(handle)
   local headers = handle:headers()
   local mark = headers:get(LOCAL_REPLY)
   headers:remove(LOCAL_REPLY)
+  if not (mark and mark:find("^402 ")) then
+    tell_one_limit(headers)
+  end
   local info = handle:streamInfo()
   if info:downstreamSslConnection() then
     headers:replace("strict-transport-security", HSTS)

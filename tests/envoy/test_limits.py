@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from support.gateway import BODY_LIMIT, Gateway
 
 from openmcp.chain.v1 import errors_pb2, tasks_pb2, tasks_pb2_grpc
+from openmcp_chain.stack.envoy.routes import FRAME_BYTES
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -102,12 +103,15 @@ async def test_bytes_are_counted(gateway: Gateway) -> None:
     assert [(await post(content=BODY)).status_code for _ in range(2)] == [200, 200]
     for body in (BODY, BODY.replace(b'"t"', b"false")):
         refused = await post(content=body)
-        assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "120")
+        assert refused.headers["x-ratelimit-limit"] == str(BODY_LIMIT + FRAME_BYTES)
+        assert 0 < int(refused.headers["x-ratelimit-remaining"]) < len(body)
         error = refused.json()["error"]
         assert error["code"] == "RATE_LIMITED"
         assert "sends more bytes" in error["message"]
-        assert {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "5s"} in error["details"]
-    assert (await post(content=b'{"type":"t","payload":{}}')).status_code == 200
+        assert {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "120s"} in error["details"]
+    small = await post(content=b'{"type":"t","payload":{}}')
+    assert (small.status_code, small.headers["x-ratelimit-limit"]) == (200, "30")
 
     stub = tasks_pb2_grpc.TaskServiceStub(gateway.channel)
     large = tasks_pb2.SubmitTaskRequest(type="t")
@@ -116,6 +120,17 @@ async def test_bytes_are_counted(gateway: Gateway) -> None:
         await stub.SubmitTask(large, metadata=(("authorization", f"Bearer {token}"),))
     assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "sends more bytes" in (failed.value.details() or "")
+
+
+async def test_what_workers_send_is_counted_by_itself(gateway: Gateway) -> None:
+    """A task's end does not wait for what others of its workspace send; and when it may be said again is sooner."""
+    token = gateway.upstream.key.token("ws-ends", "ten")
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    end = b'{"lease":{"task_id":"t","lease_token":"l"},"result":{"a":"%s"}}' % (b"a" * (5 << 18))
+    for path, body, wait in (("/v1/tasks", BODY, "30"), ("/v1/worker/tasks:complete", end, "5")):
+        answers = [await gateway.anonymous.post(path, headers=headers, content=body) for _ in range(3)]
+        assert [answer.status_code == 429 for answer in answers] == [False, False, True]
+        assert answers[-1].headers["retry-after"] == wait
 
 
 async def test_bytes_of_no_known_length_are_counted(gateway: Gateway) -> None:

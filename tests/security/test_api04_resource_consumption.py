@@ -158,3 +158,28 @@ def test_a_message_too_large(native: Grpc, people: People) -> None:
     answer = native.send(f"{TASKS}/SubmitTask", [bytes(4 * 1024 * 1024 + 1)], bearer(people.owner.token))
     assert answer.code == "REQUEST_TOO_LARGE"
     assert native.ask(f"{TASKS}/ListTaskTypes", people.owner.token).code == OK
+
+
+def test_the_bytes_of_a_workspace(rest: Rest, people: People) -> None:
+    """Past its plan's bytes a workspace is refused, however few its calls, by REST and by gRPC; another is not."""
+    admin = people.administrator.token
+    made = rest.ask(f"{WORKSPACES}/CreateWorkspace", admin, plan="free").body
+    token = sign_in(rest, made["workspace"]["workspace_id"], made["workspace_secret"])
+    large = {"type": "large", "payload": {"a": "x" * 1_000_000}}
+    submits = [rest.ask(f"{TASKS}/SubmitTask", token, **large) for _ in range(5)]
+    assert {answer.code for answer in submits} == {OK, "RATE_LIMITED"}
+    by_grpc = rest.grpc.ask(f"{TASKS}/SubmitTask", token, **large)
+    assert by_grpc.code == "RATE_LIMITED"
+    assert [detail for detail in by_grpc.details if detail["@type"].endswith("RetryInfo")]
+    assert rest.ask(f"{TASKS}/SubmitTask", people.owner.token, **large).code == OK
+
+
+def test_the_bytes_that_a_workspace_reads(door: Door, people: People) -> None:
+    """Nor what is read: of large answers the next one waits until the last one has been paid for."""
+    admin = people.administrator.token
+    made = door.ask(f"{WORKSPACES}/CreateWorkspace", admin, plan="free").body
+    token = sign_in(door, made["workspace"]["workspace_id"], made["workspace_secret"])
+    task_id = door.ask(f"{TASKS}/SubmitTask", token, type="large", payload={"a": "x" * 1_000_000}).body["task_id"]
+    reads = [door.ask(f"{TASKS}/GetTask", token, task_id=task_id, view="TASK_VIEW_FULL").code for _ in range(3)]
+    assert reads == [OK, "RATE_LIMITED", "RATE_LIMITED"]
+    assert door.ask(f"{TASKS}/GetTask", token, task_id=task_id, view="TASK_VIEW_BASIC").code == OK

@@ -31,6 +31,7 @@ PLANS: Mapping[str, Plan] = plans.parse(
     tomllib.loads(resources.files("openmcp_chain").joinpath("plans.toml").read_text())
 ) | {
     "once": Plan("once", requests_per_second=1, burst=1, streams=1),
+    "ten": Plan("ten", requests_per_second=10, burst=30, streams=1),
     "thirty": Plan("thirty", requests_per_second=1, burst=30, streams=1),
 }
 

@@ -40,6 +40,9 @@ Half of what the server takes: near its limit it refuses a call that follows one
 SERVER_STREAM_WINDOW = 64 * 1024
 """How many bytes of an answer the server sends before the client has read any."""
 
+BYTES = {routes.CALLERS: REQUEST_BYTES, routes.WORKERS: REPORT_BYTES}
+"""How many bytes a plan allows for each call that it allows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -232,7 +235,9 @@ def lua(settings: Settings) -> str:
     """The first Lua filter: its table of replies, what it knows of text, then its sources."""
     sizes = {routes.too_large(method, settings.limits) for method in (*view.methods(), *routes.FOREIGN)}
     table = replies.lua_table(replies.replies(sizes, HEADER_BYTES))
-    return f'local HSTS = "{tls.HSTS}"\n' + table + "".join(map(_source, ("text.lua", "shown.lua", "rest.lua")))
+    waits = f"local WAITS = {{ {', '.join(map(str, replies.BODIES_SECONDS))} }}\n"
+    tables = f'local HSTS = "{tls.HSTS}"\n' + table + _body_rates(settings.plans) + waits
+    return tables + "".join(map(_source, ("text.lua", "shown.lua", "rest.lua")))
 
 
 def request_lua() -> str:
@@ -283,14 +288,22 @@ def _rate_limits(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
 def _body_limits(plans: Mapping[str, Plan], largest: int) -> list[dict[str, Any]]:
     """The same of bytes, of workers' calls by themselves. A bucket that is full has room for the largest request."""
     limits = []
-    for plan in plans.values():
-        for whose, each in ((routes.CALLERS, REQUEST_BYTES), (routes.WORKERS, REPORT_BYTES)):
+    for plan in filter(lambda plan: plan.requests_per_second, plans.values()):
+        for whose, each in BYTES.items():
             entries = [{"key": "header_match", "value": "body"}, {"key": "whose", "value": whose}]
             entries += [{"key": "plan", "value": plan.name}, {"key": "workspace"}]
             burst = max(plan.burst * each, largest + routes.FRAME_BYTES)
-            if plan.requests_per_second:
-                limits.append(_bucket(entries, Rate(plan.requests_per_second * each, burst)))
+            limits.append(_bucket(entries, Rate(plan.requests_per_second * each, burst)))
     return limits
+
+
+def _body_rates(plans: Mapping[str, Plan]) -> str:
+    """How many bytes a second each plan allows, as a Lua table; a plan that Envoy does not know has no name in it."""
+    rows = []
+    for name, plan in {**plans, "": smallest(plans)}.items():
+        rates = ", ".join(f"{whose} = {plan.requests_per_second * each}" for whose, each in BYTES.items())
+        rows.append(f'["{name}"] = {{ {rates} }}')
+    return f"local BYTES = {{ {', '.join(rows)} }}\n"
 
 
 def _bucket(entries: list[dict[str, str]], rate: Rate) -> dict[str, Any]:

@@ -23,11 +23,11 @@ TOO_MANY_SIGN_INS = errors.TooManySignIns.code
 TOO_MANY_OPEN_CALLS = "TOO_MANY_OPEN_CALLS"
 """The names of the replies to an address that signs in, or makes other calls without a token, too often."""
 BODIES = "BODIES"
-"""The name of the reply to a workspace that sends more bytes than its plan allows."""
+"""The name of the replies to a workspace that sends more bytes than its plan allows, before the seconds."""
 BODIES_STATUS = 402
 """The status by which the Lua filter knows that refusal; no client sees it. Envoy takes only such as it knows."""
-BODIES_SECONDS = 5.0
-"""When it may go on: the larger what it sends, the more seconds' bytes it needs."""
+BODIES_SECONDS = (1, 5, 15, 30, 60, 120)
+"""When it may go on, in one such reply each: the larger what it sends, the later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,9 @@ def replies(sizes: Collection[tuple[str, int]], header_limit: int) -> Mapping[st
         "BAD_TIMEOUT": errors.InvalidArgument(
             Violation("grpc-timeout", "must be 1 to 8 digits and a unit, one of H, M, S, m, u, n")
         ),
-        BODIES: errors.RateLimited("requests", BODIES_SECONDS),
         TOO_MANY_OPEN_CALLS: errors.RateLimited("address"),
     }
+    by_case |= {f"{BODIES} {seconds}": errors.RateLimited("requests", float(seconds)) for seconds in BODIES_SECONDS}
     by_size = {too_large(field, limit): errors.RequestTooLarge(field, None, limit) for field, limit in sizes}
     by_size["REQUEST_TOO_LARGE"] = errors.RequestTooLarge("request", None, max(limit for _, limit in sizes))
     named = {error.code: error for error in by_code} | by_case | by_size

@@ -180,7 +180,8 @@ def _call(method: Method, limits: Limits, *, framed: bool = False) -> Json:
         told["nulls"] = _TASKS[method.output]
     metadata: Json = {"envoy.filters.http.lua": told}
     if method.name not in OPEN:
-        metadata["bodies"] = {"whose": WORKERS if ".WorkerService/" in method.name else CALLERS}
+        told["whose"] = WORKERS if ".WorkerService/" in method.name else CALLERS
+        metadata["bodies"] = {"whose": told["whose"]}
     if limit := OPEN.get(method.name):
         told["rate_limited"] = limit
         metadata["addresses"] = {"limit": limit}
