@@ -209,13 +209,14 @@ local BY_ROUTE = {
 local LIMITS = { "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset" }
 
 local function tell_one_limit(headers, of_bytes)
+  local count = headers:getNumValues(LIMITS[1])
+  if count < 2 then
+    return
+  end
   for _, name in ipairs(LIMITS) do
-    local count = headers:getNumValues(name)
-    if count > 1 then
-      local value = headers:getAtIndex(name, of_bytes and 0 or count - 1)
-      headers:remove(name)
-      headers:add(name, value)
-    end
+    local value = headers:getAtIndex(name, of_bytes and 0 or count - 1)
+    headers:remove(name)
+    headers:add(name, value)
   end
 end
 

@@ -1,6 +1,8 @@
 """What every room's tests may ask for."""
 
+import copy
 import gc
+import logging
 import os
 import random
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from _pytest.logging import LogCaptureHandler
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
@@ -23,9 +26,22 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # Not installed; httpcore looks for it once more, in every folder that Python has, whenever a client takes a lock.
     sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # which makes the look a short one
+    LogCaptureHandler.emit = keep_without_frames  # type: ignore[method-assign]
     # How long an example takes says something of the machine, and nothing of the code.
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
+
+
+def keep_without_frames(self: LogCaptureHandler, record: logging.LogRecord) -> None:
+    """Keeps what was logged to the test's end, of an exception its text: its frames hold calls of gRPC's.
+
+    To let go of these after gRPC itself has been shut down has crashed the process.
+    """
+    if record.exc_info:
+        text, record = logging.Formatter().formatException(record.exc_info), copy.copy(record)
+        record.exc_text, record.exc_info = text, None
+    self.records.append(record)
+    logging.StreamHandler.emit(self, record)
 
 
 @pytest.hookimpl(wrapper=True)

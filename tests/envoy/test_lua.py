@@ -18,6 +18,7 @@ RESPOND = LUA.eval("""
 function(given_headers, given_body, nulls)
   local headers = {
     get = function(_, name) return given_headers[name] end,
+    getNumValues = function(_, name) return given_headers[name] and 1 or 0 end,
     replace = function(_, name, value) given_headers[name] = value end,
     remove = function(_, name) given_headers[name] = nil end,
   }

@@ -14,7 +14,8 @@ from openmcp_chain.domain import errors
 SMALL = 32 * 1024
 """Bytes. Answers and requests of so many are not counted."""
 WORKSPACE_BYTES = 64 * 1024 * 1024
-ALL_BYTES = 192 * 1024 * 1024
+ALL_BYTES = 128 * 1024 * 1024
+"""What is counted takes up to three times that: the task, its bytes, and gRPC's copy."""
 OWN_BYTES = 4 * 1024 * 1024
 """So many a workspace may have, whatever others have: enough for the largest request or answer."""
 

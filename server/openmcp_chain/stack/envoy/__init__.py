@@ -300,7 +300,7 @@ def _body_limits(plans: Mapping[str, Plan], largest: int) -> list[dict[str, Any]
 def _body_rates(plans: Mapping[str, Plan]) -> str:
     """How many bytes a second each plan allows, as a Lua table; a plan that Envoy does not know has no name in it."""
     rows = []
-    for name, plan in {**plans, "": smallest(plans)}.items():
+    for name, plan in {**plans, **({"": smallest(plans)} if plans else {})}.items():
         rates = ", ".join(f"{whose} = {plan.requests_per_second * each}" for whose, each in BYTES.items())
         rows.append(f'["{name}"] = {{ {rates} }}')
     return f"local BYTES = {{ {', '.join(rows)} }}\n"
