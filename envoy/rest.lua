@@ -220,13 +220,16 @@ local function tell_one_limit(headers, of_bytes)
   end
 end
 
+local UNKNOWN_WAIT = 15 -- seconds, for what comes without its length, as gRPC's clients send it
+
 -- The reply to too many bytes: when so many are there, if nothing else is sent meanwhile.
 local function bytes_reply(handle)
   local kept, token = handle:streamInfo():dynamicMetadata(), nil
   token = (kept:get("envoy.filters.http.jwt_authn") or {}).payload or {}
   local rate = (BYTES[token.plan] or BYTES[""])[handle:metadata():get("whose") or "callers"]
   local left = tonumber(handle:headers():get("x-ratelimit-remaining") or "") or 0
-  local wait = (((kept:get("openmcp") or {}).length or 0) - left) / rate
+  local length = (kept:get("openmcp") or {}).length
+  local wait = length and (length - left) / rate or UNKNOWN_WAIT
   for _, seconds in ipairs(WAITS) do
     if wait <= seconds then
       return REPLIES["BODIES " .. seconds]

@@ -162,6 +162,24 @@ async def test_processes_rarely_try_for_the_same_task() -> None:
     assert store.lost_claims < 0.05 * len(tasks)
 
 
+async def test_what_others_take_makes_room_for_what_is_left() -> None:
+    """Where they have taken all that was in memory, there is a look for more: no worker is idle beside a backlog."""
+    store = MemoryStore()
+    here, there = await pair(store)
+    for _ in range(4 * room.ENOUGH):
+        await there.submit()
+    slow = here.worker()
+    await slow.next()
+    waiting = here.app.dispatcher.backlogs["echo"]
+    await asyncio.sleep(150)  # in which nothing happens, so that looks for news are rare
+    assert len(waiting) == 2 * room.ENOUGH
+    other = there.worker(room=100)
+    for _ in range(3 * room.ENOUGH):
+        await other.complete(await other.next())
+    await asyncio.sleep(1)
+    assert len(waiting) >= room.ENOUGH // 2
+
+
 async def test_a_process_that_is_alone_says_nothing() -> None:
     """Nor does one whose neighbour has been silent for a while."""
     store = Recorded()

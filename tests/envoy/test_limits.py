@@ -120,6 +120,10 @@ async def test_bytes_are_counted(gateway: Gateway) -> None:
         await stub.SubmitTask(large, metadata=(("authorization", f"Bearer {token}"),))
     assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "sends more bytes" in (failed.value.details() or "")
+    assert ("retry-after", "15") in (
+        *(failed.value.initial_metadata() or ()),
+        *(failed.value.trailing_metadata() or ()),
+    )
 
 
 async def test_what_workers_send_is_counted_by_itself(gateway: Gateway) -> None:

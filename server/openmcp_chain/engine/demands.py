@@ -92,10 +92,10 @@ class Demands:
         if self._timer is None and self._left:
             self._timer = loop.call_later(KEPT_SECONDS, self._end_old)
 
-    def remove(self, key: Key) -> None:
-        """A task waits no more, if it is here."""
-        if holder := self._room.holders.get(key):
-            holder.remove(key)
+    def remove(self, key: Key) -> Queue | None:
+        """A task waits no more. Returns whose it was, if it is here."""
+        holder = self._room.holders.get(key)
+        return holder.remove(key) if holder is not None else None
 
     def add(self, task: Waiting, later: float = 0.0) -> bool:
         """A task waits; its type must have a backlog. Returns whether it is new there. `later`: see `Backlog.add`.

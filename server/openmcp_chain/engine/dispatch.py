@@ -172,7 +172,9 @@ class Dispatcher:
 
     def changed_elsewhere(self, key: Key) -> None:
         """Another process has changed a task: what is known of it here is out of date."""
-        self._demands.remove(key)
+        queue = self._demands.remove(key)
+        if queue is not None:
+            self._look_if_wanted(queue)
 
     def hint(self, task: Waiting) -> None:
         """Another process has a PENDING task: it goes to an idle worker here, or waits here for its workspace's turn.

@@ -19,8 +19,8 @@ ENOUGH = 500
 class Holder(Protocol):
     """A backlog."""
 
-    def remove(self, key: Key) -> None:
-        """Lets go of a task that is here, and waits no more."""
+    def remove(self, key: Key) -> Queue:
+        """Lets go of a task that is here, and waits no more; returns whose it was."""
         ...
 
 

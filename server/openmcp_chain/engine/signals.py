@@ -36,7 +36,7 @@ UNSURE_BEATS = 3
 be signals that were not heard, or not given."""
 LATE_SECONDS = 2 * BEAT_SECONDS
 """After so long without a beat, others may take a process for gone, and tell it nothing."""
-HEARD_A_SECOND = 200
+HEARD_A_SECOND = 100
 """Signals that a process hears of all others together, as long as none has more to tell than goes into one."""
 KEYS = 1000
 """In a signal."""
