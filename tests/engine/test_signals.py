@@ -11,7 +11,7 @@ from support.service import PATIENCE
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import HIGH, LOW, Change, Queue, Status
-from openmcp_chain.engine import backlog, room, signals
+from openmcp_chain.engine import backlog, dispatch, room, signals
 from openmcp_chain.engine.events import POLL_SECONDS
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.memory import MemoryStore
@@ -178,6 +178,24 @@ async def test_what_others_take_makes_room_for_what_is_left() -> None:
         await other.complete(await other.next())
     await asyncio.sleep(1)
     assert len(waiting) >= room.ENOUGH // 2
+
+
+async def test_a_signal_that_comes_late_loses_nothing() -> None:
+    """A task that another process has changed may wait again by the time that this is heard."""
+    store = MemoryStore()
+    here, there = await pair(store)
+    worker = here.worker()
+    await here.submit()
+    held, waiting = await worker.next(), await here.submit()
+    await asyncio.sleep(60)
+    backlogs = here.app.dispatcher.backlogs
+    assert len(backlogs["echo"]) == 1
+    await store.publish(Signal(there.app.signals.process, [waiting.key], []))
+    await asyncio.sleep(QUICKLY)
+    assert len(backlogs["echo"]) == 0
+    await worker.complete(held)
+    async with asyncio.timeout(dispatch.DOUBT_SECONDS + QUICKLY):
+        assert (await worker.next()).key == waiting.key
 
 
 async def test_a_process_that_is_alone_says_nothing() -> None:

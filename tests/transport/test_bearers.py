@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.engine import DistantStore
+from support.http2 import Http2
 from support.methods import caller_of
 from support.service import PATIENCE, Caller, Service, as_struct, refused, serving, until
 from support.waiting import FOLLOWING, SIGNED, WAITING, WORK, request
@@ -163,3 +164,23 @@ async def test_a_workers_stream_that_nobody_reads() -> None:
         await other.hello(concurrency=20)
         for _ in range(10):
             await other.task()
+
+
+async def test_what_a_worker_leaves_unread_is_counted_until_its_call_has_ended() -> None:
+    """Its stream has ended here, but gRPC keeps what is being written, and the status behind it, until it is read."""
+    async with serving() as service:
+        tenant, unread = await service.workspace(), service.app.large.unread
+        await service.submit(tenant, payload=as_struct({"much": "x" * 1_000_000}))
+        head = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
+        head += [(":path", WORK), ("content-type", "application/grpc"), *tenant.metadata]
+        message = request(WORK).SerializeToString()
+        async with Http2("127.0.0.1", service.port, window=1000) as deaf:
+            stream = deaf.begin(head, b"\0" + len(message).to_bytes(4, "big") + message)
+            await until(lambda: len(service.app.workers._streams) == 1)
+            (worker,) = service.app.workers._streams
+            await until(lambda: worker.unread > 1_000_000)
+            await take_back(service, tenant)
+            await until(lambda: not service.app.streams._open)
+            assert 1_000_000 < unread.total < 1_100_000
+            deaf.reset(stream)
+            await until(lambda: not unread.total)

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeAlias
 
-import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from support.http2 import Http2
@@ -16,7 +15,7 @@ from openmcp_chain.domain.task import Status
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.engine import volume
 from openmcp_chain.store.memory import MemoryStore
-from openmcp_chain.transport import messages, workstream
+from openmcp_chain.transport import workstream
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.encoded import Encoded
 from openmcp_chain.transport.large import AT_ONCE
@@ -294,43 +293,4 @@ async def test_others_bytes_hinder_nobody() -> None:
         worker = service.work(tenant)
         await worker.hello(concurrency=2)
         assert [(await worker.task()).lease.task_id for _ in range(2)] == ids[1:]
-        await worker.end()
-
-
-async def test_a_worker_that_does_not_read_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After so long in one message; what was on its way to it goes to others, and is counted no more."""
-    monkeypatch.setattr(messages, "WRITE_SECONDS", 0.3)
-    async with serving() as service:
-        tenant = await service.workspace()
-        for _ in range(20):
-            await service.submit(tenant, payload={"text": "x" * 1_000_000})
-        deaf = service.work(tenant)
-        await deaf.hello(concurrency=20)
-        await until(lambda: not service.app.workers._streams)
-        await until(lambda: not service.app.large.unread.total)
-
-        async def read_on() -> None:
-            while await deaf.call.read() is not grpc.aio.EOF:
-                pass
-
-        assert (await refused(read_on())).code == "DEADLINE_EXCEEDED"
-        reader = service.work(tenant)
-        await reader.hello(concurrency=4)
-        assert await reader.task()
-        await reader.end()
-
-
-async def test_a_reader_that_takes_its_time_is_not_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as each message is read in time."""
-    monkeypatch.setattr(messages, "WRITE_SECONDS", 0.3)
-    async with serving() as service:
-        tenant = await service.workspace()
-        worker = service.work(tenant)
-        await worker.hello()
-        for _ in range(4):
-            await service.submit(tenant)
-            lease = (await worker.task()).lease
-            await asyncio.sleep(0.2)  # all in all longer than one message may take
-            await worker.complete(lease)
-        assert service.app.workers._streams
         await worker.end()

@@ -138,12 +138,12 @@ class Backlog:
         self._room.change(task.queue, 1)
         return True
 
-    def remove(self, key: Key) -> Queue:
-        """Lets go of a task that is here, and waits no more; returns whose it was."""
+    def remove(self, key: Key) -> Waiting:
+        """Lets go of a task that is here; returns it. If it may wait all the same, call `missing`."""
         entry = self._entries[key]
         self._lines[key.workspace].remove(entry)
         self._gone(entry[-1])
-        return Queue(key.workspace, self.type)
+        return entry[-1]
 
     def first(self, workspace: str) -> Waiting | None:
         """The workspace's next task."""

@@ -92,8 +92,8 @@ class Demands:
         if self._timer is None and self._left:
             self._timer = loop.call_later(KEPT_SECONDS, self._end_old)
 
-    def remove(self, key: Key) -> Queue | None:
-        """A task waits no more. Returns whose it was, if it is here."""
+    def remove(self, key: Key) -> Waiting | None:
+        """Lets go of a task; returns it, if it is here."""
         holder = self._room.holders.get(key)
         return holder.remove(key) if holder is not None else None
 

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 LATER = 100_000
 """How many tasks wait in memory for a time to come; more are left to the sweep."""
+DOUBT_SECONDS = 2.0
+"""Between what others have claimed and a look for what of it may wait all the same; for all of it one."""
 LATER_SECONDS = 3600.0
 """How far ahead; the sweep finds what is farther, before its time."""
 STORED = 1.5
@@ -87,6 +89,8 @@ class Dispatcher:
         self._idle = Idle()
         self._claiming: set[Key] = set()
         self._background: set[asyncio.Task[None]] = set()
+        self._doubted: dict[tuple[Queue, int], datetime] = {}
+        """From when on there may be tasks that wait, of those that were let go of since others had changed them."""
         self._later: dict[Key, tuple[datetime, asyncio.TimerHandle]] = {}
         """When each task that waits for its time is due, and what will offer it then."""
         queues.changed = self._queue_changed
@@ -171,10 +175,18 @@ class Dispatcher:
         return True
 
     def changed_elsewhere(self, key: Key) -> None:
-        """Another process has changed a task: what is known of it here is out of date."""
-        queue = self._demands.remove(key)
-        if queue is not None:
-            self._look_if_wanted(queue)
+        """Another process has changed a task: what is known of it here is out of date.
+
+        Or not: a signal may come late, when the task waits again. So there is a look for such a while later.
+        """
+        gone = self._demands.remove(key)
+        if gone is None:
+            return
+        self._look_if_wanted(gone.queue)
+        if not self._doubted:
+            asyncio.get_running_loop().call_later(DOUBT_SECONDS, self._look_for_doubted)
+        place = gone.queue, gone.priority
+        self._doubted[place] = min(gone.due_at, self._doubted.get(place, gone.due_at))
 
     def hint(self, task: Waiting) -> None:
         """Another process has a PENDING task: it goes to an idle worker here, or waits here for its workspace's turn.
@@ -333,6 +345,11 @@ class Dispatcher:
         if backlog is not None:
             backlog.missing(queue.workspace, priority, due_at)
             self._look_if_wanted(queue)
+
+    def _look_for_doubted(self) -> None:
+        doubted, self._doubted = self._doubted, {}
+        for (queue, priority), due_at in doubted.items():
+            self._missing(queue, priority, due_at)
 
     def _look_if_wanted(self, queue: Queue) -> None:
         if self.backlogs[queue.type].wants_any(queue.workspace, self._clock()):

@@ -7,6 +7,7 @@ let go of something, of the type of which it has most.
 import itertools
 from typing import Protocol
 
+from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import Key, Queue
 from openmcp_chain.engine.crowds import Crowds
 
@@ -19,8 +20,8 @@ ENOUGH = 500
 class Holder(Protocol):
     """A backlog."""
 
-    def remove(self, key: Key) -> Queue:
-        """Lets go of a task that is here, and waits no more; returns whose it was."""
+    def remove(self, key: Key) -> Waiting:
+        """Lets go of a task that is here; returns it."""
         ...
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -24,8 +23,6 @@ METADATA_BYTES = 16 * 1024
 METADATA_ENTRIES = 500
 """What a request's metadata may have. Past RECEIVE_METADATA_BYTES, it is gRPC that refuses."""
 RECEIVE_METADATA_BYTES = 64 * 1024
-WRITE_SECONDS = 60.0
-"""How long a stream's caller may take to read one message, of a mebibyte at 20 KB a second."""
 SEND_BYTES = 20 * 1024 * 1024
 """What an answer may have. Each method keeps its own well below, so that all clients can read it."""
 
@@ -99,13 +96,8 @@ class Sender:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._loop = asyncio.get_running_loop()
-        self._stream = asyncio.current_task()
-        self._writing_since = math.inf
-        self._watch: asyncio.TimerHandle | None = None
         self._headers = False
-        self.stuck = False
-        """Whether the stream was cancelled, since nobody read what it said."""
+        self._writing: asyncio.Future[None] | None = None
         self.begun = False
         """Whether something was said, and all of it is on its way: gRPC takes one message at a time."""
 
@@ -115,25 +107,18 @@ class Sender:
             await send_headers(self._context)
             self._headers = True
         self.begun = False
-        self._writing_since = self._loop.time()
-        if self._watch is None:  # one that outlives many a message: to begin and end it for each would cost more
-            self._watch = self._loop.call_later(WRITE_SECONDS, self._look)
-        await self._context.write(data)
-        self._writing_since = math.inf
+        # It goes on, whatever becomes of the stream: gRPC would not take the status beside it, and the call never end.
+        self._writing = asyncio.ensure_future(self._context.write(data))
+        self._writing.add_done_callback(_heard)
+        await asyncio.shield(self._writing)
         self.begun = True
 
-    def end(self) -> None:
-        """Nothing more will be said."""
-        if self._watch is not None:
-            self._watch.cancel()
+    async def settle(self) -> None:
+        """Returns when the reader has had what was being written; till then there is no way to end the call."""
+        if self._writing is not None and not self._writing.done():
+            await asyncio.wait([self._writing])
 
-    def _look(self) -> None:
-        self._watch = None
-        left = self._writing_since + WRITE_SECONDS - self._loop.time()
-        if left == math.inf:
-            return
-        if left > 0:
-            self._watch = self._loop.call_later(left, self._look)
-        elif self._stream is not None:
-            self.stuck = True
-            self._stream.cancel()
+
+def _heard(writing: "asyncio.Future[None]") -> None:
+    if not writing.cancelled():
+        writing.exception()  # that the call is gone, which who waits for it is told as well

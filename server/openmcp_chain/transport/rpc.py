@@ -222,17 +222,15 @@ class Rpc:
                             del answer  # the next one may be hours away
                 return
             except BaseException as error:
-                if sender.stuck and (running := asyncio.current_task()) is not None:
-                    running.uncancel()
-                elif not _ours(error):
+                if not _ours(error):
                     raise
-                told = _told(errors.DeadlineExceeded() if limit.expired() or sender.stuck else error)
+                told = _told(errors.DeadlineExceeded() if limit.expired() else error)
                 refusal = status.refusal(told)
                 if access.last_words is not None and sender.begun:
                     last_words = messages.encode(access.last_words(told))
             finally:
                 span.end()
-                sender.end()
+            await sender.settle()
             if last_words:
                 await sender.send(last_words)
             await status.refuse(context, refusal)

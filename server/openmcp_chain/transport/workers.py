@@ -74,6 +74,14 @@ class WorkerService:
             finally:
                 self._streams.discard(stream)
                 await stream.close()
+                self._hold(call, stream.unread)
+
+    def _hold(self, call: Call, size: int) -> None:
+        """Counts what a stream's worker has not read until the call has ended: its status waits behind that."""
+        if size:
+            self._unread.enter(call.caller.workspace, size)
+            workspace = call.caller.workspace
+            call.context.add_done_callback(lambda _: self._unread.leave(workspace, size))  # type: ignore[arg-type]  # the stubs have a class there
 
     async def LeaseTasks(self, request: workers_pb2.LeaseTasksRequest, call: Call) -> Encoded:
         """Leases tasks."""

@@ -10,6 +10,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.task import Task
 from openmcp_chain.domain.workspace import Scope
+from openmcp_chain.engine import answers
 from openmcp_chain.engine.bearers import Bearer
 from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
 from openmcp_chain.engine.identity import Identity
@@ -80,7 +81,7 @@ class WorkerStream:
         self._outbox: asyncio.Queue[workers_pb2.WorkResponse | _Unsent | errors.Error | None] = asyncio.Queue()
         self._slots = asyncio.Semaphore(REPORTS)
         self._allowance = allowance
-        self._unread = unread
+        self._share = unread
         self._writing: _Unsent | None = None
         """What is being written: the worker reads it or not."""
         self._under_way: set[asyncio.Task[None]] = set()
@@ -91,6 +92,11 @@ class WorkerStream:
     @property
     def workspace(self) -> str:
         return self._bearer.principal.workspace
+
+    @property
+    def unread(self) -> int:
+        """Bytes of the task that is being written, about; 0 if none is."""
+        return answers.given_weight(self._writing.task) if self._writing is not None else 0
 
     async def run(
         self, requests: AsyncIterator[workers_pb2.WorkRequest]
@@ -273,7 +279,7 @@ class WorkerStream:
             deliver=lambda task: self._deliver(session, task),
             cancel=self._cancel,
             most_bytes=OUTBOX_BYTES,
-            share=Share(self._unread, self.workspace),
+            share=Share(self._share, self.workspace),
         )
         for ref in hello.held:
             self._leases.claimed(self._bearer.principal, codec.lease_ref(ref), session)

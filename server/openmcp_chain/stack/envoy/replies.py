@@ -26,7 +26,7 @@ BODIES = "BODIES"
 """The name of the replies to a workspace that sends more bytes than its plan allows, before the seconds."""
 BODIES_STATUS = 402
 """The status by which the Lua filter knows that refusal; no client sees it. Envoy takes only such as it knows."""
-BODIES_SECONDS = (1, 5, 15, 30, 60, 120)
+BODIES_SECONDS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 45, 60, 90, 120)
 """When it may go on, in one such reply each: the larger what it sends, the later."""
 
 

@@ -96,8 +96,9 @@ class WorkerServiceServicer:
 
     def LeaseTasks(self, request, context):
         """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
-        one. `RATE_LIMITED` where the workspace has been leased more in answers over 64 KiB than its plan allows, of which each
-        64 KiB count as a call: nothing is leased then.
+        one. `RATE_LIMITED` where the workspace has been leased more in answers over 16 KiB than its plan allows, of which each
+        16 KiB count as a call: nothing is leased then. A call that is made again is refused likewise when it has been answered
+        again, and may be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,8 +52,9 @@ class WorkerServiceStub:
     """
     LeaseTasks: _grpc.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
-    one. `RATE_LIMITED` where the workspace has been leased more in answers over 64 KiB than its plan allows, of which each
-    64 KiB count as a call: nothing is leased then.
+    one. `RATE_LIMITED` where the workspace has been leased more in answers over 16 KiB than its plan allows, of which each
+    16 KiB count as a call: nothing is leased then. A call that is made again is refused likewise when it has been answered
+    again, and may be repeated.
     """
     HeartbeatTask: _grpc.UnaryUnaryMultiCallable[_workers_pb2.HeartbeatTaskRequest, _workers_pb2.HeartbeatTaskResponse]
     """Extends a lease. Send one at a third of `lease_duration`."""
@@ -88,8 +89,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """
     LeaseTasks: _aio.UnaryUnaryMultiCallable[_workers_pb2.LeaseTasksRequest, _workers_pb2.LeaseTasksResponse]  # type: ignore[assignment]
     """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
-    one. `RATE_LIMITED` where the workspace has been leased more in answers over 64 KiB than its plan allows, of which each
-    64 KiB count as a call: nothing is leased then.
+    one. `RATE_LIMITED` where the workspace has been leased more in answers over 16 KiB than its plan allows, of which each
+    16 KiB count as a call: nothing is leased then. A call that is made again is refused likewise when it has been answered
+    again, and may be repeated.
     """
     HeartbeatTask: _aio.UnaryUnaryMultiCallable[_workers_pb2.HeartbeatTaskRequest, _workers_pb2.HeartbeatTaskResponse]  # type: ignore[assignment]
     """Extends a lease. Send one at a third of `lease_duration`."""
@@ -133,8 +135,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workers_pb2.LeaseTasksResponse, _abc.Awaitable[_workers_pb2.LeaseTasksResponse]]:
         """Leases tasks, waiting for the first if there is none. For workers without gRPC streams: a shell script with curl can be
-        one. `RATE_LIMITED` where the workspace has been leased more in answers over 64 KiB than its plan allows, of which each
-        64 KiB count as a call: nothing is leased then.
+        one. `RATE_LIMITED` where the workspace has been leased more in answers over 16 KiB than its plan allows, of which each
+        16 KiB count as a call: nothing is leased then. A call that is made again is refused likewise when it has been answered
+        again, and may be repeated.
         """
 
     @_abc_1.abstractmethod
