@@ -187,7 +187,6 @@ async def test_a_signal_that_comes_late_loses_nothing() -> None:
     worker = here.worker()
     await here.submit()
     held, waiting = await worker.next(), await here.submit()
-    await asyncio.sleep(60)
     backlogs = here.app.dispatcher.backlogs
     assert len(backlogs["echo"]) == 1
     await store.publish(Signal(there.app.signals.process, [waiting.key], []))
