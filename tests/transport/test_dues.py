@@ -14,7 +14,7 @@ from support.service import PATIENCE, SETTINGS, Caller, Service, refused, servin
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.plans import ANSWER_BYTES, Plan
+from openmcp_chain.domain.plans import ANSWER_BYTES, REPORT_BYTES, Plan
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.transport.dues import Dues
 
@@ -112,6 +112,31 @@ def test_one_answer_that_was_lost_is_given_again_whatever_is_owed() -> None:
         dues.repeated(ONE, ANSWER_BYTES)
         await asyncio.sleep(3)
         dues.repeated(ONE, LARGE)
+
+    in_time(test)
+
+
+def test_what_a_stream_sends_is_paid_for_unless_a_lease_needs_it() -> None:
+    """The next large message waits; small ones and others' do not."""
+
+    async def test(dues: Dues) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        size = (FREE.burst + 3 * FREE.requests_per_second) * REPORT_BYTES
+        for _ in range(3):
+            (await dues.send(ONE, size))()
+        await dues.send(ONE, size)
+        assert loop.time() == began
+        await dues.send(ONE, REPORT_BYTES - 1)
+        await dues.send(OTHER, size)
+        assert loop.time() == began
+        await dues.send(ONE, size)
+        assert loop.time() - began == pytest.approx(3, abs=0.1)
+        waiting = asyncio.ensure_future(dues.send(ONE, size))
+        await asyncio.sleep(1)
+        dues._sent.give_back(ONE, size // REPORT_BYTES)
+        await waiting
+        assert loop.time() - began == pytest.approx(4, abs=0.1)
 
     in_time(test)
 

@@ -78,11 +78,11 @@ class Rates:
         wait = self._full_at[principal.workspace] - full - asyncio.get_running_loop().time()
         return wait if wait > EXACT else 0.0
 
-    def give_back(self, principal: Principal) -> None:
-        """What was taken is not needed."""
+    def give_back(self, principal: Principal, cost: int = 1) -> None:
+        """So many that were taken are not needed."""
         plan = self._plan(principal)
         if plan.requests_per_second and principal.workspace in self._full_at:
-            self._full_at[principal.workspace] -= 1 / (self._rate or plan.requests_per_second)
+            self._full_at[principal.workspace] -= cost / (self._rate or plan.requests_per_second)
 
     def forget(self, workspace_id: str) -> None:
         """The workspace is no more."""

@@ -8,13 +8,16 @@ large as it is; but whoever owes for it gets no other large one until time has p
 Rejected: to wait instead of refusing, since calls that wait would be as many as the plan's calls.
 """
 
+import asyncio
 import math
 from collections.abc import Callable
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.plans import ANSWER_BYTES, Plan
+from openmcp_chain.domain.plans import ANSWER_BYTES, REPORT_BYTES, Plan
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine.pace import Rates
+
+LOOK_SECONDS = 0.05
 
 
 class Dues:
@@ -25,6 +28,7 @@ class Dues:
         self._read = Rates(plan)
         self._leased = Rates(plan)
         self._repeated = Rates(plan)
+        self._sent = Rates(plan)
 
     def read(self, principal: Principal, size: int) -> None:
         """Charges for an answer to a read of so many bytes. Raises RateLimited if it is large, and others are owed."""
@@ -46,10 +50,27 @@ class Dues:
         """
         _charge(self._repeated, principal, size)
 
+    async def send(self, principal: Principal | None, size: int) -> Callable[[], None]:
+        """Charges for a message of so many bytes on a stream, before it is read; returns when others are owed no more.
+
+        What is returned is to be called when the message is one that a lease needs: these cost nothing.
+        """
+        cost = size // REPORT_BYTES
+        if principal is None or not cost:
+            return _nothing
+        while wait := self._sent.owed(principal):  # noqa: ASYNC110 - time pays; and some may be found to be needed
+            await asyncio.sleep(min(wait, LOOK_SECONDS))
+        self._sent.take(principal, cost)
+        return lambda: self._sent.give_back(principal, cost)
+
     def forget(self, workspace_id: str) -> None:
         """The workspace is no more."""
-        for rates in (self._read, self._leased, self._repeated):
+        for rates in (self._read, self._leased, self._repeated, self._sent):
             rates.forget(workspace_id)
+
+
+def _nothing() -> None:
+    """For what costs nothing."""
 
 
 def _cost(size: int) -> int:

@@ -30,6 +30,9 @@ class Reading:
         """What the function returns or raises."""
         return function(*arguments)
 
+    def needed(self) -> None:
+        """It is one that a lease needs. More than once is no matter."""
+
     def end(self) -> None:
         """It has been read, and nobody holds it any more: it is the next one's turn. More than once is no matter."""
 
@@ -80,11 +83,18 @@ class Successive(Reading):
         self._large = large
         self._workspace = workspace
         self._now = AT_ONCE
+        self._if_needed: Callable[[], None] | None = None
 
-    def begin(self, size: int) -> None:
+    def begin(self, size: int, if_needed: Callable[[], None]) -> None:
         """A message of so many bytes has come."""
         self.end()
         self._now = self._large.reading(self._workspace, size)
+        self._if_needed = if_needed
+
+    def needed(self) -> None:
+        if_needed, self._if_needed = self._if_needed, None
+        if if_needed is not None:
+            if_needed()
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         return await self._now.run(function, *arguments)

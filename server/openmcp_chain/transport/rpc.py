@@ -146,10 +146,11 @@ class Rpc:
                     Violation(field, "cannot be decoded: malformed, not UTF-8, or nested too deep")
                 ) from None
 
-        async def decode_all(context: Context, reading: Successive) -> AsyncIterator[Message]:
+        async def decode_all(context: Context, bearer: Bearer | None, reading: Successive) -> AsyncIterator[Message]:
             try:
                 while (data := await messages.next_message(context)) is not None:
-                    reading.begin(len(data))
+                    needed = await self._dues.send(bearer.principal if bearer is not None else None, len(data))
+                    reading.begin(len(data), needed)
                     decoded = [await reading.run(decode, data)]
                     data = b""
                     yield decoded.pop()
@@ -210,7 +211,7 @@ class Rpc:
                     requests: Message | AsyncIterator[Message]
                     reading = Successive(self._large, _workspace(bearer))
                     if client_streaming:
-                        requests = decode_all(context, reading)
+                        requests = decode_all(context, bearer, reading)
                     else:
                         async with limit:
                             requests = decode(await messages.only_message(context))

@@ -240,6 +240,7 @@ class WorkerStream:
         if held is None:
             await self._leases.admit(principal, self._session, ref)
         else:
+            self._reading.needed()
             await self._leases.hear(principal)
             try:
                 allowed = self._reports.allowed(principal, held, report)
