@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -169,6 +170,8 @@ async def serving(
     finally:
         await service.channel.close()
         await app.stop()
+        # A call that was cut is in a circle with its exception; if gRPC were gone before it is, Python would crash.
+        gc.collect()
 
 
 def as_struct(values: Mapping[str, Any]) -> Struct:
