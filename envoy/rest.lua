@@ -224,8 +224,8 @@ local UNKNOWN_WAIT = 15 -- seconds, for what comes without its length, as gRPC's
 
 -- The reply to too many bytes: when so many are there, if nothing else is sent meanwhile.
 local function bytes_reply(handle)
-  local kept, token = handle:streamInfo():dynamicMetadata(), nil
-  token = (kept:get("envoy.filters.http.jwt_authn") or {}).payload or {}
+  local kept = handle:streamInfo():dynamicMetadata()
+  local token = (kept:get("envoy.filters.http.jwt_authn") or {}).payload or {}
   local rate = (BYTES[token.plan] or BYTES[""])[handle:metadata():get("whose") or "callers"]
   local left = tonumber(handle:headers():get("x-ratelimit-remaining") or "") or 0
   local length = (kept:get("openmcp") or {}).length

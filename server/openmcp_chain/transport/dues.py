@@ -1,11 +1,13 @@
-"""What answers cost: of each, every 16 KiB is a call.
+"""What answers cost, and what is sent on streams: of each, every 16 KiB is a call.
 
 Envoy counts calls, whatever it costs to make JSON of their answers: 0.4 s of a processor for 2 MiB of small values. At
 ten of those a second, the smallest plan held both of its threads. How large an answer is, only the server knows. So it
 counts what is over the call that Envoy has counted, by the rate and burst of the token's plan. An answer may be as
 large as it is; but whoever owes for it gets no other large one until time has paid. Small ones cost nothing.
 
-Rejected: to wait instead of refusing, since calls that wait would be as many as the plan's calls.
+Rejected: to wait instead of refusing, since calls that wait would be as many as the plan's calls. Messages on streams do
+wait, which holds up their own stream alone. They are charged before they are read, as that is what costs, and what a
+lease needs is given back.
 """
 
 import asyncio
@@ -18,10 +20,11 @@ from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine.pace import Rates
 
 LOOK_SECONDS = 0.05
+"""Between two looks whether a message may be read."""
 
 
 class Dues:
-    """What each workspace owes for large answers, in this process. Not those of streams, which Envoy writes at once."""
+    """What each workspace owes, in this process. Not for what streams answer, which Envoy writes at once."""
 
     def __init__(self, plan: Callable[[Principal], Plan]) -> None:
         """`plan` says which one a token is limited by."""

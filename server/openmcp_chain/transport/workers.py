@@ -112,8 +112,8 @@ class WorkerService:
             leased = [codec.leased_task(task, self._dispatcher.lease_duration(task)) for task in tasks]
             answer = encode(workers_pb2.LeaseTasksResponse(), tasks=leased)
             if again:
-                self._dues.repeated(call.caller, len(answer))
                 self._unread.ask(call.caller.workspace, len(answer))
+                self._dues.repeated(call.caller, len(answer))  # last: who is refused pays nothing
             else:
                 self._dues.leased(call.caller, len(answer))
         return answer

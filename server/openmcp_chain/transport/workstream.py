@@ -81,7 +81,7 @@ class WorkerStream:
         self._outbox: asyncio.Queue[workers_pb2.WorkResponse | _Unsent | errors.Error | None] = asyncio.Queue()
         self._slots = asyncio.Semaphore(REPORTS)
         self._allowance = allowance
-        self._share = unread
+        self._volume = unread
         self._writing: _Unsent | None = None
         """What is being written: the worker reads it or not."""
         self._under_way: set[asyncio.Task[None]] = set()
@@ -280,7 +280,7 @@ class WorkerStream:
             deliver=lambda task: self._deliver(session, task),
             cancel=self._cancel,
             most_bytes=OUTBOX_BYTES,
-            share=Share(self._share, self.workspace),
+            share=Share(self._volume, self.workspace),
         )
         for ref in hello.held:
             self._leases.claimed(self._bearer.principal, codec.lease_ref(ref), session)
