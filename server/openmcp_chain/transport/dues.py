@@ -5,9 +5,9 @@ ten of those a second, the smallest plan held both of its threads. How large an 
 counts what is over the call that Envoy has counted, by the rate and burst of the token's plan. An answer may be as
 large as it is; but whoever owes for it gets no other large one until time has paid. Small ones cost nothing.
 
-Rejected: to wait instead of refusing, since calls that wait would be as many as the plan's calls. Messages on streams do
-wait, which holds up their own stream alone. They are charged before they are read, as that is what costs, and what a
-lease needs is given back.
+Rejected: to wait instead of refusing, since calls that wait would be as many as the plan's calls. A message on a stream
+does wait, and holds up its own stream alone. It is charged before it is read, as that is what costs; what a lease needs
+is given back.
 """
 
 import asyncio
