@@ -17,7 +17,7 @@ from support.gateway import Gateway, running
 from support.plain import NOBODY
 
 from openmcp.chain.v1 import auth_pb2, errors_pb2
-from openmcp_chain.stack.envoy import Rate
+from openmcp_chain.stack.envoy.rates import Rate
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

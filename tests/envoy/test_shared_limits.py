@@ -15,7 +15,8 @@ from support.upstream import Upstream
 
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.stack import ports
-from openmcp_chain.stack.envoy import Address, Rate, Settings
+from openmcp_chain.stack.envoy import Address, Settings
+from openmcp_chain.stack.envoy.rates import Rate
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -20,7 +20,8 @@ from openmcp_chain.client.connection import Server
 from openmcp_chain.domain import plans
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.stack import envoy, ports
-from openmcp_chain.stack.envoy import Address, Rate, Settings
+from openmcp_chain.stack.envoy import Address, Settings
+from openmcp_chain.stack.envoy.rates import Rate
 
 READY_SECONDS = 20.0
 OFTEN = Rate(per_second=10_000, burst=10_000)

@@ -76,6 +76,7 @@ def envoy_config(
     from openmcp_chain.stack import envoy  # noqa: PLC0415 - as above
     from openmcp_chain.stack.envoy import cors  # noqa: PLC0415 - as above
     from openmcp_chain.stack.envoy.collector import Collector  # noqa: PLC0415 - as above
+    from openmcp_chain.stack.envoy.rates import Rate  # noqa: PLC0415 - as above
 
     usual = envoy.SIGN_INS
     try:
@@ -89,7 +90,7 @@ def envoy_config(
             peers=[envoy.Address.parse(peer) for peer in peers or ()],
             plans=config.load_plans(os.environ),
             admin=envoy.Address.parse(admin) if admin else None,
-            sign_ins=envoy.Rate(sign_ins_per_second or usual.per_second, sign_in_burst or usual.burst),
+            sign_ins=Rate(sign_ins_per_second or usual.per_second, sign_in_burst or usual.burst),
             trusted_hops=trusted_hops,
             origins=cors.from_environment(os.environ),
             otlp=Collector.from_environment(

@@ -17,10 +17,11 @@ from typing import Any
 
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.plans import REPORT_BYTES, REQUEST_BYTES, Plan, smallest
+from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine import answers, tokens
-from openmcp_chain.stack.envoy import cors, replies, routes, tls, view
+from openmcp_chain.stack.envoy import cors, rates, replies, routes, tls, view
 from openmcp_chain.stack.envoy.collector import PATH, Collector
+from openmcp_chain.stack.envoy.rates import Rate
 from openmcp_chain.stack.envoy.tls import Identity, Servers
 from openmcp_chain.stack.state import write_private
 from openmcp_chain.transport import status
@@ -40,9 +41,6 @@ Half of what the server takes: near its limit it refuses a call that follows one
 SERVER_STREAM_WINDOW = 64 * 1024
 """How many bytes of an answer the server sends before the client has read any."""
 
-BYTES = {routes.CALLERS: REQUEST_BYTES, routes.WORKERS: REPORT_BYTES}
-"""How many bytes a plan allows for each call that it allows."""
-
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -59,16 +57,6 @@ class Address:
         if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError(f"{text!r} is not host:port")
         return cls(host.strip("[]"), int(port))
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """How often something may happen."""
-
-    per_second: int
-    """On average."""
-    burst: int
-    """At once, after a pause."""
 
 
 SIGN_INS = Rate(per_second=5, burst=100)
@@ -171,7 +159,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
     beside = (folder or Path()).absolute()
     values = {
         "ADDRESS_LIMITS": [
-            _bucket([{"key": "limit", "value": name}, {"key": "masked_remote_address"}], rate)
+            rates.bucket([{"key": "limit", "value": name}, {"key": "masked_remote_address"}], rate)
             for name, rate in (
                 (replies.TOO_MANY_SIGN_INS, settings.sign_ins),
                 (replies.TOO_MANY_OPEN_CALLS, settings.open_calls),
@@ -182,7 +170,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "AUDIENCE": settings.audience,
         "BODIES_STATUS": replies.BODIES_STATUS,
         "BODY_LIMIT": settings.body_limit,
-        "BODY_LIMITS": _body_limits(settings.plans, settings.body_limit),
+        "BODY_LIMITS": rates.of_bodies(settings.plans, settings.body_limit),
         "CLUSTER_MANAGER": {"local_cluster_name": "envoys"} if settings.peers else {},
         "CORS": cors.policy(settings.origins, methods),
         "DESCRIPTORS": base64.b64encode(view.descriptors().SerializeToString()).decode(),
@@ -207,9 +195,9 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "OVERLOADED_SECONDS": replies.retry_after(overloaded),
         "OTLP": _endpoints("otlp", *([Address(otlp.host, otlp.port)] if otlp else [])),
         "OTLP_TRANSPORT": otlp.transport_socket() if otlp else None,
-        "RATE_LIMITS": _rate_limits(settings.plans),
+        "RATE_LIMITS": rates.of_calls(settings.plans),
         "PATIENCE": f"{settings.patience_seconds}s",
-        "PLAN": _plan(settings.plans),
+        "PLAN": rates.plan_of_token(settings.plans),
         "REQUEST": request_lua(),
         "REQUEST_TIMEOUT": f"{settings.unary_seconds}s",
         "RESPONSE_LIMIT": settings.response_limit,
@@ -236,7 +224,7 @@ def lua(settings: Settings) -> str:
     sizes = {routes.too_large(method, settings.limits) for method in (*view.methods(), *routes.FOREIGN)}
     table = replies.lua_table(replies.replies(sizes, HEADER_BYTES))
     waits = f"local WAITS = {{ {', '.join(map(str, replies.BODIES_SECONDS))} }}\n"
-    tables = f'local HSTS = "{tls.HSTS}"\n' + table + _body_rates(settings.plans) + waits
+    tables = f'local HSTS = "{tls.HSTS}"\n' + table + rates.lua_table(settings.plans) + waits
     return tables + "".join(map(_source, ("text.lua", "shown.lua", "rest.lua")))
 
 
@@ -263,53 +251,6 @@ def _source(name: str) -> str:
         if (folder / name).is_file():
             return (folder / name).read_text()
     raise FileNotFoundError(f"envoy/{name} is neither in the package nor in the repository")
-
-
-def _plan(plans: Mapping[str, Plan]) -> str:
-    """The plan by which a token's workspace is limited, as Envoy computes it.
-
-    One that this Envoy has not been told of, since it was added or taken away elsewhere first, counts as the smallest:
-    what fits no bucket would have no limit at all.
-    """
-    claims = 'metadata.filter_metadata["envoy.filters.http.jwt_authn"].payload'
-    known = json.dumps([*plans])
-    return f"has({claims}.plan) && {claims}.plan in {known} ? {claims}.plan : {json.dumps(smallest(plans).name)}"
-
-
-def _rate_limits(plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
-    """A descriptor for each plan that has a limit; its workspace has no value, so each gets a bucket of its own."""
-    return [
-        _bucket([{"key": "plan", "value": plan.name}, {"key": "workspace"}], Rate(plan.requests_per_second, plan.burst))
-        for plan in plans.values()
-        if plan.requests_per_second
-    ]
-
-
-def _body_limits(plans: Mapping[str, Plan], largest: int) -> list[dict[str, Any]]:
-    """The same of bytes, of workers' calls by themselves. A bucket that is full has room for the largest request."""
-    limits = []
-    for plan in filter(lambda plan: plan.requests_per_second, plans.values()):
-        for whose, each in BYTES.items():
-            entries = [{"key": "header_match", "value": "body"}, {"key": "whose", "value": whose}]
-            entries += [{"key": "plan", "value": plan.name}, {"key": "workspace"}]
-            burst = max(plan.burst * each, largest + routes.FRAME_BYTES)
-            limits.append(_bucket(entries, Rate(plan.requests_per_second * each, burst)))
-    return limits
-
-
-def _body_rates(plans: Mapping[str, Plan]) -> str:
-    """How many bytes a second each plan allows, as a Lua table; a plan that Envoy does not know has no name in it."""
-    rows = []
-    for name, plan in {**plans, **({"": smallest(plans)} if plans else {})}.items():
-        rates = ", ".join(f"{whose} = {plan.requests_per_second * each}" for whose, each in BYTES.items())
-        rows.append(f'["{name}"] = {{ {rates} }}')
-    return f"local BYTES = {{ {', '.join(rows)} }}\n"
-
-
-def _bucket(entries: list[dict[str, str]], rate: Rate) -> dict[str, Any]:
-    """What holds for each set of values that an entry without a value stands for."""
-    bucket = {"max_tokens": rate.burst, "tokens_per_fill": rate.per_second, "fill_interval": "1s"}
-    return {"entries": entries, "token_bucket": bucket}
 
 
 def _access_log(otlp: Collector | None) -> list[dict[str, Any]]:
