@@ -31,7 +31,7 @@ async def main(plan: dict[str, Any]) -> None:
 
     async def live() -> None:
         while True:
-            await store.beat(PROCESS, datetime.now(UTC))
+            await store.beat(PROCESS, datetime.now(UTC), listens=False)
             await asyncio.sleep(BEAT_SECONDS)
 
     async def tell(seconds: float) -> int:

@@ -108,6 +108,8 @@ class App:
         self.dispatcher.turn = self.signals.turn
         neighbours = Neighbours(self.events, self.leases, self.dispatcher, self.sweep)
         self.signals.heard, self.signals.missed = neighbours.heard, neighbours.missed
+        self.signals.concerned = neighbours.concerned
+        self.dispatcher.came = self.events.came = self.signals.listen
         self.large = Large(unread)
         self.workers = WorkerService(
             self.leases, self.leasing, self.dispatcher, self.identity, self.streams, dues, unread

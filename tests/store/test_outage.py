@@ -93,7 +93,7 @@ async def test_without_a_database_every_call_says_unavailable(own: Database, sto
         lambda: store.delete_workspace(WORKSPACE),
         store.list_keys,
         lambda: store.add_key(replace(KEY, kid="kid-2")),
-        lambda: store.beat("one", NOW),
+        lambda: store.beat("one", NOW, listens=True),
         lambda: store.processes(NOW),
         lambda: store.publish(Signal("one", [task.key], [])),
         lambda: anext(store.watch()),

@@ -64,12 +64,12 @@ async def listening(stores: Sequence[Store]) -> AsyncIterator[list[Listener]]:
 
 async def test_a_process_lives_from_its_last_sign_on(store: Store) -> None:
     """That moment included; one that gives another sign lives on."""
-    await store.beat("one", LATER)
-    await store.beat("two", LATER)
-    await store.beat("one", LATER + SECOND)
-    assert set(await store.processes(LATER)) == {"one", "two"}
-    assert set(await store.processes(LATER + SECOND)) == {"one"}
-    assert set(await store.processes(LATER + 2 * SECOND)) == set()
+    await store.beat("one", LATER, listens=True)
+    await store.beat("two", LATER, listens=True)
+    await store.beat("one", LATER + SECOND, listens=False)
+    assert await store.processes(LATER) == {"one": False, "two": True}
+    assert await store.processes(LATER + SECOND) == {"one": False}
+    assert await store.processes(LATER + 2 * SECOND) == {}
 
 
 async def test_all_who_watch_hear_a_signal(connected: Connect) -> None:
@@ -88,7 +88,7 @@ async def test_a_watcher_hears_signals_and_nothing_else(store: Store) -> None:
     """Tasks come and go without a word."""
     async with listening([store]) as (listener,):
         await store.insert_tasks([make_task()])
-        await store.beat("one", LATER)
+        await store.beat("one", LATER, listens=True)
         await store.publish(SIGNAL)
         await listener.until(SIGNAL)
         assert {signal.process for signal in listener.heard} == {"caller", "one"}
@@ -109,7 +109,7 @@ async def test_a_watcher_outlives_a_restart_of_the_database(fresh_database: Data
     async with listening([store]) as (listener,):
         fresh_database.kill()
         await asyncio.to_thread(fresh_database.start)
-        await store.beat("one", LATER)
+        await store.beat("one", LATER, listens=True)
         await store.publish(SIGNAL)
         await listener.until(SIGNAL)
     await store.close()

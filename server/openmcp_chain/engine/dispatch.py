@@ -83,6 +83,8 @@ class Dispatcher:
         """Called when a look in the database may find tasks of a queue, in so many seconds (see `sweep`)."""
         self.turn: Callable[[Key], float] = lambda _: 0.0
         """When it is this process's turn to try for a task: 0 if it is first, less than 1 for all (see `signals`)."""
+        self.came: Callable[[], None] = lambda: None
+        """Called when a worker has come."""
         self.holder: Holder
         self.types = tracing.Types()
         self._demands = Demands(weight)
@@ -105,6 +107,7 @@ class Dispatcher:
     def join(self, session: Session) -> None:
         """A worker has come."""
         session.refill = self._feed
+        self.came()
         if self._demands.join(session.demand):
             self._look_for(session.demand)
         self._feed(session)

@@ -16,7 +16,7 @@ happens cost next to nothing. When signals may have been missed, all look again.
 import asyncio
 import math
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -152,6 +152,8 @@ class EventHub:
     def __init__(self, ledger: Ledger, streams: Streams, poll: float = POLL_SECONDS) -> None:
         self.poll = poll
         self.draining = False
+        self.came: Callable[[], None] = lambda: None
+        """Called when a subscriber has come."""
         self._ledger = ledger
         self._followers: defaultdict[Key, set[Subscription]] = defaultdict(set)
         self._recent: OrderedDict[Key, tuple[float, Task]] = OrderedDict()
@@ -234,6 +236,7 @@ class EventHub:
             raise errors.ServerDraining
         self._streams.enter(key.workspace, limit)
         self._followers[key].add(subscription)
+        self.came()
 
     def remove(self, subscription: Subscription, key: Key) -> None:
         """Forgets a subscription."""

@@ -84,6 +84,9 @@ class HeldLeases:
     def __len__(self) -> int:
         return sum(map(len, self._all.values()))
 
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
     def __iter__(self) -> Iterator[Held]:
         for all_held in self._all.values():
             yield from all_held.values()

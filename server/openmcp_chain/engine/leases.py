@@ -243,6 +243,11 @@ class Leases:
             # The lease will run out instead.
             log.info("lease not given back", extra={"task_id": task.id, "code": error.code})
 
+    @property
+    def any(self) -> bool:
+        """Whether any lease is known here."""
+        return bool(self._held)
+
     def holds(self, key: Key) -> bool:
         """Whether a lease on the task is known here."""
         return key in self._held

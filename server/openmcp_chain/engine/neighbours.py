@@ -36,6 +36,10 @@ class Neighbours:
         for waiting in signal.waiting:
             self._dispatcher.hint(waiting)
 
+    def concerned(self) -> bool:
+        """Whether there is anybody here to pass anything on to."""
+        return bool(self._events.open or self._dispatcher.backlogs or self._leases.any)
+
     def missed(self) -> None:
         """Looks for what others may have changed."""
         self._events.look_again()

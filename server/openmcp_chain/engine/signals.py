@@ -1,8 +1,11 @@
 """Tells the other processes on the same database what this one has changed, and hears it from them.
 
-Hints, nothing more: they make quick what the sweep and the reads of event streams make certain. A process that is alone
-says nothing. What changes while a signal is being written goes out together in the next one, so that it costs a write
-for a batch and not for a task.
+Hints, nothing more: they make quick what the sweep and the reads of event streams make certain. What changes while a
+signal is being written goes out together in the next one, so that it costs a write for a batch and not for a task.
+
+A process says nothing while no other wants to be told: it is alone, or nobody is at the others whom it would concern,
+no worker, no subscriber. One that wants to be told says so with its beats; and when somebody comes, at once. Until the
+others have heard of that, and once more, it looks by itself for what they may have changed.
 
 Every process hears every signal. So each pauses after its own, the longer the more processes there are, and what all
 say together does not grow with their number: without that, a dozen would have little time left but to listen.
@@ -15,6 +18,7 @@ import secrets
 import zlib
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
 
@@ -34,6 +38,8 @@ and find each other's changes by the sweep."""
 UNSURE_BEATS = 3
 """For so long after a process has begun to listen, has been late with a beat, or has seen another come or go, there may
 be signals that were not heard, or not given."""
+LISTENS_SECONDS = 60.0
+"""For so long after somebody was here whom signals concern, a process wants to be told: who calls is soon back."""
 LATE_SECONDS = 2 * BEAT_SECONDS
 """After so long without a beat, others may take a process for gone, and tell it nothing."""
 HEARD_A_SECOND = 100
@@ -52,18 +58,27 @@ class Signals:
         self._clock = clock
         self.process = secrets.token_hex(8)
         self._others: AbstractSet[str] = frozenset()
+        self._told: AbstractSet[str] = frozenset()
+        """Those of them that want to be told."""
         self._place = 0
         """How many of the others sort before this one."""
         self._unsure = 0
         """For how many beats more."""
         self._beaten_at = -math.inf
         """By the loop's clock."""
+        self._listens = False
+        """Whether this one wants to be told, as far as others know."""
+        self._concerned_at = -math.inf
+        """When somebody was here last whom signals concern, by the loop's clock."""
+        self._came = asyncio.Event()
         self._changed: dict[Key, Waiting | None] = {}
         self._wanted = asyncio.Event()
         self.heard: Callable[[Signal], None] = lambda _: None
         """Called with each signal of another process."""
         self.missed: Callable[[], None] = lambda: None
         """Called when there may have been signals that were not heard, or not given."""
+        self.concerned: Callable[[], bool] = lambda: True
+        """Whether somebody is here whom signals concern."""
         ledger.follow(self._announced)
 
     def turn(self, key: Key) -> float:
@@ -77,6 +92,12 @@ class Signals:
             return 0.0
         return (zlib.crc32(key.id.encode()) + self._place) % (others + 1) / (others + 1)
 
+    def listen(self) -> None:
+        """Somebody has come whom signals concern."""
+        self._concerned_at = asyncio.get_running_loop().time()
+        if not self._listens:
+            self._came.set()
+
     async def run(self) -> None:
         """Beats, speaks and listens until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -86,41 +107,59 @@ class Signals:
                 while True:
                     await self._beat()
                     if self._others and (listening is None or listening.done()):
-                        listening = group.create_task(self._listen())
+                        listening = group.create_task(self._hear())
                         self._unsure = UNSURE_BEATS
                     if self._unsure:
                         self._unsure -= 1
                         self.missed()
-                    await asyncio.sleep(BEAT_SECONDS)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(BEAT_SECONDS):
+                            await self._came.wait()
             finally:
                 speaking.cancel()
                 if listening is not None:
                     listening.cancel()
 
     async def _beat(self) -> None:
-        now = self._clock()
+        now, loop = self._clock(), asyncio.get_running_loop()
+        self._came.clear()
+        if self.concerned():
+            self._concerned_at = loop.time()
+        listens = loop.time() - self._concerned_at < LISTENS_SECONDS
+        begins = listens and not self._listens
+        self._listens = listens and not begins  # who comes while it is written must not find that it is said already
         try:
-            await self._store.beat(self.process, now)
-            late, self._beaten_at = self._beaten_at + LATE_SECONDS, asyncio.get_running_loop().time()
+            await self._store.beat(self.process, now, listens=listens)
+            self._listens = listens
+            if begins:
+                self._unsure = UNSURE_BEATS
+            late, self._beaten_at = self._beaten_at + LATE_SECONDS, loop.time()
             if self._beaten_at > late:
                 self._unsure = UNSURE_BEATS
-            others = set(await self._store.processes(now - ALIVE)) - {self.process}
+            found = await self._store.processes(now - ALIVE)
+            others = found.keys() - {self.process}
             if self._others != others:
                 self._unsure = UNSURE_BEATS  # what one that is gone alone knew of, and what a new one told nobody
                 self._place = sum(other < self.process for other in others)
-            self._others = others
+            self._others, self._told = others, {other for other in others if found[other]}
             if self._changed:
                 self._wanted.set()
+            if begins and others:
+                await self._store.publish(Signal(self.process, (), ()))
         except errors.Error as error:
             log.warning("other processes not seen", extra={"code": error.code})
         except Exception:
             log.exception("unforeseen")
 
-    async def _listen(self) -> None:
+    async def _hear(self) -> None:
         try:
             async for signal in self._store.watch():
-                if signal.process != self.process:
+                if signal.process == self.process:
+                    continue
+                if signal.changed:
                     self.heard(signal)
+                else:
+                    self._told |= {signal.process}
         except errors.Error as error:
             log.warning("other processes not heard", extra={"code": error.code})
         except Exception:
@@ -152,7 +191,7 @@ class Signals:
             self._changed = {**dict(untold), **self._changed}
 
     def _announced(self, _: Task | None, task: Task) -> None:
-        if not self._others:
+        if not self._told:
             return
         waits = task.status is Status.PENDING
         self._changed[task.key] = (

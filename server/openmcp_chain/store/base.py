@@ -62,7 +62,8 @@ class Signal:
     process: str
     """Who says so."""
     changed: Sequence[Key]
-    """Tasks that have something new."""
+    """Tasks that have something new. If there are none, the process says that it wants to be told of others' from now
+    on."""
     waiting: Sequence[Waiting]
     """Those of them that wait for a worker (`Waiting.task` is None)."""
 
@@ -326,12 +327,12 @@ class Store(Protocol):
 
     # --- between processes
 
-    async def beat(self, process: str, now: datetime) -> None:
-        """Says that this process is alive."""
+    async def beat(self, process: str, now: datetime, *, listens: bool) -> None:
+        """Says that this process is alive, and whether it wants to be told what others change."""
         ...
 
-    async def processes(self, since: datetime) -> Collection[str]:
-        """The processes that have said so at or after `since`."""
+    async def processes(self, since: datetime) -> Mapping[str, bool]:
+        """The processes that have said so at or after `since`, and whether each wants to be told."""
         ...
 
     async def publish(self, signal: Signal) -> None:

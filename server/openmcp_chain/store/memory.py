@@ -33,7 +33,7 @@ class MemoryStore:
         self._workspaces: dict[str, Workspace] = {}
         self._keys: dict[str, SigningKey] = {}
         self._audit: dict[str, audit.Event] = {}
-        self._processes: dict[str, datetime] = {}
+        self._processes: dict[str, tuple[datetime, bool]] = {}
         self._watchers: list[asyncio.Queue[Signal]] = []
 
     # --- tasks
@@ -255,13 +255,13 @@ class MemoryStore:
 
     # --- between processes
 
-    async def beat(self, process: str, now: datetime) -> None:
-        self._processes[process] = now
+    async def beat(self, process: str, now: datetime, *, listens: bool) -> None:
+        self._processes[process] = now, listens
         # A database has a clock of its own to forget calls by; here a heartbeat tells the time.
         self._calls = {key: record for key, record in self._calls.items() if record[0] > now}
 
-    async def processes(self, since: datetime) -> Collection[str]:
-        return {process for process, seen_at in self._processes.items() if seen_at >= since}
+    async def processes(self, since: datetime) -> Mapping[str, bool]:
+        return {process: listens for process, (seen_at, listens) in self._processes.items() if seen_at >= since}
 
     async def publish(self, signal: Signal) -> None:
         for watcher in self._watchers:

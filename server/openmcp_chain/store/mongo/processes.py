@@ -1,6 +1,6 @@
 """What processes tell each other: that they live, and what they have changed."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -42,13 +42,14 @@ _Stream: TypeAlias = AsyncCollectionChangeStream[_Change]
 class Processes(Part):
     """The part of `store.base.Store` under "between processes"."""
 
-    async def beat(self, process: str, now: datetime) -> None:
-        update = {"$set": {"seen_at": now}}
+    async def beat(self, process: str, now: datetime, *, listens: bool) -> None:
+        update = {"$set": {"seen_at": now, "listens": listens}}
         await self._persist(lambda: self._database.processes.update_one({"_id": process}, update, upsert=True))
 
-    async def processes(self, since: datetime) -> Collection[str]:
+    async def processes(self, since: datetime) -> Mapping[str, bool]:
         found = await self._persist(lambda: self._database.processes.find({"seen_at": {"$gte": since}}).to_list(None))
-        return {document["_id"] for document in found}
+        # One of a version before this was said is told everything, as it was.
+        return {document["_id"]: document.get("listens", True) for document in found}
 
     async def publish(self, signal: Signal) -> None:
         signals = self._database.signals.with_options(write_concern=WriteConcern(w=1))
