@@ -112,7 +112,7 @@ class App:
         self.dispatcher.came = self.events.came = self.signals.listen
         self.large = Large(unread)
         self.workers = WorkerService(
-            self.leases, self.leasing, self.dispatcher, self.identity, self.streams, dues, unread
+            self.leases, self.leasing, self.dispatcher, self.identity, self.streams, dues, self.large
         )
         self.server = Server(
             Rpc(self.identity, self.bearers, self.large, dues),

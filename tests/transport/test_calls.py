@@ -23,7 +23,7 @@ from openmcp_chain.app import App, StartError
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.workspace import State
 from openmcp_chain.store.memory import MemoryStore
-from openmcp_chain.transport import messages, rpc, server
+from openmcp_chain.transport import messages, reflection, rpc, server
 from openmcp_chain.transport.health import LIVENESS
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -326,6 +326,29 @@ async def test_reflection_names_every_service() -> None:
     assert answers[2].HasField("error_response")
 
 
+async def test_reflection_is_asked_little_by_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked is part of its answer, and waits with it for who may never read it."""
+    monkeypatch.setattr(reflection, "STREAMS", 2)
+    monkeypatch.setattr(reflection, "QUESTIONS", 3)
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    long = reflection_pb2.ServerReflectionRequest(file_containing_symbol="x" * reflection.QUESTION_BYTES)
+    async with serving() as service:
+        ask: Any = reflection_pb2_grpc.ServerReflectionStub(service.channel).ServerReflectionInfo
+        first, second = ask(), ask()
+        for call in (first, second):
+            await call.write(question)
+            await call.read()
+        assert (await refused(ask(iter([question])))).code == "OVERLOADED"
+        await first.write(long)
+        assert (await refused(first)).code == "REQUEST_TOO_LARGE"
+        assert [answer.HasField("list_services_response") async for answer in ask(iter([question] * 3))] == [True] * 3
+        for _ in range(2):
+            await second.write(question)
+            await second.read()
+        await second.write(question)
+        assert (await refused(second)).code == "RATE_LIMITED"
+
+
 async def test_idle_streams_do_not_hold_up_a_shutdown() -> None:
     """Watches of any service, known or not, and reflection that is asked nothing more end with the server: cleanly."""
     unknown = health_pb2.HealthCheckRequest(service="nobody")
@@ -334,13 +357,13 @@ async def test_idle_streams_do_not_hold_up_a_shutdown() -> None:
         health = health_pb2_grpc.HealthStub(service.channel)
         watches = [health.Watch(health_pb2.HealthCheckRequest()), health.Watch(unknown)]
         assert [(await watch.read()).status for watch in watches] == [SERVING, SERVICE_UNKNOWN]
-        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(service.channel).ServerReflectionInfo()
-        await reflection.write(question)
-        await reflection.read()
+        asked: Any = reflection_pb2_grpc.ServerReflectionStub(service.channel).ServerReflectionInfo()
+        await asked.write(question)
+        await asked.read()
         async with asyncio.timeout(PATIENCE):
             await service.app.stop()
         assert (await watches[0].read()).status == NOT_SERVING
-        for stream in (*watches, reflection):
+        for stream in (*watches, asked):
             assert await stream.read() is grpc.aio.EOF
             assert await stream.code() is grpc.StatusCode.OK
 

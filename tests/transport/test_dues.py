@@ -116,27 +116,17 @@ def test_one_answer_that_was_lost_is_given_again_whatever_is_owed() -> None:
     in_time(test)
 
 
-def test_what_a_stream_sends_is_paid_for_unless_a_lease_needs_it() -> None:
-    """The next large message waits; small ones and others' do not."""
+def test_what_is_said_again_is_paid_for() -> None:
+    """The next that is large waits; small ones and others' do not."""
 
     async def test(dues: Dues) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         size = (FREE.burst + 3 * FREE.requests_per_second) * REPORT_BYTES
-        for _ in range(3):
-            (await dues.send(ONE, size))()
-        await dues.send(ONE, size)
-        assert loop.time() == began
-        await dues.send(ONE, REPORT_BYTES - 1)
-        await dues.send(OTHER, size)
-        assert loop.time() == began
-        await dues.send(ONE, size)
-        assert loop.time() - began == pytest.approx(3, abs=0.1)
-        waiting = asyncio.ensure_future(dues.send(ONE, size))
-        await asyncio.sleep(1)
-        dues._sent.give_back(ONE, size // REPORT_BYTES)
-        await waiting
-        assert loop.time() - began == pytest.approx(4, abs=0.1)
+        dues.said_again(ONE, size)
+        dues.said_again(ONE, REPORT_BYTES - 1)
+        dues.said_again(OTHER, size)
+        assert owed(dues.said_again, ONE, REPORT_BYTES) == pytest.approx(3)
+        await asyncio.sleep(3)
+        dues.said_again(ONE, size)
 
     in_time(test)
 

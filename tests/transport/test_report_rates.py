@@ -11,7 +11,7 @@ from support.service import NOBODYS, PATIENCE, Caller, Service, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain.workspace import Scope
-from openmcp_chain.transport import reports, workstream
+from openmcp_chain.transport import intake, reports
 from openmcp_chain.transport.allowance import Allowance
 
 
@@ -139,9 +139,9 @@ async def test_a_stream_that_ends_leaves_no_reports_behind() -> None:
         for _ in range(200):
             await worker.say(log=workers_pb2.Log(lease=lease, message="a line"))
         (stream,) = service.app.workers._streams
-        await until(lambda: len(stream._answering) == 200)
-        assert stream._allowance._taken > 200 * workstream.REPORT_MEMORY
+        await until(lambda: len(stream._intake.under_way) == 200)
+        assert stream._intake._allowance._taken > 200 * intake.REPORT_MEMORY
         worker.call.cancel()
-        await until(lambda: not stream._answering)
-        assert not stream._allowance._taken
+        await until(lambda: not stream._intake.under_way)
+        assert not stream._intake._allowance._taken
         gate.set()

@@ -15,10 +15,10 @@ from openmcp_chain.domain.task import Status
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.engine import volume
 from openmcp_chain.store.memory import MemoryStore
-from openmcp_chain.transport import workstream
+from openmcp_chain.transport import intake
 from openmcp_chain.transport.allowance import Allowance
+from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded
-from openmcp_chain.transport.large import AT_ONCE
 from openmcp_chain.transport.workstream import WorkerStream
 
 Responses: TypeAlias = AsyncGenerator[workers_pb2.WorkResponse | Encoded, None]
@@ -53,15 +53,16 @@ async def unread(service: Service, caller: Caller, concurrency: int) -> tuple[Wo
         app.dispatcher,
         app.identity,
         app.bearers.present(principal),
-        AT_ONCE,
         Allowance(10**6),
-        app.large.unread,
+        app.large,
+        Dues(app.identity.plan),
+        workers_pb2.WorkRequest.FromString,
     )
 
     hello = workers_pb2.Hello(worker_name="worker-1", task_types=["echo"], max_concurrency=concurrency)
 
-    async def requests() -> AsyncIterator[workers_pb2.WorkRequest]:
-        yield workers_pb2.WorkRequest(hello=hello)
+    async def requests() -> AsyncIterator[bytes]:
+        yield workers_pb2.WorkRequest(hello=hello).SerializeToString()
         await asyncio.Event().wait()
 
     responses = stream.run(requests())
@@ -150,7 +151,7 @@ async def test_of_large_tasks_only_so_much_waits_for_a_worker_that_does_not_read
 @pytest.mark.slow
 async def test_flood_by_who_does_not_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that sends reports and reads no answer is no longer read from: memory stays bounded, others unharmed."""
-    monkeypatch.setattr(workstream, "REPORTS", 16)
+    monkeypatch.setattr(intake, "REPORTS", 16)
     async with serving() as service:
         tenant, operator = await service.workspace(), await service.operator("echo")
         flood = service.work(operator)
@@ -164,14 +165,14 @@ async def test_flood_by_who_does_not_read_is_bounded(monkeypatch: pytest.MonkeyP
 
         pouring = asyncio.create_task(pour())
         (stream,) = service.app.workers._streams
-        await until(stream._slots.locked)
+        await until(stream._intake._slots.locked)
         other = service.work(operator)
         await other.hello()
         await service.submit(tenant)  # the flood's own session takes it
         await service.submit(tenant)
         await other.complete((await other.task()).lease)
         assert stream._outbox.qsize() <= 17
-        assert len(stream._under_way) <= 17
+        assert len(stream._intake.under_way) <= 17
         pouring.cancel()
         flood.call.cancel()
         await until(lambda: stream not in service.app.workers._streams)

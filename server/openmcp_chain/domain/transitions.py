@@ -219,7 +219,7 @@ def complete(task: Task, token: str, result: bytes, moment: Moment) -> Task:
     Returns the task unchanged if this very completion was recorded before: a repeated report is answered as the first
     was.
     """
-    if task.status is Status.SUCCEEDED and _reported_by(task, token) and task.result == result:
+    if task.status is Status.SUCCEEDED and reported_by(task, token) and task.result == result:
         return task
     _held(task, token)
     return replace(_end(task, Status.SUCCEEDED, {"attempt": task.attempt}, moment), result=result)
@@ -234,7 +234,7 @@ def fail(
     ended the attempt after which it waits.
     """
     over = task.status is not Status.RUNNING
-    if over and _reported_by(task, token) and _last_failure(task) == (failure.code, failure.message):
+    if over and reported_by(task, token) and _last_failure(task) == (failure.code, failure.message):
         return task
     _held(task, token)
     after = _attempt_over(task, failure, moment, retryable=retryable, delay=delay)
@@ -246,7 +246,7 @@ def stop(task: Task, token: str, moment: Moment) -> Task:
 
     Returns the task unchanged if this was recorded before.
     """
-    if task.status is Status.CANCELLED and _reported_by(task, token):
+    if task.status is Status.CANCELLED and reported_by(task, token):
         return task
     _held(task, token)
     if task.cancel is None:
@@ -380,7 +380,7 @@ def _held(task: Task, token: str) -> Lease:
     return task.lease
 
 
-def _reported_by(task: Task, token: str) -> bool:
+def reported_by(task: Task, token: str) -> bool:
     return task.lease is not None and task.lease.token == token
 
 

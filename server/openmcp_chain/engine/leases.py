@@ -167,6 +167,20 @@ class Leases:
         _, task = await self._look_up(principal, ref)
         await self._report(ref, task, lambda task: transitions.stop(task, ref.token, self.moment()))
 
+    async def lives_for(self, principal: Principal, ref: LeaseRef) -> bool:
+        """Whether the lease is theirs and lives. False: it has ended as its holder said, who may say so again.
+
+        Raises LeaseLost for any other.
+        """
+        _, task = await self._look_up(principal, ref)
+        lease = _running_lease(task)
+        if lease is not None and lease.token == ref.token:
+            return True
+        self._forget(ref)
+        if transitions.reported_by(task, ref.token):
+            return False
+        raise errors.LeaseLost
+
     # --- what a session holds
 
     def granted(self, task: Task) -> None:

@@ -30,9 +30,6 @@ class Reading:
         """What the function returns or raises."""
         return function(*arguments)
 
-    def needed(self) -> None:
-        """It is one that a lease needs. More than once is no matter."""
-
     def end(self) -> None:
         """It has been read, and nobody holds it any more: it is the next one's turn. More than once is no matter."""
 
@@ -74,34 +71,6 @@ class _InTurn(Reading):
     def _leave(self, job: "asyncio.Future[Any]") -> None:
         job.exception()  # nobody else asks for it
         self._large.leave_turn(self._workspace)
-
-
-class Successive(Reading):
-    """The readings of a stream's messages: of each in its turn, and done before the next one comes."""
-
-    def __init__(self, large: "Large", workspace: str) -> None:
-        self._large = large
-        self._workspace = workspace
-        self._now = AT_ONCE
-        self._if_needed: Callable[[], None] | None = None
-
-    def begin(self, size: int, if_needed: Callable[[], None]) -> None:
-        """A message of so many bytes has come."""
-        self.end()
-        self._now = self._large.reading(self._workspace, size)
-        self._if_needed = if_needed
-
-    def needed(self) -> None:
-        if_needed, self._if_needed = self._if_needed, None
-        if if_needed is not None:
-            if_needed()
-
-    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await self._now.run(function, *arguments)
-
-    def end(self) -> None:
-        self._now.end()
-        self._now = AT_ONCE
 
 
 class Large:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TypeAlias
 
 import grpc
@@ -59,6 +59,14 @@ async def next_message(context: Context) -> bytes | None:
     """
     data: object = await context.read()
     return data if isinstance(data, bytes) else None
+
+
+async def all_messages(context: Context) -> AsyncIterator[bytes]:
+    """The messages of a call, each as it comes."""
+    while (data := await next_message(context)) is not None:
+        held = [data]
+        del data  # the next one may be hours away
+        yield held.pop()
 
 
 async def only_message(context: Context) -> bytes:

@@ -1,11 +1,23 @@
-"""Server reflection, by grpcio-reflection's servicer; its streams end when the server does, whatever they wait for."""
+"""Server reflection, by grpcio-reflection's servicer; its streams end when the server does, whatever they wait for.
+
+Whoever has a token may ask, and no plan counts what: so streams are few, and questions small, since each is part of its
+answer, which stays here until it is read.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from openmcp_chain.domain import errors
 from openmcp_chain.transport.rpc import Call
+
+STREAMS = 100
+"""Open at a time, of all callers."""
+QUESTIONS = 1000
+"""On a stream. Clients that walk through all there is ask some dozens."""
+QUESTION_BYTES = 4096
+"""The largest that makes sense is the name of a symbol."""
 
 
 class Reflection:
@@ -14,17 +26,37 @@ class Reflection:
     def __init__(self, names: Sequence[str]) -> None:
         self._servicer = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
         self._draining = asyncio.Event()
+        self._open = 0
 
     def drain(self) -> None:
         """Ends each stream that is not being answered."""
         self._draining.set()
 
     async def ServerReflectionInfo(
-        self, requests: AsyncIterator[reflection_pb2.ServerReflectionRequest], _: Call
+        self, requests: AsyncIterator[bytes], call: Call
     ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
         """Answers one question after the other."""
-        async for answer in self._servicer.ServerReflectionInfo(self._while_serving(requests), None):
-            yield answer
+        if self._open >= STREAMS:
+            raise errors.Overloaded
+        self._open += 1
+        try:
+            questions = self._while_serving(self._decoded(requests, call))
+            async for answer in self._servicer.ServerReflectionInfo(questions, None):
+                yield answer
+        finally:
+            self._open -= 1
+
+    async def _decoded(
+        self, requests: AsyncIterator[bytes], call: Call
+    ) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        count = 0
+        async for data in requests:
+            count += 1
+            if count > QUESTIONS:
+                raise errors.RateLimited
+            if len(data) > QUESTION_BYTES:
+                raise errors.RequestTooLarge("message_request", len(data), QUESTION_BYTES)
+            yield call.decode(data)
 
     async def _while_serving(
         self, requests: AsyncIterator[reflection_pb2.ServerReflectionRequest]

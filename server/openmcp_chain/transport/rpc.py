@@ -45,7 +45,7 @@ from openmcp_chain.engine.volume import SMALL
 from openmcp_chain.transport import messages, status, wire
 from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded
-from openmcp_chain.transport.large import Large, Reading, Successive
+from openmcp_chain.transport.large import AT_ONCE, Large, Reading
 from openmcp_chain.transport.messages import REQUEST_BYTES, Context
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,9 @@ class Call:
     """The bearer of the token, where the method needs one."""
     context: Context
     reading: Reading
-    """How its request is read; of a stream's requests, the one that came last."""
+    """How its request is read."""
+    decode: Callable[[bytes], Any]
+    """Decodes one of the requests of a caller that sends a stream of them. Raises RequestTooLarge, InvalidArgument."""
 
     @property
     def bearer(self) -> Bearer:
@@ -133,7 +135,10 @@ class Rpc:
         client_streaming: bool,
         server_streaming: bool,
     ) -> Handler:
-        """A method, wrapped. `behaviour(request, call)` is a coroutine function; an async generator if it streams."""
+        """A method, wrapped. `behaviour(request, call)` is a coroutine function; an async generator if it streams.
+
+        A caller's stream of requests is given as their bytes, since it is for the method when to decode which.
+        """
 
         def decode(data: bytes) -> Message:
             if len(data) > REQUEST_BYTES:
@@ -145,17 +150,6 @@ class Rpc:
                 raise errors.InvalidArgument(
                     Violation(field, "cannot be decoded: malformed, not UTF-8, or nested too deep")
                 ) from None
-
-        async def decode_all(context: Context, bearer: Bearer | None, reading: Successive) -> AsyncIterator[Message]:
-            try:
-                while (data := await messages.next_message(context)) is not None:
-                    needed = await self._dues.send(bearer.principal if bearer is not None else None, len(data))
-                    reading.begin(len(data), needed)
-                    decoded = [await reading.run(decode, data)]
-                    data = b""
-                    yield decoded.pop()
-            finally:
-                reading.end()
 
         async def unary(_: object, context: Context) -> bytes | None:
             started = time.perf_counter()
@@ -179,7 +173,7 @@ class Rpc:
                                 data = b""
                                 if access.bulky is None:
                                     reading.end()
-                                call = Call(metadata, bearer, context, reading)
+                                call = Call(metadata, bearer, context, reading, decode)
                                 answer: Message | Encoded = await behaviour(decoded.pop(), call)
                             finally:
                                 reading.end()
@@ -208,16 +202,16 @@ class Rpc:
             try:
                 messages.weigh(size)
                 with await self._authorised(access, metadata) as bearer:
-                    requests: Message | AsyncIterator[Message]
-                    reading = Successive(self._large, _workspace(bearer))
+                    requests: Message | AsyncIterator[bytes]
                     if client_streaming:
-                        requests = decode_all(context, bearer, reading)
+                        requests = messages.all_messages(context)
                     else:
                         async with limit:
                             requests = decode(await messages.only_message(context))
+                    call = Call(metadata, bearer, context, AT_ONCE, decode)
                     # Closed here and now, not when the garbage collector comes by: it holds subscriptions and leases.
                     # We write, not gRPC: a call whose caller does not read what is written must end as well.
-                    async with aclosing(behaviour(requests, Call(metadata, bearer, context, reading))) as answers:
+                    async with aclosing(behaviour(requests, call)) as answers:
                         async for answer in answers:
                             await sender.send(messages.encode(answer))
                             del answer  # the next one may be hours away

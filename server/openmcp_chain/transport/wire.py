@@ -1,9 +1,10 @@
-"""Reads the wire format one level deep, to name the field that makes a message undecodable.
+"""Reads the wire format one level deep: where a message's fields are, and which one makes it undecodable.
 
 The protobuf runtime says only that a message could not be parsed. https://protobuf.dev/programming-guides/encoding/
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -13,6 +14,28 @@ FIELDS = 1000
 """How many fields are looked at. Four mebibytes of empty ones would take seconds, in which nobody else is served."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class Span(NamedTuple):
+    """Where the value of a field is, between `begin` and `end`."""
+
+    number: int
+    begin: int
+    end: int
+    delimited: bool
+    """Whether it is a text, bytes, or a message (or several numbers), rather than one number."""
+
+
+def spans(data: bytes, begin: int, end: int) -> Iterator[Span]:
+    """The fields of the message in `data[begin:end]`, in their order. Raises IndexError where it is no message."""
+    while begin < end:
+        tag, begin = _varint(data, begin)
+        kind = tag & 7
+        after = _end(data, begin, kind)
+        if after > end:
+            raise IndexError
+        yield Span(tag >> 3, _varint(data, begin)[1] if kind == _BYTES else begin, after, kind == _BYTES)
+        begin = after
 
 
 def blame(request: type[Message], data: bytes) -> str:

@@ -13,12 +13,12 @@ from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.leasing import Ask, Leasing
 from openmcp_chain.engine.quotas import Streams
-from openmcp_chain.engine.volume import Volume
 from openmcp_chain.transport import codec
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded, encode
+from openmcp_chain.transport.large import Large
 from openmcp_chain.transport.reports import Completed, Reports, allow, demand, introduce
 from openmcp_chain.transport.rpc import Call
 from openmcp_chain.transport.workstream import REPORT_BYTES, WorkerStream
@@ -38,9 +38,8 @@ class WorkerService:
         identity: Identity,
         quota: Streams,
         dues: Dues,
-        unread: Volume,
+        large: Large,
     ) -> None:
-        """`unread`: what there is of answers and tasks that have not been read."""
         self._leases = leases
         self._leasing = leasing
         self._reports = Reports(leases)
@@ -48,14 +47,15 @@ class WorkerService:
         self._identity = identity
         self._quota = quota
         self._dues = dues
-        self._unread = unread
+        self._large = large
+        self._unread = large.unread
         self._streams: set[WorkerStream] = set()
         self._allowances = WeakValueDictionary[str, Allowance]()
         """By workspace, as long as it has a stream."""
         self.draining = False
 
     async def Work(
-        self, requests: AsyncIterator[workers_pb2.WorkRequest], call: Call
+        self, requests: AsyncIterator[bytes], call: Call
     ) -> AsyncIterator[workers_pb2.WorkResponse | Encoded]:
         """Holds one worker's conversation."""
         if self.draining:
@@ -63,7 +63,14 @@ class WorkerService:
         with self._quota.hold(call.caller.workspace, self._identity.quotas(call.caller).streams):
             allowance = self._allowances.setdefault(call.caller.workspace, Allowance(REPORT_BYTES))
             stream = WorkerStream(
-                self._leases, self._dispatcher, self._identity, call.bearer, call.reading, allowance, self._unread
+                self._leases,
+                self._dispatcher,
+                self._identity,
+                call.bearer,
+                allowance,
+                self._large,
+                self._dues,
+                call.decode,
             )
             self._streams.add(stream)
             try:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from typing import Any, NamedTuple
 
 from openmcp.chain.v1 import workers_pb2
 from openmcp_chain.domain import errors
@@ -16,13 +16,15 @@ from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.sessions import Session
-from openmcp_chain.engine.volume import Share, Volume
-from openmcp_chain.transport import codec, reports
+from openmcp_chain.engine.volume import Share
+from openmcp_chain.transport import codec, outline
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
+from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded, encode
-from openmcp_chain.transport.large import Reading
-from openmcp_chain.transport.reports import Completed, Report, Reports, allow, demand, introduce
+from openmcp_chain.transport.intake import KINDS, Intake
+from openmcp_chain.transport.large import Large
+from openmcp_chain.transport.reports import allow, demand, introduce
 
 log = logging.getLogger(__name__)
 
@@ -30,24 +32,14 @@ CONCURRENCY = 1000
 OUTBOX_BYTES = 1024 * 1024
 """What tasks may have together that are claimed for a stream and not sent yet, but for the first: for a worker that
 does not read, no more is claimed."""
-REPORTS = 1024
-"""Reports of a stream that are not answered on the wire yet; past it, the server reads no more from the worker."""
 REPORT_BYTES = 32 * 1024 * 1024
 """What the reports that are being carried out may have together, of all streams of a workspace or operator."""
-REPORT_MEMORY = 2048
-"""What one takes besides its bytes, about."""
+PLAIN_BYTES = 2048
+"""A message of no more is decoded as it comes; of others it is seen first what they are (`outline`)."""
+HELLO_BYTES = 256 * 1024
+"""What a message may have that is no report: enough for a hello with a thousand leases."""
 HELLO_SECONDS = 30.0
 """How long a stream may be open without a hello."""
-
-KINDS = ("heartbeat", "complete", "fail", "stopped", "log")
-_KIND: dict[type[Report], workers_pb2.ReportKind.ValueType] = {
-    workers_pb2.Heartbeat: workers_pb2.REPORT_KIND_HEARTBEAT,
-    Completed: workers_pb2.REPORT_KIND_COMPLETE,
-    workers_pb2.Fail: workers_pb2.REPORT_KIND_FAIL,
-    workers_pb2.Stopped: workers_pb2.REPORT_KIND_STOPPED,
-    workers_pb2.Log: workers_pb2.REPORT_KIND_LOG,
-}
-_NO_HELLO = Violation("hello", "must be the first message of a stream")
 
 
 class _Unsent(NamedTuple):
@@ -66,27 +58,24 @@ class WorkerStream:
         dispatcher: Dispatcher,
         identity: Identity,
         bearer: Bearer,
-        reading: Reading,
         allowance: Allowance,
-        unread: Volume,
+        large: Large,
+        dues: Dues,
+        decode: Callable[[bytes], Any],
     ) -> None:
-        """`allowance`: for its reports, and those of its workspace's other streams; `unread`: for what it is sent."""
+        """`allowance`, `decode`: see `Intake`."""
         self._leases = leases
-        self._reports = Reports(leases)
-        self._reading = reading
+        self._unread = large.unread
+        self._decode = decode
         self._dispatcher = dispatcher
         self._identity = identity
         self._bearer = bearer
         self._session: Session | None = None
         self._outbox: asyncio.Queue[workers_pb2.WorkResponse | _Unsent | errors.Error | None] = asyncio.Queue()
-        self._slots = asyncio.Semaphore(REPORTS)
-        self._allowance = allowance
-        self._volume = unread
+        self._intake = Intake(leases, dispatcher, bearer, allowance, large, dues, decode, self._outbox.put_nowait)
         self._writing: _Unsent | None = None
         """What is being written: the worker reads it or not."""
         self._under_way: set[asyncio.Task[None]] = set()
-        self._answering: set[asyncio.Task[None]] = set()
-        """Of those, the reports that are being carried out."""
         self._closed = False
 
     @property
@@ -98,9 +87,7 @@ class WorkerStream:
         """Bytes of the task that is being written, about; 0 if none is."""
         return answers.given_weight(self._writing.task) if self._writing is not None else 0
 
-    async def run(
-        self, requests: AsyncIterator[workers_pb2.WorkRequest]
-    ) -> AsyncGenerator[workers_pb2.WorkResponse | Encoded, None]:
+    async def run(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[workers_pb2.WorkResponse | Encoded, None]:
         """Answers the worker until it hangs up, or the server drains. Raises what ends the stream with an error."""
         reader = asyncio.create_task(self._read(requests))
         mute = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._mute)
@@ -109,7 +96,7 @@ class WorkerStream:
                 yield message
                 self._written()
                 if isinstance(message, workers_pb2.WorkResponse) and message.HasField("ack"):
-                    self._slots.release()
+                    self._intake.answered()
                 del message  # the next one may be hours away
         finally:
             reader.cancel()
@@ -156,8 +143,7 @@ class WorkerStream:
             self._dispatcher.leave(self._session)
             self._leases.left(self._session)
             self._session.end()
-        for report in self._answering:
-            report.cancel()  # what it writes goes on; the rest has no answer, and its worker will say it again
+        self._intake.close()
         while not self._outbox.empty():
             message = self._outbox.get_nowait()
             if isinstance(message, _Unsent):
@@ -176,17 +162,17 @@ class WorkerStream:
             self._outbox.put_nowait(errors.DeadlineExceeded())
 
     async def _finish(self) -> None:
-        others = self._under_way - {asyncio.current_task()}
+        others = (self._under_way | self._intake.under_way) - {asyncio.current_task()}
         if others:
             await asyncio.wait(others)
         self._outbox.put_nowait(None)
 
-    async def _read(self, requests: AsyncIterator[workers_pb2.WorkRequest]) -> None:
+    async def _read(self, requests: AsyncIterator[bytes]) -> None:
         """Reads what the worker says; its end, or its fault, goes to the outbox behind the answers."""
         try:
-            while (request := await anext(requests, None)) is not None:
-                taking = self._take(request)
-                del request  # it may be large, and the next one hours away
+            while (data := await anext(requests, None)) is not None:
+                taking = self._take(data) if len(data) <= PLAIN_BYTES else self._take_large(data)
+                del data  # the next one may be hours away
                 await taking
                 if self._session is not None:
                     self._dispatcher.heard(self._session)
@@ -199,62 +185,41 @@ class WorkerStream:
             log.exception("unforeseen")
             self._outbox.put_nowait(errors.Internal())
 
-    async def _take(self, request: workers_pb2.WorkRequest) -> None:
-        kind = request.WhichOneof("message")
-        if kind == "complete":
-            # Before anything else is waited for: whoever comes next may wait for this one to have been read.
-            complete = request.complete
-            report = await self._reading.run(Completed.read, "complete.result", complete.lease, complete.result)
-            del request, complete
-            self._reading.end()
-            await self._report(kind, report)
+    async def _take_large(self, data: bytes) -> None:
+        """Takes a message of which it is seen what it is before it is decoded."""
+        kind, lease = outline.of(data)
+        if lease is not None:
+            taking = self._intake.take_large(self._introduced(), kind, lease, data)
+            del data
+            await taking
             return
-        self._reading.end()
+        if len(data) > HELLO_BYTES:
+            raise errors.RequestTooLarge(kind, len(data), HELLO_BYTES)
+        await self._take(data)
+
+    async def _take(self, data: bytes) -> None:
+        request = self._decode(data)
+        kind = request.WhichOneof("message")
         if kind == "hello":
             self._hello(request.hello)
-        elif self._session is None:
-            raise errors.InvalidArgument(_NO_HELLO)
-        elif kind in KINDS:
-            said = reports.cut(getattr(request, kind))
-            del request
-            await self._report(kind, said)
-        elif kind == "refresh":
-            await self._leases.admit(self._bearer.principal, self._session)
-            await self._refresh(request.refresh.token)
-        elif kind == "drain":
-            await self._leases.admit(self._bearer.principal, self._session)
-            self._dispatcher.leave(self._session)
+            return
+        session = self._introduced()
+        if kind in KINDS:
+            await self._intake.take(session, request)
+        elif kind in ("refresh", "drain"):
+            await self._leases.admit(self._bearer.principal, session)
+            if kind == "refresh":
+                await self._refresh(request.refresh.token)
+            else:
+                self._dispatcher.leave(session)
         else:
             raise errors.InvalidArgument(Violation("message", "is empty, or of a kind that this server does not know"))
 
-    async def _report(self, kind: str, report: Report) -> None:
-        """Begins to carry a report out, when its stream has room for it; what says too much is left out or refused."""
+    def _introduced(self) -> Session:
+        """Raises InvalidArgument if there was no hello."""
         if self._session is None:
-            raise errors.InvalidArgument(_NO_HELLO)
-        checks = Checks()
-        checks.lease(f"{kind}.lease", report.lease)
-        checks.done()
-        ref, principal = codec.lease_ref(report.lease), self._bearer.principal
-        held, refusal = self._leases.held_by(self._session, ref), None
-        allowed: Report | None = report
-        if held is None:
-            await self._leases.admit(principal, self._session, ref)
-        else:
-            self._reading.needed()
-            await self._leases.hear(principal)
-            try:
-                allowed = self._reports.allowed(principal, held, report)
-            except errors.RateLimited as error:
-                allowed, refusal = None, error
-        await self._slots.acquire()
-        if allowed is None:
-            self._acknowledge(report, refusal)
-            return
-        size = allowed.ByteSize() + REPORT_MEMORY
-        await self._allowance.take(size)
-        answering = self._spawn(self._answer(allowed), self._answering)
-        # Not in it: it may be cancelled before it begins.
-        answering.add_done_callback(lambda _: self._allowance.give_back(size))
+            raise errors.InvalidArgument(Violation("hello", "must be the first message of a stream"))
+        return self._session
 
     def _hello(self, hello: workers_pb2.Hello) -> None:
         checks = Checks()
@@ -280,7 +245,7 @@ class WorkerStream:
             deliver=lambda task: self._deliver(session, task),
             cancel=self._cancel,
             most_bytes=OUTBOX_BYTES,
-            share=Share(self._volume, self.workspace),
+            share=Share(self._unread, self.workspace),
         )
         for ref in hello.held:
             self._leases.claimed(self._bearer.principal, codec.lease_ref(ref), session)
@@ -293,29 +258,6 @@ class WorkerStream:
             raise errors.InvalidArgument(Violation("refresh.token", "belongs to another identity than the stream's"))
         self._bearer.principal = principal
 
-    async def _answer(self, report: Report) -> None:
-        """Carries out a report, beside others so that they share their writes, and answers it."""
-        refusal = None
-        try:
-            await self._reports.carry_out(self._bearer.principal, report)
-        except errors.Error as error:
-            refusal = error
-        except Exception:
-            log.exception("unforeseen")
-            self._outbox.put_nowait(errors.Internal())
-            return
-        self._acknowledge(report, refusal)
-        if self._session is not None:
-            # However long that has taken: it was not the worker that was silent, and it may have nothing more to say.
-            self._dispatcher.heard(self._session)
-
-    def _acknowledge(self, report: Report, refusal: errors.Error | None) -> None:
-        ack = workers_pb2.Ack(lease=report.lease, kind=_KIND[type(report)])
-        if refusal is not None:
-            ack.error_code = refusal.code
-            ack.error_message = refusal.message
-        self._outbox.put_nowait(workers_pb2.WorkResponse(ack=ack))
-
     def _deliver(self, session: Session, task: Task) -> None:
         if self._closed:
             self._spawn(self._leases.give_back(task))
@@ -327,10 +269,8 @@ class WorkerStream:
         cancel = workers_pb2.Cancel(lease=codec.lease_of(task), reason=task.cancel or "")
         self._outbox.put_nowait(workers_pb2.WorkResponse(cancel=cancel))
 
-    def _spawn(self, doing: Awaitable[None], *kinds: set[asyncio.Task[None]]) -> asyncio.Future[None]:
-        """Does it beside the rest; as long as it goes on it is one of these, and one of all that is under way."""
-        begun = asyncio.ensure_future(doing)
-        for kind in (self._under_way, *kinds):
-            kind.add(begun)
-            begun.add_done_callback(kind.discard)
-        return begun
+    def _spawn(self, doing: Coroutine[None, None, None]) -> None:
+        """Does it beside the rest."""
+        begun = asyncio.create_task(doing)
+        self._under_way.add(begun)
+        begun.add_done_callback(self._under_way.discard)

@@ -1,0 +1,200 @@
+"""Which messages of a worker's are decoded at all: those that are small, or end a lease."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.service import NOBODYS, PATIENCE, SETTINGS, Caller, Service, WorkStream, as_struct, refused, serving
+
+from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp_chain.domain import errors
+from openmcp_chain.store.memory import MemoryStore
+from openmcp_chain.transport import intake, outline, workstream
+from openmcp_chain.transport.reports import Completed
+
+LARGE = as_struct({"text": "x" * 900_000})
+SLOW = replace(SETTINGS, plans={"slow": replace(SETTINGS.plans["free"], name="slow", requests_per_second=1, burst=1)})
+"""In which a megabyte that is counted is owed for a minute."""
+LEASES = 8
+
+text = st.text(max_size=20)
+leases = st.builds(workers_pb2.LeaseRef, workspace_id=text, task_id=text, lease_token=text)
+messages = st.one_of(
+    st.builds(workers_pb2.Heartbeat, lease=leases, progress=st.builds(tasks_pb2.TaskProgress, message=text)),
+    st.builds(workers_pb2.Complete, lease=leases, result=st.dictionaries(text, text).map(as_struct)),
+    st.builds(workers_pb2.Fail, lease=leases, code=text, message=text, retryable=st.booleans()),
+    st.builds(workers_pb2.Log, lease=leases, message=text),
+    st.builds(workers_pb2.Stopped, lease=leases),
+    st.builds(workers_pb2.Hello, worker_name=text, held=st.lists(leases, max_size=3)),
+    st.builds(workers_pb2.Refresh, token=text),
+)
+
+
+def request(message: Any) -> workers_pb2.WorkRequest:
+    return workers_pb2.WorkRequest(**{type(message).__name__.lower(): message})
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many results have been read."""
+    results, original = [], Completed.read
+
+    def counted(*arguments: Any) -> Completed:
+        results.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(Completed, "read", counted)
+    return lambda: len(results)
+
+
+async def end_all(worker: WorkStream, held: list[workers_pb2.LeaseRef]) -> list[str]:
+    """Says at once that all are done, and returns the answers."""
+    for lease in held:
+        await worker.say(complete=workers_pb2.Complete(lease=lease, result=LARGE))
+    return [(await worker.ack()).error_code for _ in held]
+
+
+async def leased(service: Service, caller: Caller, count: int) -> tuple[WorkStream, list[workers_pb2.LeaseRef]]:
+    """A worker with so many tasks."""
+    worker = service.work(caller)
+    await worker.hello(concurrency=count + 1)
+    for _ in range(count):
+        await service.submit(caller)
+    return worker, [(await worker.task()).lease for _ in range(count)]
+
+
+async def test_a_worker_that_comes_back_elsewhere_ends_all_it_holds() -> None:
+    """However large its results, and whatever its plan: a process that does not know the leases looks at them."""
+    store = MemoryStore()
+    async with serving(store, settings=SLOW) as service, serving(store, settings=SLOW) as other:
+        caller = await service.workspace("slow")
+        worker, held = await leased(service, caller, LEASES)
+        worker.call.cancel()
+        again = other.work(caller)
+        await again.hello(concurrency=LEASES, held=held)
+        async with asyncio.timeout(PATIENCE):
+            assert await end_all(again, held) == [""] * LEASES
+        assert {task.attempt for task in store._tasks.values()} == {1}
+        await again.end()
+
+
+async def test_of_what_is_lost_nothing_is_read(read: Callable[[], int]) -> None:
+    """Its worker hears so; what it says under a lease meanwhile does not wait."""
+    async with serving(settings=SLOW) as service:
+        caller = await service.workspace("slow")
+        worker, (live,) = await leased(service, caller, 1)
+        other = workers_pb2.LeaseRef(workspace_id=live.workspace_id, task_id=live.task_id, lease_token="another")
+        assert await end_all(worker, [other, NOBODYS]) == ["LEASE_LOST", "LEASE_LOST"]
+        assert not (await worker.heartbeat(live)).error_code
+        assert read() == 0
+        await worker.end()
+
+
+async def test_an_end_that_is_said_again_is_read_once_more_and_then_paid_for(read: Callable[[], int]) -> None:
+    """It may not have been heard that it was taken: the first answer is given again."""
+    async with serving(settings=SLOW) as service:
+        worker, held = await leased(service, await service.workspace("slow"), 1)
+        service.app.leases._pace._said._rate = 1000  # how often ends come is not looked at here
+        assert await end_all(worker, held * 4) == ["", "", "RATE_LIMITED", "RATE_LIMITED"]
+        assert read() == 2
+        await worker.end()
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        workers_pb2.Heartbeat(progress=tasks_pb2.TaskProgress(message="x" * intake.SAID_BYTES)),
+        workers_pb2.Log(message="x" * intake.SAID_BYTES),
+    ],
+    ids=["heartbeat", "log"],
+)
+async def test_a_report_that_ends_nothing_is_small(report: Any) -> None:
+    """A larger one is refused by itself; its stream goes on, with what comes behind it."""
+    async with serving() as service:
+        worker, (lease,) = await leased(service, await service.workspace(), 1)
+        report.lease.CopyFrom(lease)
+        await worker.call.write(request(report))
+        assert (await worker.ack()).error_code == "REQUEST_TOO_LARGE"
+        text = "x" * (workstream.PLAIN_BYTES + 1)
+        await worker.say(log=workers_pb2.Log(lease=lease, message=text))
+        assert not (await worker.ack()).error_code
+        assert not (await worker.fail(lease)).error_code
+        await worker.end()
+
+
+def complete(*parts: workers_pb2.Complete) -> bytes:
+    """A WorkRequest whose `complete` has all of these, one after the other."""
+    inner = b"".join(part.SerializeToString() for part in parts)
+    number = workers_pb2.WorkRequest.COMPLETE_FIELD_NUMBER
+    length = len(inner)
+    return bytes([number << 3 | 2, length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14]) + inner
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (request(workers_pb2.Complete(result=LARGE)).SerializeToString(), "complete.lease"),
+        (
+            request(workers_pb2.Complete(lease=NOBODYS, result=LARGE)).SerializeToString()
+            + request(workers_pb2.Heartbeat(lease=NOBODYS)).SerializeToString(),
+            "message",
+        ),
+        (request(workers_pb2.Hello(worker_version="x" * workstream.HELLO_BYTES)).SerializeToString(), "hello"),
+        (bytes(workstream.PLAIN_BYTES + 1), "message"),
+        (b"\xff" * (workstream.PLAIN_BYTES + 1), "message"),
+    ],
+    ids=["no lease", "two messages", "hello", "zeros", "ones"],
+)
+async def test_what_is_not_one_message_ends_the_stream(data: bytes, field: str) -> None:
+    """All libraries write one, its lease first; the error names the field."""
+    async with serving() as service:
+        worker = service.raw.stream_stream("/openmcp.chain.v1.WorkerService/Work")(
+            metadata=(await service.workspace()).metadata
+        )
+        hello = workers_pb2.Hello(worker_name="w", task_types=["echo"], max_concurrency=1)
+        if field != "hello":
+            await worker.write(request(hello).SerializeToString())
+            await worker.read()
+        await worker.write(data)
+        told = await refused(worker)
+        assert (told.status, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+
+
+async def test_the_lease_that_is_looked_at_is_the_one_that_counts() -> None:
+    """A second one in the same message would take its place, as the wire format has it: that is refused."""
+    async with serving() as service:
+        caller = await service.workspace()
+        worker = service.raw.stream_stream("/openmcp.chain.v1.WorkerService/Work")(metadata=caller.metadata)
+        hello = workers_pb2.Hello(worker_name="w", task_types=["echo"], max_concurrency=1)
+        await worker.write(request(hello).SerializeToString())
+        await worker.read()
+        task_id = await service.submit(caller)
+        lease = workers_pb2.WorkResponse.FromString(await worker.read()).task.lease
+        sent = workers_pb2.Complete(lease=lease, result=LARGE), workers_pb2.Complete(lease=NOBODYS)
+        await worker.write(complete(*sent))
+        assert (await refused(worker)).fields == ["complete.lease"]
+        assert (await service.get(caller, task_id)).status == tasks_pb2.TASK_STATUS_RUNNING
+
+
+@given(messages)
+def test_an_outline_is_what_the_message_says(message: Any) -> None:
+    """Whatever else is in it."""
+    told = outline.of(request(message).SerializeToString())
+    assert told.kind == type(message).__name__.lower()
+    assert told.lease == getattr(message, "lease", None)
+
+
+@given(messages, st.data())
+def test_an_outline_of_anything_is_one_or_a_refusal(message: Any, data: st.DataObject) -> None:
+    """Of bytes that were cut or changed."""
+    sound = bytearray(request(message).SerializeToString())
+    if sound:
+        sound[data.draw(st.integers(0, len(sound) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(errors.InvalidArgument):
+        outline.of(bytes(sound[: data.draw(st.integers(0, len(sound)))]))
