@@ -115,7 +115,7 @@ class App:
             self.leases, self.leasing, self.dispatcher, self.identity, self.streams, dues, self.large
         )
         self.server = Server(
-            Rpc(self.identity, self.bearers, self.large, dues),
+            Rpc(self.identity, self.bearers, self.large, dues, self.streams),
             auth=AuthService(self.identity),
             tasks=TaskService(self.submission, self.tasks, self.queues, self.events, self.identity, now),
             rest=RestService(self.events, self.identity, self.keys),

@@ -124,7 +124,7 @@ async def test_while_something_happens_all_the_time(path: str) -> None:
         await in_place(service, caller)
         await take_back(service, caller)
         assert (await refused(waiting)).code == "TOKEN_INVALID"
-        assert not service.app.streams._open[caller.workspace_id]
+        await until(lambda: not service.app.streams._open)
         assert not chatting.done()
         chatting.cancel()
         await asyncio.wait([chatting])
@@ -158,8 +158,9 @@ async def test_a_workers_stream_that_nobody_reads() -> None:
         await in_place(service, operator)
         await until(lambda: len(service.app.leases._held) > 0)
         await take_back(service, operator)
-        await until(lambda: not service.app.streams._open)
+        await until(lambda: not service.app.workers._streams)
         assert (await refused(unread)).code == "TOKEN_INVALID"
+        await until(lambda: not service.app.streams._open)
         other = service.work(await service.operator("echo"))
         await other.hello(concurrency=20)
         for _ in range(10):
@@ -167,7 +168,7 @@ async def test_a_workers_stream_that_nobody_reads() -> None:
 
 
 async def test_what_a_worker_leaves_unread_is_counted_until_its_call_has_ended() -> None:
-    """Its stream has ended here, but gRPC keeps what is being written, and the status behind it, until it is read."""
+    """With its place. Its stream has ended here, but gRPC keeps what is being written, and the status behind it."""
     async with serving() as service:
         tenant, unread = await service.workspace(), service.app.large.unread
         await service.submit(tenant, payload=as_struct({"much": "x" * 1_000_000}))
@@ -180,7 +181,9 @@ async def test_what_a_worker_leaves_unread_is_counted_until_its_call_has_ended()
             (worker,) = service.app.workers._streams
             await until(lambda: worker.unread > 1_000_000)
             await take_back(service, tenant)
-            await until(lambda: not service.app.streams._open)
+            await until(lambda: not service.app.workers._streams)
             assert 1_000_000 < unread.total < 1_100_000
+            assert service.app.streams._open.total() == 1
             deaf.reset(stream)
             await until(lambda: not unread.total)
+            await until(lambda: not service.app.streams._open)

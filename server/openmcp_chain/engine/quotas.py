@@ -212,6 +212,10 @@ class Streams:
             raise errors.TooManyStreams(limit)
         self._open[workspace] += 1
 
+    def linger(self, workspace: str) -> None:
+        """One that was left has not ended: its caller does not read. It keeps its place until `leave`."""
+        self._open[workspace] += 1
+
     def leave(self, workspace: str) -> None:
         """Closes one."""
         self._open[workspace] -= 1

@@ -121,6 +121,11 @@ class Sender:
         await asyncio.shield(self._writing)
         self.begun = True
 
+    @property
+    def unread(self) -> bool:
+        """Whether the reader has not had what was written last."""
+        return self._writing is not None and not self._writing.done()
+
     async def settle(self) -> None:
         """Returns when the reader has had what was being written; till then there is no way to end the call."""
         if self._writing is not None and not self._writing.done():

@@ -41,6 +41,7 @@ from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine.bearers import Bearer, Bearers
 from openmcp_chain.engine.identity import Identity
+from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.engine.volume import SMALL
 from openmcp_chain.transport import messages, status, wire
 from openmcp_chain.transport.dues import Dues
@@ -115,7 +116,8 @@ class Access:
 class Rpc:
     """Wraps methods and holds what all calls share."""
 
-    def __init__(self, identity: Identity, bearers: Bearers, large: Large, dues: Dues) -> None:
+    def __init__(self, identity: Identity, bearers: Bearers, large: Large, dues: Dues, streams: Streams) -> None:
+        self._streams = streams
         self._identity = identity
         self._bearers = bearers
         self._large = large
@@ -198,10 +200,11 @@ class Rpc:
             metadata, size = messages.metadata_of(context)
             # Not made the current one: what happens in a stream's hours is not all of one trace.
             span = self._identify(path, access, metadata)
-            sender, last_words = messages.Sender(context), b""
+            sender, last_words, workspace = messages.Sender(context), b"", ""
             try:
                 messages.weigh(size)
                 with await self._authorised(access, metadata) as bearer:
+                    workspace = _workspace(bearer)
                     requests: Message | AsyncIterator[bytes]
                     if client_streaming:
                         requests = messages.all_messages(context)
@@ -225,6 +228,9 @@ class Rpc:
                     last_words = messages.encode(access.last_words(told))
             finally:
                 span.end()
+            if sender.unread and workspace:
+                self._streams.linger(workspace)
+                context.add_done_callback(lambda _: self._streams.leave(workspace))  # type: ignore[arg-type]  # the stubs have a class there
             await sender.settle()
             if last_words:
                 await sender.send(last_words)
