@@ -124,7 +124,7 @@ async def test_while_something_happens_all_the_time(path: str) -> None:
         await in_place(service, caller)
         await take_back(service, caller)
         assert (await refused(waiting)).code == "TOKEN_INVALID"
-        await until(lambda: not service.app.streams._open)
+        await until(lambda: not service.app.streams._open[caller.workspace_id])
         assert not chatting.done()
         chatting.cancel()
         await asyncio.wait([chatting])
