@@ -80,7 +80,8 @@ class App:
         self.bearers = Bearers(self.identity)
         self.ledger = Ledger(store)
         self.streams = Streams()
-        self.events = EventHub(self.ledger, self.streams)
+        unread = Volume()
+        self.events = EventHub(self.ledger, self.streams, unread)
         self.queues = Queues(store, now)
         self.pending = Pending(store, self.ledger, self.queues, self.identity.quotas)
         self.administration = Administration(store, settings.master, settings.plans, self.queues, now)
@@ -93,7 +94,6 @@ class App:
         )
         pace, dues = Pace(self.identity.plan), Dues(self.identity.plan)
         self.leases = Leases(store, self.ledger, self.dispatcher, pace, clock=now, retention=settings.retention)
-        unread = Volume()
         self.leasing = Leasing(store, self.ledger, self.dispatcher, self.leases, self.streams, unread, now)
         self.sweep = Sweep(store, self.queues, self.dispatcher, self.leases, now)
         self.dispatcher.look = self.sweep.want

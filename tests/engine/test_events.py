@@ -11,13 +11,17 @@ from support.service import PATIENCE, until
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Event, Key, Status, Task
-from openmcp_chain.engine.events import LONGEST_POLL_SECONDS, POLL_SECONDS, Subscription
+from openmcp_chain.engine.events import LONGEST_POLL_SECONDS, POLL_SECONDS, Ending, Subscription
 from openmcp_chain.engine.signals import ALIVE, BEAT_SECONDS
 from openmcp_chain.store.memory import MemoryStore
 
 
 def subscribe(engine: Engine, key: Key, after: int = 0, limit: int = 100) -> Subscription:
     return engine.app.events.subscribe(key, after, limit)
+
+
+def ending(engine: Engine, key: Key) -> Ending:
+    return engine.app.events.ending(key, 100)
 
 
 async def follow(engine: Engine, key: Key, after: int = 0) -> list[Event]:
@@ -155,8 +159,8 @@ async def test_who_follows_what_another_process_has_changed_since_reads_it() -> 
     task = await here.submit()
     await there.app.tasks.cancel(tenant(), task.id, "")
     await asyncio.sleep(0.05)
-    async with subscribe(here, task.key) as events, asyncio.timeout(0.05):
-        assert (await events.end(PATIENCE)).status is Status.CANCELLED
+    async with ending(here, task.key) as end, asyncio.timeout(0.05):
+        assert (await end.task(PATIENCE)).status is Status.CANCELLED
 
 
 async def test_a_wait_that_is_over_tells_the_state_as_it_is_now() -> None:
@@ -165,8 +169,8 @@ async def test_a_wait_that_is_over_tells_the_state_as_it_is_now() -> None:
     here, there = Engine(store), Engine(store)
     task = await here.submit()
     await there.app.tasks.cancel(tenant(), task.id, "")
-    async with subscribe(here, task.key) as events:
-        assert (await events.end(0)).status is Status.CANCELLED
+    async with ending(here, task.key) as end:
+        assert (await end.task(0)).status is Status.CANCELLED
 
 
 @pytest.mark.parametrize(("payload", "wait"), [(b"x" * 5000, 0), (b"", POLL_SECONDS)])
@@ -236,9 +240,10 @@ async def test_who_waits_for_news_keeps_nothing_of_the_task() -> None:
 
     before = tasks()
     async with AsyncExitStack() as stack:
-        followers = [await stack.enter_async_context(subscribe(engine, task.key, 1)) for _ in range(20)]
-        waiting = [asyncio.create_task(follower.next(POLL_SECONDS / 2)) for follower in followers[1:]]
-        end = asyncio.create_task(followers[0].end(POLL_SECONDS / 2))
+        followers = [await stack.enter_async_context(subscribe(engine, task.key, 1)) for _ in range(19)]
+        waiting = [asyncio.create_task(follower.next(POLL_SECONDS / 2)) for follower in followers]
+        last = await stack.enter_async_context(ending(engine, task.key))
+        end = asyncio.create_task(last.task(POLL_SECONDS / 2))
         await asyncio.sleep(POLL_SECONDS / 4)
         assert tasks() == before
         assert not any(await asyncio.gather(*waiting))
@@ -385,15 +390,15 @@ async def test_waiting_for_the_end_returns_with_it() -> None:
     worker = engine.worker()
     await engine.submit()
     task = await worker.next()
-    async with subscribe(engine, task.key) as events:
-        waiting = asyncio.create_task(events.end(PATIENCE))
+    async with ending(engine, task.key) as end:
+        waiting = asyncio.create_task(end.task(PATIENCE))
         await worker.heartbeat(task, line="still at it")
         await asyncio.sleep(POLL_SECONDS / 2)
         await worker.complete(task, b"done")
         async with asyncio.timeout(0.001):
             assert (await waiting).result == b"done"
-    async with subscribe(engine, task.key) as events:
-        assert (await events.end(0)).result == b"done"
+    async with ending(engine, task.key) as end:
+        assert (await end.task(0)).result == b"done"
 
 
 async def test_waiting_for_the_end_is_bounded() -> None:
@@ -403,24 +408,24 @@ async def test_waiting_for_the_end_is_bounded() -> None:
     await engine.submit()
     task = await worker.next()
     begin = asyncio.get_running_loop().time()
-    async with subscribe(engine, task.key) as events:
-        waiting = asyncio.create_task(events.end(10))
+    async with ending(engine, task.key) as end:
+        waiting = asyncio.create_task(end.task(10))
         for number in range(9):
             await asyncio.sleep(1)
             await worker.heartbeat(task, line=str(number))
         known = await waiting
     assert asyncio.get_running_loop().time() - begin == pytest.approx(10)
     assert (known.status.value, known.notes) == ("RUNNING", 9)
-    async with subscribe(engine, task.key) as events:
-        assert (await events.end(0)).notes == 9
+    async with ending(engine, task.key) as end:
+        assert (await end.task(0)).notes == 9
 
 
 async def test_waiting_for_the_end_ends_with_the_server() -> None:
     """ServerDraining, so that the caller goes to another."""
     engine = Engine()
     task = await engine.submit()
-    async with subscribe(engine, task.key) as events:
-        waiting = asyncio.create_task(events.end(PATIENCE))
+    async with ending(engine, task.key) as end:
+        waiting = asyncio.create_task(end.task(PATIENCE))
         await asyncio.sleep(1)
         engine.app.events.drain()
         with pytest.raises(errors.ServerDraining):

@@ -73,7 +73,7 @@ async def test_a_subscriber_sees_the_other_process_events_at_once() -> None:
                 assert [event.seq for event in await events.next(PATIENCE)] == [number]
         await worker.complete(given)
         async with asyncio.timeout(QUICKLY):
-            assert (await events.end(PATIENCE)).status is Status.SUCCEEDED
+            assert (await events.next(PATIENCE))[-1].status is Status.SUCCEEDED
     assert QUICKLY < POLL_SECONDS
 
 
@@ -255,11 +255,11 @@ async def test_a_process_where_nobody_is_is_told_nothing() -> None:
         given = await worker.next()
     assert given.key == after.key
     assert store.told > 0
-    async with there.app.events.subscribe(after.key, 2, 10) as events:
+    async with there.app.events.ending(after.key, 10) as end:
         await asyncio.sleep(QUICKLY)
         await worker.complete(given)
         async with asyncio.timeout(QUICKLY):
-            assert (await events.end(PATIENCE)).status is Status.SUCCEEDED
+            assert (await end.task(PATIENCE)).status is Status.SUCCEEDED
     worker.leave()
     await asyncio.sleep(signals.LISTENS_SECONDS + demands.KEPT_SECONDS + 2 * signals.BEAT_SECONDS)
     told = store.told
@@ -330,10 +330,10 @@ async def test_lost_signals_cost_time_and_nothing_else() -> None:
     worker = here.worker()
     task = await there.submit()
 
-    async with there.app.events.subscribe(task.key, 0, 10) as events:
+    async with there.app.events.ending(task.key, 10) as end:
         await worker.complete(await worker.next())
         async with asyncio.timeout(PATIENCE):
-            assert (await events.end(PATIENCE)).status is Status.SUCCEEDED
+            assert (await end.task(PATIENCE)).status is Status.SUCCEEDED
     store.cut = ""
     await there.submit()
     async with asyncio.timeout(QUICKLY):

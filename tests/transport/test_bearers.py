@@ -16,11 +16,14 @@ from support.service import PATIENCE, Caller, Service, as_struct, refused, servi
 from support.waiting import FOLLOWING, SIGNED, WAITING, WORK, request
 
 from openmcp.chain.v1 import workers_pb2
+from openmcp_chain.domain.task import Key
 from openmcp_chain.domain.transitions import NOTES
-from openmcp_chain.engine import bearers, identity
+from openmcp_chain.engine import bearers, identity, volume
 from openmcp_chain.store.memory import MemoryStore
+from openmcp_chain.transport.tasks import PART_BYTES
 
 EVENTS = "/openmcp.chain.v1.TaskService/StreamTaskEvents"
+SERVED_EVENTS = "/openmcp.chain.v1.RestService/ServeTaskEvents"
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +50,14 @@ def call(service: Service, path: str, caller: Caller, *messages: Any) -> Any:
         await asyncio.Event().wait()
 
     return service.raw.stream_stream(path)(said(), metadata=caller.metadata, timeout=PATIENCE)
+
+
+def by_hand(path: str, caller: Caller, message: Any) -> tuple[list[tuple[str, str]], bytes]:
+    """The header fields and the body of a call with one message."""
+    head = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
+    head += [(":path", path), ("content-type", "application/grpc"), *caller.metadata]
+    data = message.SerializeToString()
+    return head, b"\0" + len(data).to_bytes(4, "big") + data
 
 
 async def let_in(service: Service) -> None:
@@ -172,11 +183,8 @@ async def test_what_a_worker_leaves_unread_is_counted_until_its_call_has_ended()
     async with serving() as service:
         tenant, unread = await service.workspace(), service.app.large.unread
         await service.submit(tenant, payload=as_struct({"much": "x" * 1_000_000}))
-        head = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
-        head += [(":path", WORK), ("content-type", "application/grpc"), *tenant.metadata]
-        message = request(WORK).SerializeToString()
         async with Http2("127.0.0.1", service.port, window=1000) as deaf:
-            stream = deaf.begin(head, b"\0" + len(message).to_bytes(4, "big") + message)
+            stream = deaf.begin(*by_hand(WORK, tenant, request(WORK)))
             await until(lambda: len(service.app.workers._streams) == 1)
             (worker,) = service.app.workers._streams
             await until(lambda: worker.unread > 1_000_000)
@@ -187,3 +195,29 @@ async def test_what_a_worker_leaves_unread_is_counted_until_its_call_has_ended()
             deaf.reset(stream)
             await until(lambda: not unread.total)
             await until(lambda: not service.app.streams._open)
+
+
+@pytest.mark.parametrize("path", [EVENTS, SERVED_EVENTS])
+async def test_what_is_unread_of_an_event_stream_is_counted(path: str) -> None:
+    """All of it while the stream goes on, and then what gRPC keeps; where there is no room, there is no stream."""
+    store = MemoryStore()
+    async with serving(store) as service:
+        tenant, unread = await service.workspace(), service.app.large.unread
+        key = Key(tenant.workspace_id, await service.submit(tenant, "other"))
+        step = store._tasks[key].events[0]
+        steps = [replace(step, seq=seq, context={"message": "x" * 1000}) for seq in range(1, 1001)]
+        store._tasks[key] = replace(store._tasks[key], events=tuple(steps), version=2)
+        service.app.events.forget(key.workspace)
+        async with Http2("127.0.0.1", service.port, window=1000) as deaf:
+            stream = deaf.begin(*by_hand(path, tenant, request(path, key.id)))
+            await until(lambda: unread.total > 0)
+            assert 1_000_000 < unread.total < 1_500_000
+            others = volume.WORKSPACE_BYTES - unread.total
+            unread.enter(key.workspace, others)
+            assert (await refused(call(service, path, tenant, request(path, key.id)))).code == "OVERLOADED"
+            unread.leave(key.workspace, others)
+            await take_back(service, tenant)
+            await until(lambda: not service.app.events.open)
+            assert unread.total == PART_BYTES
+            deaf.reset(stream)
+            await until(lambda: not unread.total)

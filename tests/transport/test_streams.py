@@ -12,6 +12,7 @@ from support.service import PATIENCE, Caller, ManualClock, Service, refused, ser
 from openmcp.chain.v1 import rest_pb2, tasks_pb2
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import rest
+from openmcp_chain.transport.tasks import PART_BYTES
 
 
 async def ended_task(service: Service, caller: Caller) -> str:
@@ -76,7 +77,7 @@ async def test_sequence_that_never_was_is_refused(after: int, code: str) -> None
             assert (told.code, told.fields) == (code, ["after_sequence"])
 
 
-@pytest.mark.parametrize(("part", "count"), [(rest.PART_BYTES, 1), (300, 4), (1, 7)])
+@pytest.mark.parametrize(("part", "count"), [(PART_BYTES, 1), (300, 4), (1, 7)])
 async def test_sse_says_what_the_typed_stream_says(part: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each message's `id` is the sequence, its `data` the JSON of the TaskEvent with the status's short name.
 

@@ -1,5 +1,6 @@
 """About how many bytes a task has in its texts: in UTF-8, and more or less as many in memory."""
 
+import sys
 from collections.abc import Iterable
 
 from openmcp_chain.domain.task import Event, Task
@@ -8,6 +9,8 @@ AROUND = 6
 """Of what is around a text."""
 EVENT = 128
 """Of an event, without the texts in its context."""
+EVENT_MEMORY = 400
+"""The same in memory: measured, of one with a line."""
 
 
 def of_entries(task: Task) -> int:
@@ -24,6 +27,11 @@ def of_events(events: Iterable[Event]) -> int:
     """Of what happened."""
     contexts = [event.context.values() for event in events]
     return len(contexts) * EVENT + of_texts(value for told in contexts for value in told if isinstance(value, str))
+
+
+def in_memory(events: Iterable[Event]) -> int:
+    """What events take in memory, where one wide character makes its whole text wide."""
+    return sum(EVENT_MEMORY + sum(map(sys.getsizeof, event.context.values())) for event in events)
 
 
 def of_texts(texts: Iterable[str]) -> int:

@@ -1,9 +1,10 @@
 """Event streams: a task's events, those of the past first, then each as it happens, up to the terminal one.
 
 A subscriber registers first and reads the task then, so nothing falls between; what it is woken for is the whole task,
-from which it takes the events it has not had yet. So nothing is queued per subscriber, and a wake-up too many or too
-few does no harm: the history itself says what is missing. A task may have megabytes of it, so it is let go of once its
-events are taken: of one to which nothing happens, a subscriber keeps its place and the version.
+from which it takes the events it has not had yet. So a wake-up too many or too few does no harm: the history itself
+says what is missing. A task may have megabytes of it, and its subscriber's caller need not read: what a subscriber
+keeps of events, until they have been sent, is counted as unread by the workspace; where there is no room for it, its
+stream ends. Of a task to which nothing happens it keeps its place and the version.
 
 Most who follow a task have just submitted it. So a small one that was written here a moment ago is not read for that:
 the subscriber begins with what was written, as if it had been there since.
@@ -15,15 +16,17 @@ happens cost next to nothing. When signals may have been missed, all look again.
 
 import asyncio
 import math
+from abc import abstractmethod
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from openmcp_chain.domain import errors
+from openmcp_chain.domain import errors, sizes
 from openmcp_chain.domain.task import Event, Key, Task, View
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.quotas import Streams
+from openmcp_chain.engine.volume import SMALL, Share, Volume
 
 POLL_SECONDS = 2.0
 LONGEST_POLL_SECONDS = 30.0
@@ -33,19 +36,15 @@ SMALL_BYTES, SMALL_ENTRIES = 4096, 8
 """What a small one has at most: of payload; of metadata, and of events."""
 
 
-class Subscription:
-    """One subscriber's place in one task's history; made by `EventHub.subscribe`, used as an async context manager."""
+class Follower:
+    """One who follows a task, as an async context manager: hears what has become of it. What it keeps, it decides."""
 
-    def __init__(self, hub: "EventHub", key: Key, after: int, limit: int, named: str) -> None:
+    def __init__(self, hub: "EventHub", key: Key, limit: int) -> None:
         self._hub = hub
         self._key = key
         self._limit = limit
-        self._after = after
-        self._named = named
         self._version = 0
-        """The newest that was heard of."""
-        self._task: Task | None = None
-        """That one, while its events are to be taken; once taken, only if it has ended."""
+        """The newest that was taken note of."""
         self._news = asyncio.Event()
         self._stale = False
         """Whether the task is to be read again."""
@@ -55,10 +54,8 @@ class Subscription:
     async def __aenter__(self) -> Self:
         self._hub.add(self, self._key, self._limit)
         try:
-            recent = self._hub.recent(self._key)
-            if recent is not None and self._after <= len(recent.events):
-                self.wake(recent)
-            else:
+            self.wake(self._hub.recent(self._key))
+            if not self._version:
                 await self._read()
         except BaseException:
             self._hub.remove(self, self._key)
@@ -70,52 +67,6 @@ class Subscription:
     ) -> None:
         self._hub.remove(self, self._key)
 
-    @property
-    def task_id(self) -> str:
-        return self._key.id
-
-    @property
-    def ended(self) -> bool:
-        """Whether the terminal event has been given out: nothing will follow."""
-        task = self._task
-        return task is not None and task.status.terminal and self._after == len(task.events)
-
-    async def next(self, wait: float) -> Sequence[Event]:
-        """The events that are new since the last call, waiting up to `wait` seconds for the first: may be none.
-
-        Raises ServerDraining when the server shuts down and everything known has been given out.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait
-        while not (events := self._take()) and not self.ended:
-            if self._hub.draining:
-                raise errors.ServerDraining
-            remaining = deadline - loop.time()
-            if remaining <= 0:
-                break
-            try:
-                async with asyncio.timeout(min(remaining, self._pause)):
-                    await self._news.wait()
-                self._pause = self._hub.poll
-            except TimeoutError:
-                self._stale = True
-                self._pause = min(2 * self._pause, LONGEST_POLL_SECONDS)
-            self._news.clear()
-            if self._stale:
-                self._stale = False
-                await self._read()
-        return events
-
-    async def end(self, wait: float) -> Task:
-        """The task once it has ended, or as it is after `wait` seconds. Raises as `next` does."""
-        deadline = asyncio.get_running_loop().time() + wait
-        while not self.ended:
-            remaining = deadline - asyncio.get_running_loop().time()
-            if remaining <= 0:
-                break
-            await self.next(remaining)
-        return self._task if self._task is not None and self.ended else await self._hub.read(self._key)
-
     def look(self) -> None:
         """Tells that the task has something new, which is to be read."""
         self._stale = True
@@ -123,39 +74,154 @@ class Subscription:
 
     def wake(self, task: Task | None) -> None:
         """Tells of the task's newest state, or with None only that something is up."""
-        if task is not None and task.version > self._version:
-            self._task, self._version = task, task.version
+        if task is not None:
+            try:
+                self._note(task)
+            except errors.Error:
+                self._stale = True  # told again when it is read, to whoever waits for it then
         self._news.set()
 
+    def _note(self, task: Task) -> None:
+        if task.version > self._version:
+            self._take(task)
+            self._version = task.version
+
+    @abstractmethod
+    def _take(self, task: Task) -> None:
+        """Takes what it wants of a state that is new. If it raises, nothing was taken."""
+
     async def _read(self) -> None:
-        if await self._hub.is_as_of(self._key, self._version):
-            return
-        task = await self._hub.read(self._key)
+        if not await self._hub.is_as_of(self._key, self._version):
+            self._note(await self._hub.read(self._key))
+
+    async def _hear(self, deadline: float) -> bool:
+        """Returns when there may be news; false if it is too late for any. Raises ServerDraining, and as reading does.
+
+        `deadline`: by the loop's clock.
+        """
+        if self._hub.draining:
+            raise errors.ServerDraining
+        remaining = deadline - asyncio.get_running_loop().time()
+        if remaining <= 0:
+            return False
+        try:
+            async with asyncio.timeout(min(remaining, self._pause)):
+                await self._news.wait()
+            self._pause = self._hub.poll
+        except TimeoutError:
+            self._stale = True
+            self._pause = min(2 * self._pause, LONGEST_POLL_SECONDS)
+        self._news.clear()
+        if self._stale:
+            self._stale = False
+            await self._read()
+        return True
+
+
+class Subscription(Follower):
+    """One subscriber's place in one task's history, and the events that it has not sent yet.
+
+    Those are counted, where they are not few. Where there is no room for them they stay where they are, to be read.
+    """
+
+    def __init__(self, hub: "EventHub", key: Key, after: int, limit: int, named: str) -> None:
+        super().__init__(hub, key, limit)
+        self._after = after
+        """The last that was taken."""
+        self._named = named
+        self._terminal = False
+        """Whether the task's last event, as far as it is known, is a terminal one."""
+        self._events: tuple[Event, ...] = ()
+        """To be given out."""
+        self._bytes = self._given = 0
+        """Of those and of what was given out last; and of the latter alone."""
+        self._counted = 0
+        self._share = Share(hub.unread, key.workspace)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await super().__aexit__(kind, error, trace)
+        self._events = ()
+        self._count(0)
+
+    @property
+    def task_id(self) -> str:
+        return self._key.id
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event has been given out: nothing will follow."""
+        return self._terminal and not self._events
+
+    @property
+    def unsent(self) -> int:
+        """Bytes in memory, about, of what was given out last: until the next call of `next` it is not known as sent."""
+        return self._given
+
+    async def next(self, wait: float) -> Sequence[Event]:
+        """The events that are new since the last call, waiting up to `wait` seconds for the first: may be none.
+
+        What it returned before is kept no more. Raises ServerDraining when the server shuts down and everything known
+        has been given out; Overloaded if the workspace has no room for what is new.
+        """
+        self._count(self._bytes - self._given)
+        self._given = 0
+        deadline = asyncio.get_running_loop().time() + wait
+        while not self._events and not self.ended and await self._hear(deadline):
+            pass
+        events, self._events = self._events, ()
+        self._given = self._bytes
+        return events
+
+    def _take(self, task: Task) -> None:
         if self._after > len(task.events):
             raise errors.SequenceOutOfRange(self._named, self._after, len(task.events))
-        self.wake(task)
-
-    def _take(self) -> Sequence[Event]:
-        task = self._task
-        if task is None:
-            return ()
-        if not task.status.terminal:
-            self._task = None
         events = task.events[self._after :]
-        self._after += len(events)
-        return events
+        self._count(self._bytes + sizes.in_memory(events))
+        self._events += events
+        self._after, self._terminal = len(task.events), task.status.terminal
+
+    def _count(self, size: int) -> None:
+        """So many bytes are kept from now on. Raises Overloaded, and changes nothing, if it is more and too many."""
+        counted = size if size > SMALL else 0
+        more = counted - self._counted
+        if more > 0:
+            self._share.ask(more)
+            self._share.enter(more)
+        elif more:
+            self._share.leave(-more)
+        self._bytes, self._counted = size, counted
+
+
+class Ending(Follower):
+    """One who waits for a task's end, and wants nothing else of it."""
+
+    _ended: Task | None = None
+
+    async def task(self, wait: float) -> Task:
+        """The task once it has ended, or as it is after `wait` seconds. Raises ServerDraining, TaskNotFound."""
+        deadline = asyncio.get_running_loop().time() + wait
+        while self._ended is None and await self._hear(deadline):
+            pass
+        return self._ended or await self._hub.read(self._key)
+
+    def _take(self, task: Task) -> None:
+        self._ended = task if task.status.terminal else None
 
 
 class EventHub:
     """Brings each announced task to those who follow it."""
 
-    def __init__(self, ledger: Ledger, streams: Streams, poll: float = POLL_SECONDS) -> None:
+    def __init__(self, ledger: Ledger, streams: Streams, unread: Volume, poll: float = POLL_SECONDS) -> None:
+        """`unread`: what there is of what callers have not read, among it events."""
         self.poll = poll
+        self.unread = unread
         self.draining = False
         self.came: Callable[[], None] = lambda: None
         """Called when a subscriber has come."""
         self._ledger = ledger
-        self._followers: defaultdict[Key, set[Subscription]] = defaultdict(set)
+        self._followers: defaultdict[Key, set[Follower]] = defaultdict(set)
         self._recent: OrderedDict[Key, tuple[float, Task]] = OrderedDict()
         """When each was written, and what; the oldest first."""
         self._streams = streams
@@ -200,9 +266,13 @@ class EventHub:
         """Follows the task's events after sequence number `after`.
 
         Entering it raises TaskNotFound; SequenceOutOfRange, with the name `named`, if the task has no event `after`;
-        TooManyStreams if the workspace has `limit` streams open in this process; ServerDraining.
+        TooManyStreams if the workspace has `limit` streams open in this process; Overloaded; ServerDraining.
         """
         return Subscription(self, key, after, limit, named)
+
+    def ending(self, key: Key, limit: int) -> Ending:
+        """Follows the task to its end. Entering it raises TaskNotFound, TooManyStreams and ServerDraining likewise."""
+        return Ending(self, key, limit)
 
     def drain(self) -> None:
         """Ends every subscription once it has given out what is known, and takes no new ones."""
@@ -213,7 +283,7 @@ class EventHub:
 
     @property
     def open(self) -> int:
-        """How many subscriptions there are."""
+        """How many followers there are."""
         return sum(map(len, self._followers.values()))
 
     async def is_as_of(self, key: Key, version: int) -> bool:
@@ -224,24 +294,24 @@ class EventHub:
         return version > 0 and await self._ledger.version(key) == version
 
     async def read(self, key: Key) -> Task:
-        """The task as stored now, for a subscription."""
+        """The task as stored now, for a follower."""
         task = await self._ledger.get(key, View.RESULT)
         if task is None:
             raise errors.TaskNotFound(key.id)
         return task
 
-    def add(self, subscription: Subscription, key: Key, limit: int) -> None:
-        """Registers a subscription, within the workspace's limit."""
+    def add(self, follower: Follower, key: Key, limit: int) -> None:
+        """Registers a follower, within the workspace's limit."""
         if self.draining:
             raise errors.ServerDraining
         self._streams.enter(key.workspace, limit)
-        self._followers[key].add(subscription)
+        self._followers[key].add(follower)
         self.came()
 
-    def remove(self, subscription: Subscription, key: Key) -> None:
-        """Forgets a subscription."""
+    def remove(self, follower: Follower, key: Key) -> None:
+        """Forgets a follower."""
         self._streams.leave(key.workspace)
-        self._followers[key].discard(subscription)
+        self._followers[key].discard(follower)
         if not self._followers[key]:
             del self._followers[key]
 

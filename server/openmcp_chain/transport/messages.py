@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
+from openmcp_chain.engine.volume import Volume
 from openmcp_chain.transport.encoded import Encoded
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,12 @@ async def send_headers(context: Context, headers: Sequence[tuple[str, str]] = ()
     except asyncio.CancelledError:
         await asyncio.gather(sending, return_exceptions=True)
         raise
+
+
+def hold(context: Context, unread: Volume, workspace: str, size: int) -> None:
+    """Counts so many bytes until the call has ended: until then gRPC keeps what its caller does not read."""
+    unread.enter(workspace, size)
+    context.add_done_callback(lambda _: unread.leave(workspace, size))  # type: ignore[arg-type]  # the stubs have a class there
 
 
 class Sender:

@@ -14,14 +14,12 @@ from openmcp_chain.engine.keys import Keys
 from openmcp_chain.transport import codec, status
 from openmcp_chain.transport.messages import send_headers
 from openmcp_chain.transport.rpc import Call
-from openmcp_chain.transport.tasks import follow
+from openmcp_chain.transport.tasks import PART_BYTES, follow
 
 PING_SECONDS = 15.0
 """A proxy on the way may cut a connection that is silent for a minute."""
 RETRY_MILLISECONDS = 1000
 """How soon an EventSource comes back after a cut."""
-PART_BYTES = 64 * 1024
-"""Of an answer's events so much is made at a time, or one event."""
 LAST_EVENT_ID = "Last-Event-ID"
 NOTHING_FOLLOWS = (("x-openmcp-end-of-stream", "1"),)
 """Tells Envoy to answer 204: the caller has had the terminal event, and is to stop coming back."""
@@ -39,7 +37,7 @@ class RestService:
         """Sends a task's events as Server-Sent Events."""
         resumed = _last_event_id(call)
         after, named = (request.after_sequence, "after_sequence") if resumed is None else (resumed, LAST_EVENT_ID)
-        async with follow(self._events, self._identity, call.caller, request.task_id, after, named) as events:
+        async with follow(self._events, self._identity, call, request.task_id, after, named) as events:
             if events.ended:
                 await send_headers(call.context, NOTHING_FOLLOWS)
                 return

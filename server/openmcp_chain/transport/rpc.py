@@ -269,7 +269,7 @@ class Rpc:
             del self._under_way[workspace]
 
     def _charge(self, context: Context, access: Access, bearer: Bearer | None, size: int) -> None:
-        """Counts an answer until the call has ended: until then gRPC keeps what its caller does not read.
+        """Counts an answer until the call has ended.
 
         Raises Overloaded if there is too much of that, RateLimited if others are owed for; not for a call that has
         changed something, which is done.
@@ -279,10 +279,8 @@ class Rpc:
             if size > SMALL:
                 unread.ask(workspace, size)
             self._dues.read(bearer.principal, size)
-        if size <= SMALL:
-            return
-        unread.enter(workspace, size)
-        context.add_done_callback(lambda _: unread.leave(workspace, size))  # type: ignore[arg-type]  # the stubs have a class there
+        if size > SMALL:
+            messages.hold(context, unread, workspace, size)
 
     def _identify(self, path: str, access: Access, metadata: Mapping[str, str]) -> trace.Span:
         """Names the call in the log, and begins its span: in the caller's trace, if it brings one."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from openmcp.chain.v1 import errors_pb2, tasks_pb2
 from openmcp_chain.domain import errors
@@ -14,13 +15,16 @@ from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.queues import Queues
 from openmcp_chain.engine.submission import Submission, Submit
 from openmcp_chain.engine.tasks import Tasks, key_of
-from openmcp_chain.transport import codec, submits
+from openmcp_chain.engine.volume import SMALL
+from openmcp_chain.transport import codec, messages, submits
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.encoded import Encoded, encode
 from openmcp_chain.transport.rpc import Call
 
 LONG_WAIT_SECONDS = 3600.0
 """A typed stream sends nothing while nothing happens; HTTP/2's own pings keep its connection."""
+PART_BYTES = 64 * 1024
+"""Of a stream's events about so much is on its way at a time, or one event."""
 WAIT_SECONDS = 25.0
 """How long a call may wait for something to happen: less than any call may take."""
 PAGE = 50
@@ -110,10 +114,12 @@ class TaskService:
         checks = Checks()
         asked = request.timeout if request.HasField("timeout") else None
         timeout = checks.duration("timeout", asked, 0, WAIT_SECONDS)
+        checks.required("task_id", request.task_id)
         checks.done()
         seconds = WAIT_SECONDS if timeout is None else timeout.total_seconds()
-        async with follow(self._events, self._identity, call.caller, request.task_id, 0) as events:
-            return codec.detail(await events.end(seconds))
+        key, limit = key_of(call.caller, request.task_id), self._identity.quotas(call.caller).streams
+        async with self._events.ending(key, limit) as ending:
+            return codec.detail(await ending.task(seconds))
 
     async def ListTasks(self, request: tasks_pb2.ListTasksRequest, call: Call) -> Encoded:
         """Lists tasks."""
@@ -166,7 +172,7 @@ class TaskService:
         self, request: tasks_pb2.StreamTaskEventsRequest, call: Call
     ) -> AsyncIterator[tasks_pb2.TaskEvent]:
         """Sends a task's events until the terminal one."""
-        async with follow(self._events, self._identity, call.caller, request.task_id, request.after_sequence) as events:
+        async with follow(self._events, self._identity, call, request.task_id, request.after_sequence) as events:
             while not events.ended:
                 for step in await events.next(LONG_WAIT_SECONDS):
                     yield codec.event(events.task_id, step)
@@ -223,19 +229,26 @@ class TaskService:
         return read
 
 
-def follow(
-    hub: EventHub, identity: Identity, caller: Principal, task_id: str, after: int, named: str = "after_sequence"
-) -> Subscription:
-    """Follows a task for a caller: the fields checked, the limit that of its plan. Used by gRPC and by SSE.
+@asynccontextmanager
+async def follow(
+    hub: EventHub, identity: Identity, call: Call, task_id: str, after: int, named: str = "after_sequence"
+) -> AsyncIterator[Subscription]:
+    """Follows a task for a stream of its events: the fields checked, the limit that of its caller's plan.
 
-    `named` is the field that `after` comes from.
+    `named` is the field that `after` comes from. Used by gRPC and by SSE.
     """
     checks = Checks()
     checks.required("task_id", task_id)
     checks.at_least(named, after, 0, 2**31 - 1)
     checks.done()
-    key = key_of(caller, task_id)
-    return hub.subscribe(key, after, identity.quotas(caller).streams, named)
+    key = key_of(call.caller, task_id)
+    async with hub.subscribe(key, after, identity.quotas(call.caller).streams, named) as events:
+        try:
+            yield events
+        finally:
+            # The stream has ended, but its status waits behind the part that is on its way.
+            if events.unsent > SMALL:
+                messages.hold(call.context, hub.unread, key.workspace, min(events.unsent, PART_BYTES))
 
 
 def _refused(error: errors.Error) -> tasks_pb2.BatchSubmitResult:

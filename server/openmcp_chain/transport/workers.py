@@ -13,7 +13,7 @@ from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.leasing import Ask, Leasing
 from openmcp_chain.engine.quotas import Streams
-from openmcp_chain.transport import codec
+from openmcp_chain.transport import codec, messages
 from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.dues import Dues
@@ -81,14 +81,9 @@ class WorkerService:
             finally:
                 self._streams.discard(stream)
                 await stream.close()
-                self._hold(call, stream.unread)
-
-    def _hold(self, call: Call, size: int) -> None:
-        """Counts what a stream's worker has not read until the call has ended: its status waits behind that."""
-        if size:
-            self._unread.enter(call.caller.workspace, size)
-            workspace = call.caller.workspace
-            call.context.add_done_callback(lambda _: self._unread.leave(workspace, size))  # type: ignore[arg-type]  # the stubs have a class there
+                # Its status waits behind what its worker has not read.
+                if stream.unread:
+                    messages.hold(call.context, self._unread, call.caller.workspace, stream.unread)
 
     async def LeaseTasks(self, request: workers_pb2.LeaseTasksRequest, call: Call) -> Encoded:
         """Leases tasks."""

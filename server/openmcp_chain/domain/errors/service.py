@@ -38,8 +38,8 @@ class Overloaded(Error):
     status = Status.UNAVAILABLE
     when = (
         "This server process has as much under way as it takes: calls, counts of the workspace, or bytes of large"
-        " requests or of large answers that are not read yet, of the workspace or of all; or Envoy has as much in"
-        " memory. Repeat the call."
+        " requests, or of large answers and events that are not read yet, of the workspace or of all; or Envoy has as"
+        " much in memory. Repeat the call."
     )
     sent_by = "both"
     retry_after = 0.5
