@@ -1,15 +1,16 @@
 """API1:2023 Broken Object Level Authorization, over every method and all that a request can name.
 
-Each field by which a method names or selects what somebody has is asked by those who have no right to it: once with
-what is the owner's, once with what nobody has. So a new method is asked as soon as it is in the contract. A new field
-fails `test_every_field_is_known` until it is said whether it names a thing, and one that does fails `test_names` until
-it is said what the owner has of it.
+Each field by which a method names or selects what somebody has is asked by those who have no right to it, by itself and
+with the others: once with what is the owner's, once with what nobody has. So a new method is asked as soon as it is in
+the contract. A new field fails `test_every_field_is_known` until it is said whether it names a thing, and one that does
+fails `test_names` until it is said what the owner has of it.
 """
 
 import json
 import queue
 import re
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -169,24 +170,30 @@ def things(native: Grpc, people: People) -> Things:
     return Things(named, nobodys, task["lease"], [*ids, task["lease"]["lease_token"], key])
 
 
-def request(message: Descriptor | None, where: str, value: Any) -> dict[str, Any]:
-    """A request that is right, and names this there."""
+def request(message: Descriptor | None, named: Mapping[str, Any]) -> dict[str, Any]:
+    """A request that is right, and names these things, by where."""
     assert message
     made = {field.name: GIVEN[field.name] for field in message.fields if field.name in GIVEN}
-    name, _, rest = where.partition(".")
-    if name:
+    inside = defaultdict[str, dict[str, Any]](dict)
+    for where, value in named.items():
+        name, _, rest = where.partition(".")
+        if rest:
+            inside[name][rest] = value
+        elif name:
+            made[name] = value
+    for name, values in inside.items():
         field = message.fields_by_name[name]
-        inner = request(field.message_type, rest, value) if rest else value
-        made[name] = [inner] if rest and field.is_repeated else inner
+        inner = request(field.message_type, values)
+        made[name] = [inner] if field.is_repeated else inner
     return made
 
 
-def ask(door: Door, path: str, where: str, value: Any, token: str) -> Told:
+def ask(door: Door, path: str, named: Mapping[str, Any], token: str) -> Told:
     """What somebody is told; by a worker's stream, all that comes before it ends."""
     kind, streams = METHODS[path].input_type, METHODS[path].client_streaming
-    asked = [request(kind, where, value)]
-    if streams and not where.startswith("hello."):
-        asked.insert(0, {"hello": request(kind.fields_by_name["hello"].message_type, "", None)})
+    asked = [request(kind, named)]
+    if streams and not next(iter(named)).startswith("hello."):
+        asked.insert(0, {"hello": request(kind.fields_by_name["hello"].message_type, {})})
     return door.call(path, *(ParseDict(one, GetMessageClass(kind)()) for one in asked), headers=bearer(token))
 
 
@@ -231,14 +238,39 @@ def test_names(native: Grpc, door: Door, people: People, things: Things, path: s
     for caller in (people.stranger, people.operator):
         if name:
             none = things.nobodys[name]
-            missing = ask(door, path, where, none, caller.token)
+            missing = ask(door, path, {where: none}, caller.token)
             assert missing.code != "INVALID_ARGUMENT" or missing.fields == [name], "say in GIVEN what the call needs"
         for value in things.named[name] if name else [""]:
-            told = ask(door, path, where, value, caller.token)
+            told = ask(door, path, {where: value}, caller.token)
             shown = unnamed(told, value)
             assert not [one for one in things.canaries if one in shown]
             if name and value:
                 assert alike(shown) == alike(unnamed(missing, none))
+    assert native.ask(f"{WORKERS}/HeartbeatTask", people.owner.token, lease=things.lease).code == OK
+
+
+def together(path: str) -> Sequence[Sequence[str]]:
+    """The fields by which one request can name things together: all of them, and all but one."""
+    all_names: Sequence[str] = [name for name in names(path) if name]
+    if METHODS[path].client_streaming:  # a message has one of its kinds
+        all_names = [name for name in all_names if name.startswith("hello.")]
+    some = [[one for one in all_names if one != other] for other in all_names]
+    return [chosen for chosen in (all_names, *some) if len(chosen) > 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "wheres"), [(path, wheres) for path in OURS if path not in OPEN for wheres in together(path)]
+)
+@pytest.mark.usefixtures("nothing_happens")
+def test_names_together(native: Grpc, door: Door, people: People, things: Things, path: str, wheres: list[str]) -> None:
+    """Who names another's thing and whose it is gets no more than who names one of them."""
+    theirs = {where: things.named[where.rpartition(".")[2]][0] for where in wheres}
+    nobodys = {where: things.nobodys[where.rpartition(".")[2]] for where in wheres}
+    for caller in (people.stranger, people.operator):
+        missing, told = (ask(door, path, named, caller.token) for named in (nobodys, theirs))
+        shown = unnamed(told, list(theirs.values()))
+        assert not [one for one in things.canaries if one in shown]
+        assert alike(shown) == alike(unnamed(missing, list(nobodys.values())))
     assert native.ask(f"{WORKERS}/HeartbeatTask", people.owner.token, lease=things.lease).code == OK
 
 
