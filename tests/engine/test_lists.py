@@ -11,8 +11,10 @@ from support.engine import DistantStore, Engine, tenant
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Status, Task, View
 from openmcp_chain.engine import answers
+from openmcp_chain.engine import lists as engine_lists
 from openmcp_chain.engine.counts import COUNT_SECONDS, COUNTS, WAITING, WITHIN_SECONDS
 from openmcp_chain.engine.submission import new_task_id
+from openmcp_chain.engine.tasks import Listed
 from openmcp_chain.store.base import TooMuch
 from openmcp_chain.store.memory import MemoryStore
 
@@ -312,3 +314,26 @@ async def test_many_are_read_as_far_as_they_fit() -> None:
         None,
         *await read(tenant(), ids, View.FULL),
     ]
+
+
+async def test_lists_leave_the_database_to_others() -> None:
+    """One of a workspace's is read at a time, and two of all; of the rest so many wait, in their order."""
+    store = DistantStore()
+    engine = Engine(store)
+    store.gates["list_tasks"] = gate = asyncio.Event()
+
+    def lists(workspace: str, count: int) -> list[asyncio.Task[Listed]]:
+        caller = tenant(workspace)
+        return [asyncio.create_task(engine.app.tasks.list(caller, "", 5, "", View.BASIC)) for _ in range(count)]
+
+    asked = lists("ws-1", engine_lists.WAITING + 1)
+    await asyncio.sleep(0.1)
+    assert store.calls["list_tasks"] == 1
+    asked += lists("ws-2", 1) + lists("ws-3", 1)
+    await asyncio.sleep(0.1)
+    assert store.calls["list_tasks"] == 2
+    with pytest.raises(errors.Overloaded):
+        await lists("ws-1", 1)[0]
+    gate.set()
+    assert not any(listed.tasks for listed in await asyncio.gather(*asked))
+    assert not engine.app.tasks._lists._asked

@@ -14,6 +14,7 @@ from openmcp_chain.engine import answers, pages
 from openmcp_chain.engine.counts import Counts
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.engine.lists import Lists
 from openmcp_chain.engine.quotas import Pending
 from openmcp_chain.store.base import Place, Store
 
@@ -47,11 +48,11 @@ class Tasks:
     """A workspace's tasks. Another workspace's do not exist: TaskNotFound."""
 
     def __init__(self, store: Store, ledger: Ledger, leases: Leases, pending: Pending) -> None:
-        self._store = store
         self._ledger = ledger
         self._leases = leases
         self._pending = pending
         self._counts = Counts(store)
+        self._lists = Lists(store)
 
     async def get(self, principal: Principal, task_id: str, view: View = View.FULL) -> Task:
         """The task as it is now. Raises TaskNotFound."""
@@ -81,7 +82,7 @@ class Tasks:
         left = answers.BYTES
         while True:
             asked = min(size - len(tasks), PART)
-            page = await self._store.list_tasks(principal.workspace, chosen, rest, asked)
+            page = await self._lists(principal.workspace, chosen, rest, asked)
             weights = await self._weigh(page.tasks, view)
             fit = answers.room(weights, left, first=not tasks)
             tasks += page.tasks[:fit]
@@ -137,7 +138,7 @@ class Tasks:
         while True:
             wanted = min(PART, limit - len(retried))
             try:
-                page = await self._store.list_tasks(principal.workspace, chosen, after, max(wanted, 1))
+                page = await self._lists(principal.workspace, chosen, after, max(wanted, 1))
             except errors.Error:
                 if not retried:
                     raise
