@@ -58,6 +58,25 @@ async def test_who_has_no_use_for_room_leaves_it_to_the_next() -> None:
     assert first.empty()
 
 
+async def test_room_that_is_too_small_for_the_first_is_left_to_the_next() -> None:
+    """That its task does not fit is known when it is claimed: till then, nobody else was told."""
+    engine = Engine()
+    unread = engine.app.large.unread
+    unread.enter("ws-1", volume.WORKSPACE_BYTES)
+    (_, first), (_, second), (_, third) = (join(engine, task_type) for task_type in "abc")
+    for task_type, size in (("a", 900_000), ("b", 700_000), ("c", 400_000)):
+        await engine.submit(task_type=task_type, payload=b"x" * size)
+    await engine.app.dispatcher.settle()
+    unread.leave("ws-1", 500_000)
+    async with asyncio.timeout(PATIENCE):
+        assert (await third.get()).type == "c"
+    assert first.empty()
+    assert second.empty()
+    unread.leave("ws-1", 900_000)
+    async with asyncio.timeout(PATIENCE):
+        await first.get()
+
+
 async def test_who_has_no_room_is_passed_over_by_what_is_submitted() -> None:
     """It goes to the next worker that waits, leased in the write that stores it, and to the first one when it can."""
     engine = Engine(store := DistantStore())

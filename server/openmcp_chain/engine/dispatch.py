@@ -324,6 +324,8 @@ class Dispatcher:
                 self.offer_waiting(waiting)
             # The worker must not wait for this one for ever.
             self.give_back(session)
+            if not fits:
+                session.pass_on()
 
     async def _try_claim(self, waiting: Waiting, session: Session) -> Task | None:
         """Raises _NoRoom before anything is written; where the size is known, before anything is read."""

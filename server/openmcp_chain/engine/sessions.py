@@ -83,6 +83,11 @@ class Session:
         if self._share is not None:
             self._share.leave(size)
 
+    def pass_on(self) -> None:
+        """There was no room for what it was to get: others may have some use for what there is."""
+        if self._share is not None:
+            self._share.pass_on()
+
     def leave(self) -> None:
         """Nothing more is to come to it."""
         self.open = False

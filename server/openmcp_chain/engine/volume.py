@@ -28,7 +28,10 @@ class Volume:
 
     def __init__(self) -> None:
         self._bytes = Counter[str]()
-        self._waiting: dict[str, dict[Wake, None]] = {}
+        self._waiting: dict[str, dict[Wake, int]] = {}
+        """Since which letting go each has waited."""
+        self._let_go = 0
+        """How often something has been let go of."""
 
     @property
     def total(self) -> int:
@@ -57,6 +60,11 @@ class Volume:
         self._bytes[workspace] -= size
         if not self._bytes[workspace]:
             del self._bytes[workspace]
+        self._let_go += 1
+        self.pass_on(workspace)
+
+    def pass_on(self, workspace: str) -> None:
+        """Who was told could not take what he had thought: the next are told, of those who have waited since before."""
         if self._waiting:
             self._wake(workspace)
             for other in list(self._waiting):
@@ -65,7 +73,7 @@ class Volume:
 
     def wait(self, workspace: str, wake: Wake) -> None:
         """`wake` is called once, when something has been let go of, unless it is forgotten before."""
-        self._waiting.setdefault(workspace, {}).setdefault(wake)
+        self._waiting.setdefault(workspace, {}).setdefault(wake, self._let_go)
 
     def forget(self, workspace: str, wake: Wake) -> None:
         """It waits no more, if it did."""
@@ -78,7 +86,9 @@ class Volume:
     def _wake(self, workspace: str) -> bool:
         """Returns whether one has taken something; where nothing is held, all are told."""
         taken = False
-        for wake in list(self._waiting.get(workspace, ())):
+        for wake, since in list(self._waiting.get(workspace, {}).items()):
+            if since == self._let_go:
+                continue
             self.forget(workspace, wake)
             taken = wake() or taken
             if taken and self._bytes[workspace]:
@@ -111,3 +121,6 @@ class Share:
 
     def forget(self, wake: Wake) -> None:
         self.volume.forget(self.workspace, wake)
+
+    def pass_on(self) -> None:
+        self.volume.pass_on(self.workspace)
