@@ -9,13 +9,14 @@ from typing import Any
 import grpc
 import pytest
 from support import virtual
-from support.engine import tenant
-from support.service import PATIENCE, SETTINGS, Caller, Service, refused, serving
+from support.engine import DistantStore, tenant
+from support.service import PATIENCE, SETTINGS, Caller, Service, as_struct, refused, serving
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.plans import ANSWER_BYTES, REPORT_BYTES, Plan
 from openmcp_chain.domain.workspace import Principal
+from openmcp_chain.engine import volume
 from openmcp_chain.transport.dues import Dues
 
 FREE = SETTINGS.plans["free"]
@@ -46,17 +47,18 @@ def test_a_debt_ends_when_it_is_told_to() -> None:
 
     async def test(dues: Dues) -> None:
         dues.read(ONE, LARGE)
-        dues.read(ONE, ANSWER_BYTES)
-        assert owed(dues.read, ONE, ANSWER_BYTES + 1) == pytest.approx(3)
-        dues.read(OTHER, LARGE)
+        dues.may_read(ONE, ANSWER_BYTES)
+        assert owed(dues.may_read, ONE, ANSWER_BYTES + 1) == pytest.approx(3)
+        dues.may_read(OTHER, LARGE)
         await asyncio.sleep(2)
-        wait = owed(dues.read, ONE, LARGE)
+        wait = owed(dues.may_read, ONE, LARGE)
         assert wait == pytest.approx(1)  # a refusal costs nothing
         await asyncio.sleep(wait)
+        dues.may_read(ONE, LARGE)
         dues.read(ONE, LARGE)
-        assert owed(dues.read, ONE, LARGE) == pytest.approx(3 + FREE.burst / FREE.requests_per_second)
+        assert owed(dues.may_read, ONE, LARGE) == pytest.approx(3 + FREE.burst / FREE.requests_per_second)
         dues.forget("ws-1")
-        dues.read(ONE, LARGE)
+        dues.may_read(ONE, LARGE)
 
     in_time(test)
 
@@ -68,7 +70,7 @@ def test_small_answers_are_not_counted() -> None:
         for _ in range(1000):
             dues.read(ONE, ANSWER_BYTES)
             dues.leased(ONE, ANSWER_BYTES)
-        dues.read(ONE, LARGE)
+        dues.may_read(ONE, LARGE)
         dues.may_lease(ONE)
 
     in_time(test)
@@ -77,6 +79,7 @@ def test_small_answers_are_not_counted() -> None:
 def test_a_plan_without_a_rate_has_no_limit() -> None:
     async def test(dues: Dues) -> None:
         for _ in range(100):
+            dues.may_read(tenant(), LARGE)
             dues.read(tenant(), LARGE)
             dues.may_lease(tenant())
             dues.leased(tenant(), LARGE)
@@ -96,7 +99,7 @@ def test_leases_are_paid_for_apart_and_before_there_are_any() -> None:
         dues.may_lease(OTHER)
         await asyncio.sleep(wait)
         dues.may_lease(ONE)
-        dues.read(ONE, LARGE)
+        dues.may_read(ONE, LARGE)
 
     in_time(test)
 
@@ -136,6 +139,16 @@ def read(service: Service, caller: Caller, task_id: str, view: tasks_pb2.TaskVie
     return service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE)
 
 
+async def ended(service: Service, caller: Caller, task_type: str, size: int) -> str:
+    """The id of a task that has ended with a result of this size."""
+    await service.submit(caller, task_type)
+    lease = workers_pb2.LeaseTasksRequest(worker_name="w", task_types=[task_type])
+    (task,) = (await service.workers.LeaseTasks(lease, metadata=caller.metadata, timeout=PATIENCE)).tasks
+    done = workers_pb2.CompleteTaskRequest(lease=task.lease, result=as_struct({"text": "x" * size}))
+    await service.workers.CompleteTask(done, metadata=caller.metadata, timeout=PATIENCE)
+    return task.lease.task_id
+
+
 async def test_a_large_answer_in_debt_is_refused() -> None:
     """With what says when to come again. Debts go with their workspace."""
     async with serving(settings=SLOW) as service:
@@ -148,6 +161,40 @@ async def test_a_large_answer_in_debt_is_refused() -> None:
         assert (await read(service, caller, task_id, tasks_pb2.TASK_VIEW_BASIC)).task_id == task_id
         await service.app.eviction._forget(caller.workspace_id)
         assert (await read(service, caller, task_id, tasks_pb2.TASK_VIEW_FULL)).payload["text"]
+
+
+@pytest.mark.parametrize("code", ["RATE_LIMITED", "OVERLOADED"])
+async def test_what_is_refused_for_its_size_is_not_read(code: str) -> None:
+    """Whichever call reads it; what is small is. Where nothing would be refused, nobody looks for sizes first."""
+    store = DistantStore()
+    async with serving(store, settings=SLOW) as service:
+        caller, unread = await service.workspace("slow"), service.app.large.unread
+        sizes = {"small": 1, "large": 1_000_000}
+        ids = {name: await ended(service, caller, name, size) for name, size in sizes.items()}
+
+        def calls(name: str) -> list[Any]:
+            """Each reads the task, with its result."""
+            tasks: Any = service.tasks
+            meant = {"metadata": caller.metadata, "timeout": PATIENCE}
+            listed = tasks_pb2.ListTasksRequest(filter=f'type = "{name}"', view=tasks_pb2.TASK_VIEW_FULL)
+            return [
+                tasks.GetTask(tasks_pb2.GetTaskRequest(task_id=ids[name]), **meant),
+                tasks.BatchGetTasks(tasks_pb2.BatchGetTasksRequest(task_ids=[ids[name]]), **meant),
+                tasks.ListTasks(listed, **meant),
+                tasks.WaitTask(tasks_pb2.WaitTaskRequest(task_id=ids[name]), **meant),
+            ]
+
+        store.calls.clear()
+        first, held = ("large", 0) if code == "RATE_LIMITED" else ("small", volume.WORKSPACE_BYTES - 500_000)
+        await read(service, caller, ids[first], tasks_pb2.TASK_VIEW_FULL)
+        unread.enter(caller.workspace_id, held)
+        assert (store.calls["get_tasks"], store.calls["large_tasks"]) == (1, 0)
+        for call in calls("large"):
+            assert (await refused(call)).code == code
+        assert (store.calls["get_tasks"], store.calls["large_tasks"]) == (1, 4)
+        for call in calls("small"):
+            await call
+        unread.leave(caller.workspace_id, held)
 
 
 async def test_in_debt_nothing_is_leased() -> None:

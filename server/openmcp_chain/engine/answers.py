@@ -1,7 +1,8 @@
 """How much one answer may hold, so that every client can read it and Envoy can make JSON of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import TypeAlias
 
 from openmcp_chain.domain import sizes
 from openmcp_chain.domain.task import Task
@@ -11,6 +12,14 @@ BYTES = 2560 * 1024
 they are told otherwise. In JSON a byte takes six at most: as the escape of a control character."""
 _FRAME = 512
 """Bytes of a task for what has about the same length in all: ids, times, numbers, in JSON the names of fields."""
+
+Ask: TypeAlias = Callable[[int], None]
+"""To be asked before anything is read for an answer that will have so many bytes, or more; raises what it would be
+refused for."""
+
+
+def free(_: int) -> None:
+    """For answers that are never refused."""
 
 
 def weight(task: Task) -> int:

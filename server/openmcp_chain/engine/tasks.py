@@ -11,6 +11,7 @@ from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.task import Key, Status, Task, View
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import answers, pages
+from openmcp_chain.engine.answers import Ask, free
 from openmcp_chain.engine.counts import Counts
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.ledger import Ledger
@@ -54,38 +55,63 @@ class Tasks:
         self._counts = Counts(store)
         self._lists = Lists(store)
 
-    async def get(self, principal: Principal, task_id: str, view: View = View.FULL) -> Task:
-        """The task as it is now. Raises TaskNotFound."""
+    async def ask(self, principal: Principal, task_id: str, view: View, may_read: Ask) -> None:
+        """Raises what `may_read` does for an answer with what is large of the task, which is not read; TaskNotFound.
+
+        How large it is is looked up only where a large answer would be refused: most are not.
+        """
+        key = key_of(principal, task_id)
+        try:
+            may_read(answers.BYTES)
+        except errors.Error:
+            may_read(sum(await self._ledger.sizes([key], view)))
+
+    async def get(self, principal: Principal, task_id: str, view: View = View.FULL, may_read: Ask = free) -> Task:
+        """The task as it is now. Raises TaskNotFound; before it is read, if it is large, what `may_read` does."""
+        await self.ask(principal, task_id, view, may_read)
         task = await self._ledger.get(key_of(principal, task_id), view)
         if task is None:
             raise errors.TaskNotFound(task_id)
         return task
 
-    async def get_many(self, principal: Principal, task_ids: Sequence[str], view: View) -> Sequence[Task | None]:
-        """Each task, or None if it does not exist; of the first only, as many as fit into one answer."""
+    async def get_many(
+        self, principal: Principal, task_ids: Sequence[str], view: View, may_read: Ask = free
+    ) -> Sequence[Task | None]:
+        """Each task, or None if it does not exist; of the first only, as many as fit into one answer.
+
+        Raises what `may_read` does, before they are read, if they are large.
+        """
         keys = [_key_if_any(principal, task_id) for task_id in task_ids]
         known = [key for key in keys if key]
         sizes = dict(zip(known, await self._ledger.sizes(known, view), strict=True))
-        fit = answers.room([sizes[key] if key else 0 for key in keys])
+        weights = [sizes[key] if key else 0 for key in keys]
+        fit = answers.room(weights)
+        may_read(sum(weights[:fit]))
         found = await asyncio.gather(*(self._find(key, view) for key in keys[:fit]))
         return found[: answers.room([answers.weight(task) if task else 0 for task in found])]
 
-    async def list(self, principal: Principal, text: str, size: int, page_token: str, view: View) -> Listed:
+    async def list(
+        self, principal: Principal, text: str, size: int, page_token: str, view: View, may_read: Ask = free
+    ) -> Listed:
         """A page of the tasks that the filter selects, the newest first: `size` at most, and what fits into an answer.
 
-        Raises InvalidArgument for a filter that can't be read, or a token that is not of this very list.
+        Raises InvalidArgument for a filter that can't be read, or a token that is not of this very list; what
+        `may_read` does, before payloads or results are read that are large.
         """
         chosen = filters.parse(text)
         mark = pages.mark(principal.workspace, text, view.name)
         rest = _place(page_token, mark) if page_token else None
         tasks: list[Task] = []
-        left = answers.BYTES
+        left, large = answers.BYTES, 0
         while True:
             asked = min(size - len(tasks), PART)
             page = await self._lists(principal.workspace, chosen, rest, asked)
-            weights = await self._weigh(page.tasks, view)
+            sizes = await self._ledger.sizes([task.key for task in page.tasks], view)
+            weights = [answers.weight(task) + size for task, size in zip(page.tasks, sizes, strict=True)]
             fit = answers.room(weights, left, first=not tasks)
             tasks += page.tasks[:fit]
+            large += sum(sizes[:fit])
+            may_read(large)
             left -= sum(weights[:fit])
             rest = page.rest if fit == len(page.tasks) else _behind(tasks[-1])
             if rest is None or fit < asked or len(tasks) == size:
@@ -173,11 +199,6 @@ class Tasks:
 
     async def _find(self, key: Key | None, view: View) -> Task | None:
         return await self._ledger.get(key, view) if key else None
-
-    async def _weigh(self, listed: Sequence[Task], view: View) -> Sequence[int]:
-        """What listed tasks will weigh in this view, but for payloads and results that are not large."""
-        sizes = await self._ledger.sizes([task.key for task in listed], view)
-        return [answers.weight(task) + size for task, size in zip(listed, sizes, strict=True)]
 
     async def _filled(
         self, listed: Sequence[Task], rest: Place | None, view: View

@@ -31,9 +31,15 @@ class Dues:
         self._repeated = Rates(plan)
         self._said = Rates(plan)
 
+    def may_read(self, principal: Principal, size: int) -> None:
+        """Raises RateLimited if an answer to a read of so many bytes is large, and others are owed."""
+        if _cost(size):
+            _settle(self._read, principal)
+
     def read(self, principal: Principal, size: int) -> None:
-        """Charges for an answer to a read of so many bytes. Raises RateLimited if it is large, and others are owed."""
-        _charge(self._read, principal, size)
+        """Charges for an answer to a read."""
+        if cost := _cost(size):
+            self._read.take(principal, cost)
 
     def may_lease(self, principal: Principal) -> None:
         """To be asked before tasks are leased, which are given away then. Raises RateLimited if others are owed."""
@@ -49,7 +55,9 @@ class Dues:
 
         Raises RateLimited if it is large, and others of this kind are owed: whatever is owed for leases, one is given.
         """
-        _charge(self._repeated, principal, size)
+        if cost := _cost(size):
+            _settle(self._repeated, principal)
+            self._repeated.take(principal, cost)
 
     def said_again(self, principal: Principal, size: int) -> None:
         """Charges for a report of so many bytes that ends what has ended, before it is read.
@@ -69,12 +77,6 @@ class Dues:
 def _cost(size: int) -> int:
     """In calls, beside the one that Envoy has counted."""
     return max(0, size - 1) // ANSWER_BYTES
-
-
-def _charge(rates: Rates, principal: Principal, size: int) -> None:
-    if cost := _cost(size):
-        _settle(rates, principal)
-        rates.take(principal, cost)
 
 
 def _settle(rates: Rates, principal: Principal, whose: Literal["answers", "reports"] = "answers") -> None:

@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -39,6 +40,7 @@ from openmcp_chain import logs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.workspace import Principal, Scope
+from openmcp_chain.engine.answers import Ask
 from openmcp_chain.engine.bearers import Bearer, Bearers
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.quotas import Streams
@@ -85,6 +87,8 @@ class Call:
     """How its request is read."""
     decode: Callable[[bytes], Any]
     """Decodes one of the requests of a caller that sends a stream of them. Raises RequestTooLarge, InvalidArgument."""
+    may_read: Ask
+    """For methods that read tasks, whose answers may be refused."""
 
     @property
     def bearer(self) -> Bearer:
@@ -175,7 +179,7 @@ class Rpc:
                                 data = b""
                                 if access.bulky is None:
                                     reading.end()
-                                call = Call(metadata, bearer, context, reading, decode)
+                                call = Call(metadata, bearer, context, reading, decode, partial(self._may_read, bearer))
                                 answer: Message | Encoded = await behaviour(decoded.pop(), call)
                             finally:
                                 reading.end()
@@ -211,7 +215,7 @@ class Rpc:
                     else:
                         async with limit:
                             requests = decode(await messages.only_message(context))
-                    call = Call(metadata, bearer, context, AT_ONCE, decode)
+                    call = Call(metadata, bearer, context, AT_ONCE, decode, partial(self._may_read, bearer))
                     # Closed here and now, not when the garbage collector comes by: it holds subscriptions and leases.
                     # We write, not gRPC: a call whose caller does not read what is written must end as well.
                     async with aclosing(behaviour(requests, call)) as answers:
@@ -268,19 +272,26 @@ class Rpc:
         if not self._under_way[workspace]:
             del self._under_way[workspace]
 
+    def _may_read(self, bearer: Bearer | None, size: int) -> None:
+        """Raises what an answer of so many bytes to a read is refused for.
+
+        Overloaded if too much is unread besides, RateLimited if others are owed for.
+        """
+        if size > SMALL:
+            self._large.unread.ask(_workspace(bearer), size)
+        if bearer is not None:
+            self._dues.may_read(bearer.principal, size)
+
     def _charge(self, context: Context, access: Access, bearer: Bearer | None, size: int) -> None:
         """Counts an answer until the call has ended.
 
-        Raises Overloaded if there is too much of that, RateLimited if others are owed for; not for a call that has
-        changed something, which is done.
+        Raises as `_may_read` does; not for a call that has changed something, which is done.
         """
-        workspace, unread = _workspace(bearer), self._large.unread
         if bearer is not None and access.scope is Scope.TASKS_READ:
-            if size > SMALL:
-                unread.ask(workspace, size)
+            self._may_read(bearer, size)
             self._dues.read(bearer.principal, size)
         if size > SMALL:
-            messages.hold(context, unread, workspace, size)
+            messages.hold(context, self._large.unread, _workspace(bearer), size)
 
     def _identify(self, path: str, access: Access, metadata: Mapping[str, str]) -> trace.Span:
         """Names the call in the log, and begins its span: in the caller's trace, if it brings one."""

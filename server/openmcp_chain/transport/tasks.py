@@ -94,7 +94,7 @@ class TaskService:
         """Reads a task."""
         _require(request.task_id)
         view = codec.view(request.view, View.RESULT)
-        return codec.detail(await self._tasks.get(call.caller, request.task_id, view), view)
+        return codec.detail(await self._tasks.get(call.caller, request.task_id, view, call.may_read), view)
 
     async def BatchGetTasks(self, request: tasks_pb2.BatchGetTasksRequest, call: Call) -> Encoded:
         """Reads tasks."""
@@ -102,7 +102,7 @@ class TaskService:
         _between(checks, "task_ids", len(request.task_ids), BATCH_GET)
         checks.done()
         view = codec.view(request.view, View.RESULT)
-        found = await self._tasks.get_many(call.caller, request.task_ids, view)
+        found = await self._tasks.get_many(call.caller, request.task_ids, view, call.may_read)
         rest = tasks_pb2.BatchGetTasksResponse(
             not_found=[task_id for task_id, task in zip(request.task_ids, found, strict=False) if task is None],
             omitted=request.task_ids[len(found) :],
@@ -117,6 +117,7 @@ class TaskService:
         checks.required("task_id", request.task_id)
         checks.done()
         seconds = WAIT_SECONDS if timeout is None else timeout.total_seconds()
+        await self._tasks.ask(call.caller, request.task_id, View.RESULT, call.may_read)
         key, limit = key_of(call.caller, request.task_id), self._identity.quotas(call.caller).streams
         async with self._events.ending(key, limit) as ending:
             return codec.detail(await ending.task(seconds))
@@ -128,7 +129,7 @@ class TaskService:
         checks.done()
         view = codec.view(request.view, View.BASIC)
         size = min(request.page_size or PAGE, FULL_PAGE if view is View.FULL else LONGEST_PAGE)
-        listed = await self._tasks.list(call.caller, request.filter, size, request.page_token, view)
+        listed = await self._tasks.list(call.caller, request.filter, size, request.page_token, view, call.may_read)
         rest = tasks_pb2.ListTasksResponse(next_page_token=listed.next_page_token)
         return encode(rest, tasks=[codec.detail(task, view) for task in listed.tasks])
 
