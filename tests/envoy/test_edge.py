@@ -14,6 +14,7 @@ import pytest_asyncio
 from support.gateway import Gateway, running
 from support.http2 import Http2
 
+from openmcp.chain.v1 import tasks_pb2, workers_pb2, workers_pb2_grpc
 from openmcp_chain.stack.authority import Authority
 from openmcp_chain.stack.envoy.tls import Identity
 
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CONNECTIONS = 40
 PATIENCE = 1.0
+SILENCE, STREAM_SILENCE = 2.0, 6.0
 STREAMS = 100
 RESETS = 600
 SECONDS = 20.0
@@ -43,6 +45,8 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
         identity=Identity(envoy.certificate, envoy.key),
         max_connections=CONNECTIONS,
         patience_seconds=PATIENCE,
+        silence_seconds=SILENCE,
+        stream_silence_seconds=STREAM_SILENCE,
     ) as started:
         yield started
 
@@ -171,12 +175,38 @@ async def test_rapid_resets(gateway: Gateway) -> None:
     await all_is_well(gateway)
 
 
-def tls(gateway: Gateway) -> Http2:
+async def test_what_nobody_reads_goes(gateway: Gateway) -> None:
+    """Of streams too that the server is done with, whether Envoy has seen their end or not.
+
+    A stream on which nothing is said meanwhile goes on.
+    """
+    message = tasks_pb2.StreamTaskEventsRequest(task_id="wide_25000").SerializeToString()
+    path = "/openmcp.chain.v1.TaskService/StreamTaskEvents"
+    grpc_type = {"content-type": "application/grpc", "te": "trailers"}
+    typed = {**get(gateway), ":path": path, ":method": "POST", **grpc_type}
+    work = workers_pb2_grpc.WorkerServiceStub(gateway.channel).Work(metadata=gateway.bearer)
+
+    async def is_served() -> None:
+        await work.write(workers_pb2.WorkRequest(heartbeat=workers_pb2.Heartbeat()))
+        assert isinstance(await work.read(), workers_pb2.WorkResponse)
+
+    async with tls(gateway, window=0) as connection:
+        last = connection.ask(typed.items(), b"\0" + len(message).to_bytes(4, "big") + message)
+        await is_served()
+        paths = ("/v1/tasks/pending", "/v1/tasks/wide_10000/events", "/v1/tasks/wide_80000/events")
+        await connection.dropped([connection.ask({**get(gateway), ":path": path}.items()) for path in paths])
+        await is_served()
+        work.cancel()
+        await connection.dropped([last])
+    await all_is_well(gateway)
+
+
+def tls(gateway: Gateway, window: int | None = None) -> Http2:
     trust = ssl.create_default_context()
     trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
     trust.set_alpn_protocols(["h2"])
     url = gateway.rest.base_url
-    return Http2(url.host, url.port or 0, trust)
+    return Http2(url.host, url.port or 0, trust, window)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from support.gateway import PLANS, parsed
 
+from openmcp_chain.domain.keys import CLOCK_SKEW, LIFETIME
 from openmcp_chain.stack import envoy
 from openmcp_chain.stack.envoy import Address, Settings
 from openmcp_chain.stack.envoy.collector import Collector
-from openmcp_chain.transport import rpc
+from openmcp_chain.transport import rest, rpc
 
 LOCAL = Settings(listen=Address("127.0.0.1", 8080), server=Address("127.0.0.1", 50051), plans=PLANS)
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - where a container listens
@@ -43,16 +44,34 @@ def test_nothing_is_left_to_fill_in() -> None:
 def test_the_server_gets_to_answer() -> None:
     """A call that the server lets wait, or gives up, is not given up by Envoy first, however silent it is.
 
-    Not when memory is short either: whoever leaves answers unread would end the calls of all who wait.
+    Not when memory is short either: whoever leaves answers unread would end the calls of all who wait. Nor is an event
+    stream that is pinged.
     """
     rendered = parsed(envoy.render(LOCAL))
     (listener,) = rendered["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     idle = float(manager["stream_idle_timeout"].rstrip("s"))
-    assert rpc.UNARY_SECONDS < LOCAL.unary_seconds < idle
     actions = {one["name"].rpartition(".")[2]: one for one in rendered["overload_manager"]["actions"]}
-    reduced = {one["timer"] for one in actions["reduce_timeouts"]["typed_config"]["timer_scale_factors"]}
-    assert reduced == {"HTTP_DOWNSTREAM_STREAM_FLUSH", "HTTP_DOWNSTREAM_CONNECTION_IDLE"}
+    factors = actions["reduce_timeouts"]["typed_config"]["timer_scale_factors"]
+    reduced = {one["timer"]: float(one["min_timeout"].rstrip("s")) for one in factors}
+    names = {name.removeprefix("HTTP_DOWNSTREAM_") for name in reduced}
+    assert names == {"STREAM_FLUSH", "STREAM_IDLE", "CONNECTION_IDLE"}
+    least = reduced["HTTP_DOWNSTREAM_STREAM_IDLE"]
+    assert rpc.UNARY_SECONDS < LOCAL.unary_seconds < least < idle
+    assert least > 2 * rest.PING_SECONDS
+
+
+def test_a_stream_may_be_silent_for_as_long_as_its_token_lives() -> None:
+    """And for no longer, but where the server pings. Told by each route of such a method, by gRPC or REST."""
+    rendered = parsed(envoy.render(LOCAL))
+    (listener,) = rendered["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    silent = {one["name"]: one["route"]["idle_timeout"] for one in routes if "idle_timeout" in one.get("route", {})}
+    methods = ("TaskService/StreamTaskEvents", "WorkerService/Work")
+    assert silent == {f"grpc:openmcp.chain.v1.{name}": f"{LOCAL.stream_silence_seconds}s" for name in methods}
+    # What a token is believed after its end, and the loop that looks for such.
+    assert LOCAL.stream_silence_seconds > (LIFETIME + CLOCK_SKEW).total_seconds() + 5
 
 
 def test_the_edge_is_as_it_is_told() -> None:
@@ -81,7 +100,8 @@ def test_the_edge_is_as_it_is_told() -> None:
     patience = {listener["listener_filters_timeout"], chain["transport_socket_connect_timeout"]}
     assert patience == {manager["request_headers_timeout"]} == {"10.0s"}
     assert f"| {LOCAL.unary_seconds:g} s, by the route" in told
-    assert (manager["stream_idle_timeout"], common["idle_timeout"]) == ("60s", "600s")
+    assert (manager["stream_idle_timeout"], common["idle_timeout"]) == ("60.0s", "600s")
+    assert LOCAL.stream_silence_seconds == 16 * 60
     assert f"streams of a connection | {http2['max_concurrent_streams']} |" in told
     (extended,) = server["typed_extension_protocol_options"].values()
     windows = [http2, extended["explicit_http_config"]["http2_protocol_options"]]

@@ -12,7 +12,7 @@ from openmcp_chain.stack import envoy
 from openmcp_chain.stack.envoy import routes, view
 from openmcp_chain.transport.server import ACCESS, STREAMS
 
-LIMITS = routes.Limits(bytes=1000, seconds=1.0)
+LIMITS = routes.Limits(bytes=1000, seconds=1.0, stream_silence=2.0)
 PROTO = Path(__file__).parents[2] / "proto"
 
 

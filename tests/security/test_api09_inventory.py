@@ -57,7 +57,7 @@ def test_what_reflection_tells_is_what_is_served(native: Grpc) -> None:
 
 def test_what_is_served_is_routed() -> None:
     """Envoy's routes are those of the contract's methods, of health and of reflection; each has its method."""
-    table = routes.table(view.methods(), routes.Limits(1 << 20, 1.0))
+    table = routes.table(view.methods(), routes.Limits(1 << 20, 1.0, 2.0))
     names = {one["name"] for one in table if "route" in one}
     grpc = {f"grpc:{path.strip('/')}" for path in METHODS if not path.endswith("/List")}
     rest = {f"rest:{found[0]} {found[1]}" for path in CONTRACT if (found := route(path))}

@@ -71,6 +71,14 @@ class Http2:
                 if kind in (_HEADERS, _RESET):
                     waiting.discard(of)
 
+    async def dropped(self, streams: Iterable[int]) -> None:
+        """Returns when the other side has reset each."""
+        waiting = set(streams)
+        while waiting:
+            kind, _, of, _ = await asyncio.wait_for(self._read(), SECONDS)
+            if kind == _RESET:
+                waiting.discard(of)
+
     def reset(self, stream: int) -> None:
         """Gives a call up (CANCEL)."""
         self._writer.write(_frame(_RESET, 0, stream, (8).to_bytes(4, "big")))

@@ -157,6 +157,9 @@ class Rest:
         if request.task_id == "ended":
             await context.send_initial_metadata((("x-openmcp-end-of-stream", "1"),))
             return
+        if request.task_id.startswith("wide_"):
+            yield HttpBody(content_type="text/event-stream", data=b": " + b"x" * int(request.task_id[5:]) + b"\n\n")
+            return
         after = metadata.get("last-event-id", request.after_sequence)
         yield HttpBody(content_type="text/event-stream", data=f"id: 1\ndata: after {after}\n\n".encode())
         await self.more.wait()

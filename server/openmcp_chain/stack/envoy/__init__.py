@@ -17,6 +17,7 @@ from typing import Any
 
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
+from openmcp_chain.domain.keys import CLOCK_SKEW, LIFETIME
 from openmcp_chain.domain.plans import Plan
 from openmcp_chain.engine import answers, tokens
 from openmcp_chain.stack.envoy import cors, rates, replies, routes, tls, view
@@ -97,6 +98,12 @@ class Settings:
     """Bytes of a JSON response: what the fullest answer takes, every byte of it escaped."""
     unary_seconds: float = 35.0
     """Longer than the server gives a call, so that the server gets to answer."""
+    silence_seconds: float = 60.0
+    """How long nothing may move on a call, nor its client read what is left of the answer: longer than a unary call may
+    take, and than it is from one ping of an event stream to the next."""
+    stream_silence_seconds: float = (LIFETIME + 2 * CLOCK_SKEW).total_seconds()
+    """The same for streams without pings: longer than a token lives, with which the server ends them, unless it is told
+    the next one on the stream."""
     jwks_seconds: int = 5
     """How long a new signing key may go unnoticed."""
     patience_seconds: float = 10.0
@@ -120,7 +127,7 @@ class Settings:
     @property
     def limits(self) -> routes.Limits:
         """What holds for each call."""
-        return routes.Limits(self.body_limit, self.unary_seconds)
+        return routes.Limits(self.body_limit, self.unary_seconds, self.stream_silence_seconds)
 
 
 def write(settings: Settings, folder: Path, name: str = "envoy.yaml") -> Path:
@@ -210,6 +217,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "SERVER_WINDOW": SERVER_STREAM_WINDOW * SERVER_STREAMS,
         "SERVER_TLS": tls.upstream(settings.server_tls, beside),
         "SERVICES": view.services(),
+        "SILENCE": f"{settings.silence_seconds}s",
         "SHARED": {} if settings.peers else None,
         "TLS_ONLY": {"transport_protocol": "tls"} if settings.identity else None,
         "TRACING": otlp.tracing() if otlp else None,

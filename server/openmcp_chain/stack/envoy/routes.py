@@ -42,6 +42,8 @@ SMALL_BYTES = 64 * 1024
 FRAME_BYTES = 5
 """What gRPC puts before a message (a flag and a length)."""
 
+_PINGED = ("google.api.HttpBody",)
+"""What is told by streams that the server pings: if they are read, they are not silent for longer than any call."""
 _UNTRACED = ("openmcp.chain.v1.RestService/ServeJsonWebKeySet", "grpc.health.v1.Health/Check")
 """Asked for every few seconds, by Envoy itself among others: a collector has no use for it."""
 _JSON = r'(?i)application/json\s*(;\s*(charset="?utf-8"?\s*)?)?'
@@ -64,6 +66,8 @@ class Limits:
     """Of a request, as JSON or as a message."""
     seconds: float
     """Of a unary call, the slow sending of its request included."""
+    stream_silence: float
+    """Seconds for which nothing may move on a stream that is not pinged."""
 
 
 def too_large(method: Method, limits: Limits) -> tuple[str, int]:
@@ -161,10 +165,12 @@ def _call(method: Method, limits: Limits, *, framed: bool = False) -> Json:
             "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"},
         },
     }
-    if method.streams:
-        # How long a stream waits is no error: the other side's death is found by pings.
-        action["idle_timeout"] = "0s"
-    else:
+    if method.streams and method.output not in _PINGED:
+        # How long it waits is no error, and a client that is dead is found by HTTP/2's pings. But by one that does not
+        # read it would be kept for ever: as long as more is left than Envoy takes at a time, it does not see the end of
+        # what the server is done with.
+        action["idle_timeout"] = f"{limits.stream_silence}s"
+    elif not method.streams:
         # A gRPC caller's own deadline counts if it is sooner, and the server is told of it.
         longest = f"{limits.seconds}s"
         action["max_stream_duration"] = {"max_stream_duration": longest, "grpc_timeout_header_max": longest}
