@@ -220,16 +220,13 @@ local function tell_one_limit(headers, of_bytes)
   end
 end
 
-local UNKNOWN_WAIT = 15 -- seconds, for what comes without its length, as gRPC's clients send it
-
 -- The reply to too many bytes: when so many are there, if nothing else is sent meanwhile.
 local function bytes_reply(handle)
   local kept = handle:streamInfo():dynamicMetadata()
   local token = (kept:get("envoy.filters.http.jwt_authn") or {}).payload or {}
   local rate = (BYTES[token.plan] or BYTES[""])[handle:metadata():get("whose") or "callers"]
   local left = tonumber(handle:headers():get("x-ratelimit-remaining") or "") or 0
-  local length = (kept:get("openmcp") or {}).length
-  local wait = length and (length - left) / rate or UNKNOWN_WAIT
+  local wait = (kept:get("openmcp").length - left) / rate
   for _, seconds in ipairs(WAITS) do
     if wait <= seconds then
       return REPLIES["BODIES " .. seconds]

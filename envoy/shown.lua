@@ -1,8 +1,7 @@
 -- Says what logs and traces may show of a request: of its path all but the query, and but what may be a secret or a token,
 -- put by mistake where an id belongs; its method, if it is one; which trace the caller says that it belongs to; and the id
 -- that Envoy gave it, in place of the caller's. Part of the first filter: a request that is refused before, for having no
--- host for instance, is shown by nothing of its own, and has no id but one that a caller wrote. Keeps its length too, for
--- the answer to one that is too many bytes.
+-- host for instance, is shown by nothing of its own, and has no id but one that a caller wrote.
 
 -- Longer than a UUID (36 characters), shorter than a secret (57); the longest names of workspaces and types are cut too.
 local PIECE = 48
@@ -45,10 +44,6 @@ function envoy_on_request(handle)
   shown:set("openmcp", "path", shown_path(headers:get(":path") or ""))
   shown:set("openmcp", "request_id", headers:get("x-request-id") or "")
   shown:set("openmcp", "method", shown_method(headers:get(":method") or ""))
-  local length = tonumber(headers:get("content-length") or "")
-  if length then
-    shown:set("openmcp", "length", length)
-  end
   local trace = trace_id(headers:get("traceparent") or "")
   if trace then
     shown:set("openmcp", "trace_id", trace)

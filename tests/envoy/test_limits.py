@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from support.gateway import BODY_LIMIT, Gateway
 
 from openmcp.chain.v1 import errors_pb2, tasks_pb2, tasks_pb2_grpc
+from openmcp_chain.client.errors import read
 from openmcp_chain.stack.envoy.routes import FRAME_BYTES
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -118,12 +119,11 @@ async def test_bytes_are_counted(gateway: Gateway) -> None:
     large.payload["a"] = "a" * (5 << 18)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await stub.SubmitTask(large, metadata=(("authorization", f"Bearer {token}"),))
-    assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "sends more bytes" in (failed.value.details() or "")
-    assert ("retry-after", "15") in (
-        *(failed.value.initial_metadata() or ()),
-        *(failed.value.trailing_metadata() or ()),
-    )
+    told = read(failed.value.code().name, failed.value.details() or "", failed.value.trailing_metadata() or ())
+    assert (told.status, told.code, told.retry_after) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED", 120)
+    assert "sends more bytes" in told.message
+    sent = *(failed.value.initial_metadata() or ()), *(failed.value.trailing_metadata() or ())
+    assert ("retry-after", "120") in sent
 
 
 async def test_what_workers_send_is_counted_by_itself(gateway: Gateway) -> None:
@@ -146,10 +146,9 @@ async def test_bytes_of_no_known_length_are_counted(gateway: Gateway) -> None:
         yield BODY[:1000]
         yield BODY[1000:]
 
-    codes = [
-        (await gateway.anonymous.post("/v1/tasks", headers=headers, content=chunks())).status_code for _ in range(3)
-    ]
-    assert codes == [200, 200, 429]
+    answers = [await gateway.anonymous.post("/v1/tasks", headers=headers, content=chunks()) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[-1].headers["retry-after"] == "120"
 
 
 async def test_the_largest_request_fits_a_full_bucket(gateway: Gateway) -> None:
