@@ -1,7 +1,8 @@
 """Our own server, as people run it: `openmcp server` processes, and workspaces made as `openmcp workspaces` does."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench import task
 from bench.lab import Lab
-from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2, tasks_pb2_grpc
+from openmcp.chain.v1 import auth_pb2, auth_pb2_grpc, tasks_pb2, tasks_pb2_grpc, workers_pb2, workers_pb2_grpc
 from openmcp_chain import config
 from openmcp_chain.engine.administration import local_actor
 from openmcp_chain.engine.sealing import MasterKey
@@ -70,6 +71,22 @@ async def serve(lab: Lab, servers: int = 1, argv: Sequence[str] = ()) -> Served:
         stub: auth_pb2_grpc.AuthServiceAsyncStub = auth_pb2_grpc.AuthServiceStub(channel)
         answer = await stub.Authenticate(auth_pb2.AuthRequest(workspace_id=WORKSPACE, workspace_secret=secret))
     return Served(targets, WORKSPACE, secret, answer.token, environment)
+
+
+@asynccontextmanager
+async def listening(served: Served) -> AsyncIterator[None]:
+    """A worker at each server, of a type of which there are no tasks."""
+    metadata = (("authorization", f"Bearer {served.token}"),)
+    hello = workers_pb2.Hello(worker_name="bench", task_types=["another"], max_concurrency=1)
+    async with AsyncExitStack() as opened:
+        for target in served.targets:
+            channel = await opened.enter_async_context(grpc.aio.insecure_channel(target))
+            stub: workers_pb2_grpc.WorkerServiceAsyncStub = workers_pb2_grpc.WorkerServiceStub(channel)
+            call = stub.Work(metadata=metadata)
+            await call.write(workers_pb2.WorkRequest(hello=hello))
+            await call.read()
+        await asyncio.sleep(ACQUAINTED_SECONDS)
+        yield
 
 
 async def submit(served: Served, tasks: int) -> list[str]:

@@ -53,7 +53,8 @@ START, RESULT = more("start_p50_ms"), more("result_p50_ms")
 EVENT, EVENT_OTHER, CHANGE_STREAM = events.SAME, events.OTHER, events.BARE
 BEGUN, ACKNOWLEDGED = more("begun_p50_ms"), more("acknowledged_p50_ms")
 STREAMS_NONE, STREAMS, STREAMS_SSE = idle_streams.NONE, idle_streams.TYPED, idle_streams.SERVED
-SUBMIT_TWO, REST, STACK = openmcp_submit.TWO, rest_submit.CASE, dev_stack.CASE
+SUBMIT_TWO, TWO_TOLD, TWO_SHARED = openmcp_submit.TWO, openmcp_submit.TWO_TOLD, openmcp_submit.TWO_SHARED
+REST, STACK = rest_submit.CASE, dev_stack.CASE
 
 TABLES = (
     Table(
@@ -267,9 +268,11 @@ TABLES = (
     Table(
         "servers",
         "SubmitTask with one server process and with two",
-        (SUBMIT, SUBMIT_TWO),
+        (SUBMIT, SUBMIT_TWO, TWO_TOLD, TWO_SHARED),
         (
             Ratio("CPU of the servers a call, beside one", SUBMIT_TWO, SUBMIT, SERVER, at_most=1.1),
+            Ratio("the same, each told of the other's tasks", TWO_TOLD, SUBMIT, SERVER, at_most=1.1),
+            Ratio("the same as the first, with half the callers", TWO_SHARED, SUBMIT, SERVER, at_most=1.1),
             Ratio("database CPU a call, beside one", SUBMIT_TWO, SUBMIT, DATABASE),
             Ratio("throughput, beside one", SUBMIT_TWO, SUBMIT, rate),
         ),

@@ -1,5 +1,6 @@
 """Our own submit: authenticated, checked, durable. No worker takes the tasks; others wait already, or none."""
 
+from contextlib import nullcontext
 from functools import partial
 
 from bench import openmcp, task
@@ -10,24 +11,30 @@ from bench.sample import Sample
 BACKLOG = 100_000
 
 
-async def run(backlog: int, servers: int, lab: Lab, size: Size) -> Sample:
+async def run(
+    lab: Lab, size: Size, *, backlog: int = 0, servers: int = 1, times: int = 1, listening: bool = False
+) -> Sample:
+    """`times` as many callers, spread evenly over the servers; `listening`: each server wants to be told of tasks."""
     served = await openmcp.serve(lab, servers)
     await openmcp.fill(served, backlog)
-    return await lab.measure(
-        "bench.load.grpc_calls",
-        {
-            "target": f"ipv4:{','.join(served.targets)}",
-            "path": "/openmcp.chain.v1.TaskService/SubmitTask",
-            "token": served.token,
-            "requests": [task.as_base64(served.workspace)],
-            "calls": size.calls,
-            "callers": size.callers,
-            "warm_up": size.warm_up,
-        },
-    )
+    async with openmcp.listening(served) if listening else nullcontext():
+        return await lab.measure(
+            "bench.load.grpc_calls",
+            {
+                "target": f"ipv4:{','.join(served.targets)}",
+                "path": "/openmcp.chain.v1.TaskService/SubmitTask",
+                "token": served.token,
+                "requests": [task.as_base64(served.workspace)],
+                "calls": size.calls,
+                "callers": times * size.callers,
+                "warm_up": size.warm_up,
+            },
+        )
 
 
-CASE = Case("submit", "OpenMCP Chain, SubmitTask", partial(run, 0, 1))
-BEHIND = Case("submit-behind", f"SubmitTask, {BACKLOG:,} tasks waiting", partial(run, BACKLOG, 1))
-TWO = Case("submit-two", "SubmitTask, 2 server processes", partial(run, 0, 2))
-"""On one database, the callers spread evenly over them."""
+CASE = Case("submit", "OpenMCP Chain, SubmitTask", run)
+BEHIND = Case("submit-behind", f"SubmitTask, {BACKLOG:,} tasks waiting", partial(run, backlog=BACKLOG))
+TWO = Case("submit-two", "2 server processes, 64 callers each", partial(run, servers=2, times=2))
+TWO_TOLD = Case("submit-two-told", "the same, a worker at each", partial(run, servers=2, times=2, listening=True))
+"""Of another type, so that each is told of all tasks of the other, and does none."""
+TWO_SHARED = Case("submit-two-shared", "2 server processes, 64 callers in all", partial(run, servers=2))
