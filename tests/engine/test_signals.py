@@ -322,6 +322,26 @@ async def test_busy_processes_say_no_more_together_however_many_they_are() -> No
     assert {key for signal in store.published for key in signal.changed} == {task.key for task in tasks}
 
 
+async def test_two_that_are_busy_say_less() -> None:
+    """What has changed meanwhile is in the next one, and a single change after a rest is told at once."""
+    store = Recorded()
+    here, _ = await pair(store)
+    for _ in range(2):
+        store.published.clear()
+        await asyncio.sleep(1)
+        began = asyncio.get_running_loop().time()
+        tasks = [await here.submit()]
+        await asyncio.sleep(QUICKLY / 10)
+        assert len(store.published) == 1
+        for _ in range(300):
+            await asyncio.sleep(0.005)
+            tasks.append(await here.submit())
+        await asyncio.sleep(2 * signals.BUSY_SECONDS)
+        seconds = asyncio.get_running_loop().time() - began
+        assert len(store.published) <= seconds / signals.BUSY_SECONDS + 3
+        assert {key for signal in store.published for key in signal.changed} == {task.key for task in tasks}
+
+
 async def test_lost_signals_cost_time_and_nothing_else() -> None:
     """A database that takes no signals: the other process' workers find the tasks, its subscribers the events."""
     store = DistantStore()

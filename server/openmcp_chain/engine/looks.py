@@ -13,6 +13,8 @@ from openmcp_chain.domain.task import Queue
 
 AGAIN_SECONDS = 5.0
 """How soon a queue is looked at anew in which there was something new."""
+MISSED_SECONDS = 1.0
+"""How soon at the earliest when something may have been missed since."""
 RARELY_SECONDS = 60.0
 """How soon one in which there was nothing for a long time; each time it is twice as long."""
 NEVER = float("inf")
@@ -72,5 +74,5 @@ class Looks:
         """Something may have been missed, in whichever queue."""
         for queue, plan in self._plans.items():
             plan.interval = AGAIN_SECONDS / 2
-            plan.anew_at = max(now, plan.looked_at + AGAIN_SECONDS)  # however often it is said
+            plan.anew_at = max(now, plan.looked_at + MISSED_SECONDS)  # however often it is said
             self.want(queue, plan.anew_at)

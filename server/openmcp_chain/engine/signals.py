@@ -7,8 +7,8 @@ A process says nothing while no other wants to be told: it is alone, or nobody i
 no worker, no subscriber. One that wants to be told says so with its beats; and when somebody comes, at once. Until the
 others have heard of that, and once more, it looks by itself for what they may have changed.
 
-Every process hears every signal. So each pauses after its own, the longer the more processes there are, and what all
-say together does not grow with their number: without that, a dozen would have little time left but to listen.
+Every process hears every signal. So each pauses after its own, the longer the more processes there are: what all say
+together does not grow with their number. Without that, a dozen would have little time left but to listen.
 """
 
 import asyncio
@@ -44,6 +44,8 @@ LATE_SECONDS = 2 * BEAT_SECONDS
 """After so long without a beat, others may take a process for gone, and tell it nothing."""
 HEARD_A_SECOND = 100
 """Signals that a process hears of all others together, as long as none has more to tell than goes into one."""
+BUSY_SECONDS = 0.04
+"""For so long at least a process pauses that has always more to tell, however few there are to hear it."""
 KEYS = 1000
 """In a signal."""
 UNTOLD = 10 * KEYS
@@ -166,6 +168,7 @@ class Signals:
             log.exception("unforeseen")
 
     async def _speak(self) -> None:
+        busy = False
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -183,7 +186,9 @@ class Signals:
                 except Exception:
                     log.exception("unforeseen")
                 if len(taken) < KEYS:
-                    await asyncio.sleep(len(self._others) / HEARD_A_SECOND)
+                    pause = len(self._others) / HEARD_A_SECOND
+                    await asyncio.sleep(max(pause, BUSY_SECONDS) if busy else pause)
+                    busy = bool(self._changed)
 
     def _tell_again(self, untold: Sequence[tuple[Key, Waiting | None]]) -> None:
         """With the next beat, or what is to be told next; what has changed since is told as it is now."""
