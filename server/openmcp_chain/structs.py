@@ -25,13 +25,19 @@ _NUMBER, _STRUCT, _LIST = 0x11, 0x2A, 0x32
 _double = struct.Struct("<d").unpack_from
 
 
+def too_large(field: str, size: int | None = None) -> Violation:
+    """What is wrong with a Struct of more than BYTES; without its `size` where it was not read."""
+    has = f"{size} bytes" if size is not None else "too many bytes"
+    return Violation(field, f"has {has}; at most {BYTES} are allowed. Send larger data by URI.")
+
+
 def fault(field: str, data: bytes) -> Violation | None:
     """The first thing that is wrong with a Struct, or None.
 
     `data` is the Struct as protobuf's own serializer writes it, without unknown fields.
     """
     if len(data) > BYTES:
-        return Violation(field, f"has {len(data)} bytes; at most {BYTES} are allowed. Send larger data by URI.")
+        return too_large(field, len(data))
     # Of the containers around: where they end, whether they have keys, and which entry it is that is looked into.
     outer: list[tuple[int, bool, int]] = []
     position, end, keyed, entry = 0, len(data), True, 0

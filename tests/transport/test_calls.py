@@ -329,16 +329,21 @@ async def test_reflection_names_every_service() -> None:
 async def test_reflection_is_asked_little_by_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked is part of its answer, and waits with it for who may never read it."""
     monkeypatch.setattr(reflection, "STREAMS", 2)
+    monkeypatch.setattr(reflection, "OWN_STREAMS", 1)
     monkeypatch.setattr(reflection, "QUESTIONS", 3)
     question = reflection_pb2.ServerReflectionRequest(list_services="")
     long = reflection_pb2.ServerReflectionRequest(file_containing_symbol="x" * reflection.QUESTION_BYTES)
     async with serving() as service:
         ask: Any = reflection_pb2_grpc.ServerReflectionStub(service.channel).ServerReflectionInfo
-        first, second = ask(), ask()
-        for call in (first, second):
-            await call.write(question)
-            await call.read()
-        assert (await refused(ask(iter([question])))).code == "OVERLOADED"
+        one, other, third = [(await service.workspace()).metadata for _ in range(3)]
+        first = ask(metadata=one)
+        await first.write(question)
+        await first.read()
+        assert (await refused(ask(iter([question]), metadata=one))).code == "OVERLOADED"
+        second = ask(metadata=other)
+        await second.write(question)
+        await second.read()
+        assert (await refused(ask(iter([question]), metadata=third))).code == "OVERLOADED"
         await first.write(long)
         assert (await refused(first)).code == "REQUEST_TOO_LARGE"
         assert [answer.HasField("list_services_response") async for answer in ask(iter([question] * 3))] == [True] * 3

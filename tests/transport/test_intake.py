@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.service import NOBODYS, PATIENCE, SETTINGS, Caller, Service, WorkStream, as_struct, refused, serving
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import intake, outline, workstream
@@ -103,6 +104,22 @@ async def test_an_end_that_is_said_again_is_read_once_more_and_then_paid_for(rea
         service.app.leases._pace._said._rate = 1000  # how often ends come is not looked at here
         assert await end_all(worker, held * 4) == ["", "", "RATE_LIMITED", "RATE_LIMITED"]
         assert read() == 2
+        await worker.end()
+
+
+async def test_a_result_that_is_surely_too_large_is_not_read(read: Callable[[], int]) -> None:
+    """Its task fails and says why, as one that was read would."""
+    async with serving() as service:
+        caller = await service.workspace()
+        worker, (one, other) = await leased(service, caller, 2)
+        for lease, size in ((one, structs.BYTES), (other, intake.COMPLETE_BYTES)):
+            result = as_struct({"text": "x" * size})
+            await worker.say(complete=workers_pb2.Complete(lease=lease, result=result))
+            assert (await worker.ack()).error_code == "INVALID_ARGUMENT"
+            task = await service.get(caller, lease.task_id)
+            assert task.error.startswith("RESULT_INVALID: complete.result")
+            assert str(structs.BYTES) in task.error
+        assert read() == 1
         await worker.end()
 
 

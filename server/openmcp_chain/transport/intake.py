@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from openmcp.chain.v1 import workers_pb2
+from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.engine.bearers import Bearer
@@ -28,6 +29,8 @@ REPORT_MEMORY = 2048
 """What one takes besides its bytes, about."""
 SAID_BYTES = 8 * 1024
 """What a report may have that ends no lease. Those that do: REQUEST_BYTES."""
+COMPLETE_BYTES = structs.BYTES + 64 * 1024
+"""Of a message that has more, the result is too large, however it was written."""
 
 KINDS = {
     "heartbeat": workers_pb2.REPORT_KIND_HEARTBEAT,
@@ -122,13 +125,16 @@ class Intake:
             await self._refuse(kind, lease, refusal)
             return
         await self._leases.hear(self._bearer.principal)
-        reading = self._large.reading(self._bearer.principal.workspace, len(data))
-        try:
-            decoded = [await reading.run(self._decode, data)]
-            del data
-            report = await reading.run(_read, decoded.pop())
-        finally:
-            reading.end()
+        if kind == "complete" and len(data) > COMPLETE_BYTES:
+            report: Report = Completed.too_large("complete.result", lease)
+        else:
+            reading = self._large.reading(self._bearer.principal.workspace, len(data))
+            try:
+                decoded = [await reading.run(self._decode, data)]
+                del data
+                report = await reading.run(_read, decoded.pop())
+            finally:
+                reading.end()
         if report.lease != lease:
             raise errors.InvalidArgument(Violation(f"{kind}.lease", "must be given once"))
         answering = await self._begin(session, kind, report)

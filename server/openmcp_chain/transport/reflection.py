@@ -5,15 +5,17 @@ answer, which stays here until it is read.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
+import jwt
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from openmcp_chain.domain import errors
 from openmcp_chain.transport.rpc import Call
 
-STREAMS = 100
-"""Open at a time, of all callers."""
+STREAMS, OWN_STREAMS = 100, 10
+"""Open at a time, of all callers; of one workspace."""
 QUESTIONS = 1000
 """On a stream. Clients that walk through all there is ask some dozens."""
 QUESTION_BYTES = 4096
@@ -26,7 +28,7 @@ class Reflection:
     def __init__(self, names: Sequence[str]) -> None:
         self._servicer = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
         self._draining = asyncio.Event()
-        self._open = 0
+        self._open = Counter[str]()
 
     def drain(self) -> None:
         """Ends each stream that is not being answered."""
@@ -36,15 +38,18 @@ class Reflection:
         self, requests: AsyncIterator[bytes], call: Call
     ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
         """Answers one question after the other."""
-        if self._open >= STREAMS:
+        workspace = _named(call)
+        if self._open.total() >= STREAMS or self._open[workspace] >= OWN_STREAMS:
             raise errors.Overloaded
-        self._open += 1
+        self._open[workspace] += 1
         try:
             questions = self._while_serving(self._decoded(requests, call))
             async for answer in self._servicer.ServerReflectionInfo(questions, None):
                 yield answer
         finally:
-            self._open -= 1
+            self._open[workspace] -= 1
+            if not self._open[workspace]:
+                del self._open[workspace]
 
     async def _decoded(
         self, requests: AsyncIterator[bytes], call: Call
@@ -75,3 +80,12 @@ class Reflection:
                 yield request
         finally:
             draining.cancel()
+
+
+def _named(call: Call) -> str:
+    """The workspace that the caller's token names; empty if it has none. Envoy has verified it; nothing hangs on it."""
+    _, _, token = call.metadata.get("authorization", "").partition(" ")
+    try:
+        return str(jwt.decode(token, options={"verify_signature": False}).get("workspace_id", ""))
+    except jwt.InvalidTokenError:
+        return ""

@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Failure, Progress, Task
 from openmcp_chain.domain.workspace import Principal
@@ -46,6 +47,11 @@ class Completed:
         except errors.InvalidArgument as error:
             return cls(own, error.with_traceback(None))
         return cls(own, data)
+
+    @classmethod
+    def too_large(cls, field: str, lease: workers_pb2.LeaseRef) -> Self:
+        """The same of one that is known to be too large, and was not read."""
+        return cls(lease, errors.InvalidArgument(structs.too_large(field)))
 
     def ByteSize(self) -> int:
         return self.lease.ByteSize() + (len(self.result) if isinstance(self.result, bytes) else 0)
