@@ -7,18 +7,21 @@ import pytest
 from support.gateway import PLANS, parsed
 
 from openmcp_chain.domain.keys import CLOCK_SKEW, LIFETIME
+from openmcp_chain.domain.plans import REQUEST_BYTES, Plan
 from openmcp_chain.stack import envoy
-from openmcp_chain.stack.envoy import Address, Settings
+from openmcp_chain.stack.envoy import Address, Settings, rates
 from openmcp_chain.stack.envoy.collector import Collector
 from openmcp_chain.transport import rest, rpc
 
 LOCAL = Settings(listen=Address("127.0.0.1", 8080), server=Address("127.0.0.1", 50051), plans=PLANS)
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - where a container listens
 COMPOSE = Settings(listen=Address(EVERYWHERE, 8080), server=Address("server", 50051), plans=PLANS)
+VAST = Plan("vast", requests_per_second=300_000, burst=2**40, streams=0)
+"""As good as no limit."""
 KUBERNETES = Settings(
     listen=Address("::", 8080),
     server=Address("openmcp-server.openmcp.svc.cluster.local", 50051),
-    plans=PLANS,
+    plans={**PLANS, VAST.name: VAST},
     otlp=Collector.from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://otel-collector.observability"}),
     admin=Address("127.0.0.1", 9901),
     access_log=False,
@@ -32,6 +35,14 @@ def test_envoy_accepts_it(settings: Settings, tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 0, ended.stderr
     assert "eprecated" not in ended.stderr
+
+
+def test_a_bucket_has_no_more_than_envoy_can_count() -> None:
+    """Of calls or of bytes; what it can count is as the plan says it."""
+    limits = [*rates.of_calls({"": VAST}), *rates.of_bodies({"": VAST}, LOCAL.body_limit)]
+    each = [limit["token_bucket"]["tokens_per_fill"] for limit in limits]
+    assert each == [300_000, 300_000 * REQUEST_BYTES, 2**32 - 1]
+    assert {limit["token_bucket"]["max_tokens"] for limit in limits} == {2**32 - 1}
 
 
 def test_nothing_is_left_to_fill_in() -> None:

@@ -11,6 +11,9 @@ from openmcp_chain.stack.envoy import routes
 BYTES = {routes.CALLERS: REQUEST_BYTES, routes.WORKERS: REPORT_BYTES}
 """How many bytes a plan allows for each call that it allows."""
 
+MOST = 2**32 - 1
+"""Of calls or bytes, at once or a second: Envoy does not start with a bucket of more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -64,6 +67,7 @@ def lua_table(plans: Mapping[str, Plan]) -> str:
 
 
 def bucket(entries: list[dict[str, str]], rate: Rate) -> dict[str, Any]:
-    """What holds for each set of values that an entry without a value stands for."""
-    tokens = {"max_tokens": rate.burst, "tokens_per_fill": rate.per_second, "fill_interval": "1s"}
+    """What holds for each set of values that an entry without a value stands for: the rate, as far as Envoy counts."""
+    burst, per_second = min(rate.burst, MOST), min(rate.per_second, MOST)
+    tokens = {"max_tokens": burst, "tokens_per_fill": per_second, "fill_interval": "1s"}
     return {"entries": entries, "token_bucket": tokens}
