@@ -6,6 +6,8 @@ import ssl
 from collections.abc import Iterable
 from typing import Self
 
+from google.protobuf.message import Message
+
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
@@ -13,6 +15,14 @@ _WINDOW = b"\0\4"
 SECONDS = 10.0
 """How long the other side may be silent before it counts as hung."""
 Fields = Iterable[tuple[str, str]]
+
+
+def by_grpc(path: str, metadata: Fields, message: Message) -> tuple[Fields, bytes]:
+    """The header fields and the body of a gRPC call with one message."""
+    fields = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", path)]
+    data = message.SerializeToString()
+    body = b"\0" + len(data).to_bytes(4, "big") + data
+    return [*fields, ("te", "trailers"), ("content-type", "application/grpc"), *metadata], body
 
 
 class Http2:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.engine import DistantStore
-from support.http2 import Http2
+from support.http2 import Http2, by_grpc
 from support.methods import caller_of
 from support.service import PATIENCE, Caller, Service, as_struct, refused, serving, until
 from support.waiting import FOLLOWING, SIGNED, WAITING, WORK, request
@@ -50,14 +50,6 @@ def call(service: Service, path: str, caller: Caller, *messages: Any) -> Any:
         await asyncio.Event().wait()
 
     return service.raw.stream_stream(path)(said(), metadata=caller.metadata, timeout=PATIENCE)
-
-
-def by_hand(path: str, caller: Caller, message: Any) -> tuple[list[tuple[str, str]], bytes]:
-    """The header fields and the body of a call with one message."""
-    head = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
-    head += [(":path", path), ("content-type", "application/grpc"), *caller.metadata]
-    data = message.SerializeToString()
-    return head, b"\0" + len(data).to_bytes(4, "big") + data
 
 
 async def let_in(service: Service) -> None:
@@ -111,7 +103,7 @@ async def test_while_it_waits(path: str) -> None:
         await in_place(service, caller)
         await take_back(service, caller)
         assert (await refused(waiting)).code == "TOKEN_INVALID"
-        assert not service.app.streams._open
+        await until(lambda: not service.app.streams._open)
         assert not service.app.dispatcher.demands()
 
 
@@ -184,7 +176,7 @@ async def test_what_a_worker_leaves_unread_is_counted_until_its_call_has_ended()
         tenant, unread = await service.workspace(), service.app.large.unread
         await service.submit(tenant, payload=as_struct({"much": "x" * 1_000_000}))
         async with Http2("127.0.0.1", service.port, window=1000) as deaf:
-            stream = deaf.begin(*by_hand(WORK, tenant, request(WORK)))
+            stream = deaf.begin(*by_grpc(WORK, tenant.metadata, request(WORK)))
             await until(lambda: len(service.app.workers._streams) == 1)
             (worker,) = service.app.workers._streams
             await until(lambda: worker.unread > 1_000_000)
@@ -209,7 +201,7 @@ async def test_what_is_unread_of_an_event_stream_is_counted(path: str) -> None:
         store._tasks[key] = replace(store._tasks[key], events=tuple(steps), version=2)
         service.app.events.forget(key.workspace)
         async with Http2("127.0.0.1", service.port, window=1000) as deaf:
-            stream = deaf.begin(*by_hand(path, tenant, request(path, key.id)))
+            stream = deaf.begin(*by_grpc(path, tenant.metadata, request(path, key.id)))
             await until(lambda: unread.total > 0)
             assert 1_000_000 < unread.total < 1_500_000
             others = volume.WORKSPACE_BYTES - unread.total

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
-from support.http2 import Http2
+from support.http2 import Http2, by_grpc
 from support.service import PATIENCE, Caller, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
@@ -222,11 +222,9 @@ async def test_an_answer_that_nobody_reads_is_counted_until_its_call_ends(monkey
 
         answers = service.app.large.unread
         async with Http2("127.0.0.1", service.port, window=0) as deaf:
-            message = tasks_pb2.GetTaskRequest(task_id=mine, view=tasks_pb2.TASK_VIEW_FULL).SerializeToString()
-            head = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
-            head += [(":path", "/openmcp.chain.v1.TaskService/GetTask"), ("content-type", "application/grpc")]
-            frame = b"\0" + len(message).to_bytes(4, "big") + message
-            calls = [deaf.ask([*head, *tenant.metadata], frame) for _ in range(2)]
+            full = tasks_pb2.GetTaskRequest(task_id=mine, view=tasks_pb2.TASK_VIEW_FULL)
+            asked = by_grpc("/openmcp.chain.v1.TaskService/GetTask", tenant.metadata, full)
+            calls = [deaf.ask(*asked) for _ in range(2)]
             await until(lambda: answers.total > 4 * SMALL)
             assert (await refused(read(tenant, mine))).code == "OVERLOADED"
             assert (await read(tenant, mine, tasks_pb2.TASK_VIEW_BASIC)).task_id == mine

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from support.http2 import Http2
+from support.http2 import Http2, by_grpc
 from support.service import PATIENCE, Caller, ManualClock, Service, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
@@ -265,12 +265,8 @@ async def test_a_call_that_is_made_many_times_is_answered_so_often_as_there_is_r
             worker_name="w", task_types=["echo"], max_tasks=3, request_id=str(uuid.uuid4())
         )
         async with Http2("127.0.0.1", service.port, window=0) as deaf:
-            message = request.SerializeToString()
-            head = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
-            head += [(":path", "/openmcp.chain.v1.WorkerService/LeaseTasks"), ("content-type", "application/grpc")]
-            frame = b"\0" + len(message).to_bytes(4, "big") + message
             for _ in range(6):
-                deaf.ask([*head, *tenant.metadata], frame)
+                deaf.ask(*by_grpc("/openmcp.chain.v1.WorkerService/LeaseTasks", tenant.metadata, request))
             await until(lambda: service.app.large.unread.total > volume.WORKSPACE_BYTES - 3_000_000)
             again = service.workers.LeaseTasks(request, metadata=tenant.metadata, timeout=PATIENCE)
             assert (await refused(again)).code == "OVERLOADED"
