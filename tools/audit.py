@@ -19,8 +19,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ("dev", "runtime", "build")
+LOCKS = ("dev", "runtime", "build", "peers", "peers-arq")
 PIP_AUDIT = "pip-audit==2.10.1"
+_LINE = re.compile(r"^\s*(?:#.*)?$|^[A-Za-z0-9._-]+(?:\[[^]]*\])?==[^\s;\\]+[^@]*$|^    (?:--hash=sha256:|#)")
+"""What a line of a lock may be. Others, such as an index or an address, would have pip take what nobody has pinned."""
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)(.*(?:\n(?:[ #].*)?)*)", re.MULTILINE)
 
 
@@ -73,6 +75,11 @@ def _advisory(table: Mapping[str, Any]) -> Advisory:
     return Advisory(table["id"], table["package"], tuple(map(SpecifierSet, versions)), table.get("why", ""))
 
 
+def strays(lock: str) -> Sequence[str]:
+    """The lines of a lock's text that pin nothing, and are not about what is pinned."""
+    return [line for line in lock.splitlines() if not _LINE.match(line)]
+
+
 def faults(locks: Mapping[str, Sequence[Pin]], known: Sequence[Advisory]) -> Iterator[str]:
     """What is wrong with the locks."""
     for lock, pinned in locks.items():
@@ -103,8 +110,10 @@ def online() -> tuple[str, bool]:
 def main() -> int:
     """Says what was found; returns the exit status."""
     as_of, known = advisories((ROOT / "requirements/advisories.toml").read_text())
-    locks = {name: pins((ROOT / f"requirements/{name}.lock").read_text()) for name in LOCKS}
-    found = list(faults(locks, known))
+    texts = {name: (ROOT / f"requirements/{name}.lock").read_text() for name in LOCKS}
+    locks = {name: pins(text) for name, text in texts.items()}
+    found = [f"{name}.lock: {line!r} is no pin" for name, text in texts.items() for line in strays(text)]
+    found += faults(locks, known)
     if "--online" in sys.argv[1:]:
         said, bad = online()
         print(said)

@@ -84,6 +84,22 @@ def test_every_line_of_a_lock_is_read(audit: ModuleType) -> None:
         assert len(audit.pins(text)) == len(re.findall(r"^[a-z0-9]", text, re.MULTILINE)) > 2
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--extra-index-url https://example.org/simple",
+        "evil @ https://example.org/evil.whl",
+        "evil==1 @ https://example.org/evil.whl",
+        "-r other.txt",
+        "evil>=1",
+        "    --trusted-host example.org",
+    ],
+)
+def test_a_line_that_pins_nothing_is_found(audit: ModuleType, line: str) -> None:
+    """An index or an address would bring along what nobody has looked at."""
+    assert audit.strays(f"one==1 \\\n    --hash=sha256:0\n    # via two\n{line}\n") == [line]
+
+
 @pytest.mark.parametrize(("python", "embedded"), [("3.11", True), ("3.12", True), ("3.13", True), ("3.14", False)])
 def test_the_embedded_database_is_left_out_where_it_has_no_wheels(python: str, embedded: bool) -> None:
     """On Python 3.14 the rest installs; there the README, `make install` and `openmcp dev` ask for a MongoDB."""
