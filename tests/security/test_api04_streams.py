@@ -7,7 +7,7 @@ import pytest
 from contract.errorshape import grpc_error
 from grpc_reflection.v1alpha import reflection_pb2
 from security.conftest import People, sign_in
-from support.doors import OK, Door, Grpc, Rest, bearer
+from support.doors import OK, Door, Grpc, Headers, Rest, bearer
 from support.http2 import Http2, by_grpc
 from support.service import NOBODYS, as_struct
 from support.stack import StackInfo
@@ -17,7 +17,7 @@ from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc, workers_pb2
 from openmcp_chain import config
 from openmcp_chain.domain import workspace
 from openmcp_chain.transport.intake import SAID_BYTES
-from openmcp_chain.transport.reflection import QUESTION_BYTES, QUESTIONS, STREAMS
+from openmcp_chain.transport.reflection import OWN_STREAMS, QUESTION_BYTES, QUESTIONS
 
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 TASKS = "/openmcp.chain.v1.TaskService"
@@ -67,12 +67,16 @@ def test_how_much_reflection_is_asked(native: Grpc, people: People) -> None:
 
 
 async def test_how_many_ask_by_reflection(door: Door, stack: StackInfo, people: People) -> None:
-    """All callers together have so many streams; one more is refused, and when they end there is room."""
-    headers = bearer(people.stranger.token)
+    """A workspace has so many streams; one more is refused, another workspace's is not; when they end there is room."""
+    own, others = bearer(people.stranger.token), bearer(people.owner.token)
+
+    def code(headers: Headers) -> str:
+        return spoken(door).call(REFLECTION, QUESTION, headers=headers).code
+
     async with connection(door, stack) as many:
-        await many.heard([many.begin(*by_grpc(REFLECTION, headers, QUESTION)) for _ in range(STREAMS)])
-        assert spoken(door).call(REFLECTION, QUESTION, headers=headers).code == "OVERLOADED"
-    assert in_time(lambda: spoken(door).call(REFLECTION, QUESTION, headers=headers).code == OK)
+        await many.heard([many.begin(*by_grpc(REFLECTION, own, QUESTION)) for _ in range(OWN_STREAMS)])
+        assert (code(own), code(others)) == ("OVERLOADED", OK)
+    assert in_time(lambda: code(own) == OK)
 
 
 def test_what_a_worker_says(door: Door, native: Grpc, people: People) -> None:
