@@ -10,7 +10,7 @@ import pytest
 from support.engine import DistantStore, Engine, operator, ref, tenant
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Failure, Status
+from openmcp_chain.domain.task import HIGH, LOW, NORMAL, Change, Failure, Status, View, seen
 from openmcp_chain.engine import demands, room
 from openmcp_chain.engine.demands import KEPT_SECONDS
 from openmcp_chain.store.memory import MemoryStore
@@ -23,8 +23,9 @@ async def test_waiting_worker_gets_a_task_in_the_write_that_stores_it() -> None:
     submitted = await engine.submit()
     task = await worker.next()
     assert task.key == submitted.key
-    assert (task.status, task.attempt, len(task.events)) == (Status.RUNNING, 1, 2)
-    assert engine.task(task.key) == task
+    stored = engine.task(task.key)
+    assert (task.status, task.attempt, len(stored.events)) == (Status.RUNNING, 1, 2)
+    assert task == seen(stored, View.FULL)
     assert isinstance(engine.store, DistantStore)
     assert (engine.store.calls["insert_tasks"], engine.store.calls["update_tasks"]) == (1, 0)
 
@@ -275,7 +276,7 @@ async def test_task_for_later_is_given_out_when_its_time_has_come() -> None:
     await worker.fail(task)
     again = await worker.next()
     assert (again.key, again.attempt) == (task.key, 2)
-    pending, running = again.events[2], again.events[3]
+    pending, running = engine.task(task.key).events[2:]
     assert pending.context["retry_in_ms"] == 250
     assert running.at - pending.at == timedelta(milliseconds=250)
 

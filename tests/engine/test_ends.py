@@ -23,7 +23,7 @@ class Slow(DistantStore):
         await asyncio.sleep(0.005 * len(changes))
         return await super().update_tasks(changes)
 
-    async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
+    async def get_tasks(self, keys: Collection[Key], view: View = View.WHOLE) -> Mapping[Key, Task]:
         found = await super().get_tasks(keys, view)
         await asyncio.sleep(sum(len(task.payload) for task in found.values()) / 2**20)
         return found

@@ -6,7 +6,8 @@ import pytest
 from support.engine import LEASE, Engine, operator, ref, tenant
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Failure, Status, View
+from openmcp_chain.domain.task import Failure, Key, Status, Task, View, seen
+from openmcp_chain.domain.transitions import Decision
 from openmcp_chain.engine.sweep import Swept
 from openmcp_chain.store.memory import MemoryStore
 
@@ -169,7 +170,7 @@ async def test_task_that_did_not_reach_its_worker_returns_at_once_and_has_lost_n
     await engine.app.leases.give_back(task)
     again = await worker.next()
     assert (again.key, again.attempt) == (task.key, 1)
-    assert again.events[2].context["code"] == "WORKER_GONE"
+    assert engine.task(task.key).events[2].context["code"] == "WORKER_GONE"
     with pytest.raises(errors.LeaseLost):
         await gone.complete(task)
     await worker.complete(again)
@@ -198,7 +199,7 @@ async def test_giving_back_what_somebody_else_has_changes_nothing() -> None:
     await worker.fail(task)
     again = await worker.next()
     await engine.app.leases.give_back(task)
-    assert engine.task(task.key) == again
+    assert seen(engine.task(task.key), View.FULL) == again
 
 
 async def test_a_worker_that_comes_back_reports_on_what_it_holds() -> None:
@@ -294,14 +295,14 @@ async def test_poison_task_does_not_stop_the_others_from_being_swept(
     await engine.submit()
     await engine.submit()
     poison, good = await worker.next(), await worker.next()
-    get = engine.app.ledger.get
+    change = engine.app.ledger.change
 
-    async def stumbling(key: object, view: View) -> object:
+    async def stumbling(key: Key, decide: Decision) -> Task:
         if key == poison.key:
             raise ValueError("S3CRET")
-        return await get(good.key, view)
+        return await change(key, decide)
 
-    monkeypatch.setattr(engine.app.ledger, "get", stumbling)
+    monkeypatch.setattr(engine.app.ledger, "change", stumbling)
     await asyncio.sleep(STORED)
     await engine.app.sweep.run_once()
     assert engine.task(good.key).status is Status.PENDING

@@ -10,7 +10,7 @@ from support.engine import DistantStore, Engine, ref, tenant
 from support.samples import NOW, SECOND, make_task
 
 from openmcp_chain.domain import errors, transitions
-from openmcp_chain.domain.task import Change, Key, Task
+from openmcp_chain.domain.task import Change, Key, Task, View, seen
 from openmcp_chain.engine.groupcommit import BATCH_BYTES
 from openmcp_chain.engine.ledger import DECISIONS
 from openmcp_chain.store.memory import MemoryStore
@@ -25,7 +25,7 @@ def longer(task: Task, seconds: int = 1) -> Task:
 async def running(engine: Engine) -> Task:
     worker = engine.worker()
     await engine.submit()
-    return await worker.next()
+    return engine.task((await worker.next()).key)
 
 
 async def test_change_decides_again_on_what_came_first() -> None:
@@ -93,6 +93,20 @@ async def test_refusal_counts_only_of_the_task_as_it_is_now() -> None:
     await engine.app.ledger.change(stale, lambda task: transitions.stop(task, ref(stale).token, moment))
     assert engine.task(stale.key).cancel == "enough"
     assert engine.task(stale.key).status.terminal
+
+
+@pytest.mark.parametrize("view", [View.OUTLINE, View.BASIC, View.RESULT, View.FULL])
+async def test_nothing_is_decided_on_a_part_of_a_history(view: View) -> None:
+    """A task that was read without its events is read again with them; and a change of such a one can't be made."""
+    engine = Engine()
+    task = await running(engine)
+    part = await engine.app.ledger.get(task.key, view)
+    assert part == seen(task, view)
+    changed = await engine.app.ledger.change(part, longer)
+    assert engine.task(task.key) == changed == longer(task)
+    for after in (part, changed):
+        with pytest.raises(ValueError, match="events"):
+            await engine.app.ledger.try_change(part, after)
 
 
 async def test_change_gives_up_after_some_decisions() -> None:

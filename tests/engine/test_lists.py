@@ -146,10 +146,10 @@ async def test_another_workspaces_task_does_not_exist() -> None:
     """Nor does an id that is none: the same answer."""
     engine = Engine()
     task = await engine.submit()
-    assert (await engine.app.tasks.get(tenant(), task.id.upper())).id == task.id
+    assert (await engine.app.tasks.get(tenant(), task.id.upper(), View.BASIC)).id == task.id
     for principal, task_id in ((tenant("ws-2"), task.id), (tenant(), "task-1f7f"), (tenant(), "")):
         with pytest.raises(errors.TaskNotFound):
-            await engine.app.tasks.get(principal, task_id)
+            await engine.app.tasks.get(principal, task_id, View.BASIC)
 
 
 async def test_counts_are_by_status() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
+from functools import partial
 
 import pytest
 from support.engine import DistantStore, Engine, tenant
@@ -25,7 +26,7 @@ class HeavyStore(MemoryStore):
         self.batches: list[tuple[View, int, int]] = []
         """The view, how many tasks, and the bytes of payloads and results."""
 
-    async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
+    async def get_tasks(self, keys: Collection[Key], view: View = View.WHOLE) -> Mapping[Key, Task]:
         found = await super().get_tasks(keys, view)
         size = sum(len(task.payload) + len(task.result or b"") for task in found.values())
         self.batches.append((view, len(keys), size))
@@ -41,7 +42,7 @@ async def test_nobody_waits_for_anothers_large_tasks() -> None:
     large = [await engine.submit(payload=b"x" * MEBIBYTE) for _ in range(100)]
     small = await engine.submit(tenant("ws-2"))
     other = await engine.submit(tenant("ws-2"), payload=b"x" * MEBIBYTE)
-    get = engine.app.ledger.get
+    get = partial(engine.app.ledger.get, view=View.WHOLE)
     reads = [asyncio.ensure_future(get(task.key)) for task in large]
     assert await asyncio.wait_for(get(small.key), 5) == small
     theirs = asyncio.ensure_future(get(other.key))
@@ -50,7 +51,7 @@ async def test_nobody_waits_for_anothers_large_tasks() -> None:
     assert sum(read.done() for read in reads) < 5 * LARGE_AT_ONCE
     assert await asyncio.gather(*reads) == large
     assert max(size for *_, size in store.batches) <= BATCH_BYTES + 2 * MEBIBYTE
-    assert not engine.app.ledger._reads[View.FULL]._few._turns
+    assert not engine.app.ledger._reads[View.WHOLE]._few._turns
 
 
 @pytest.mark.parametrize("view", [View.BASIC, View.RESULT, View.FULL])
@@ -72,7 +73,7 @@ async def test_small_tasks_share_their_reads() -> None:
     store = HeavyStore()
     engine = Engine(store)
     tasks = [await engine.submit(payload=b"x") for _ in range(300)]
-    assert await asyncio.gather(*(engine.app.ledger.get(task.key) for task in tasks)) == tasks
+    assert await asyncio.gather(*(engine.app.ledger.get(task.key, View.WHOLE) for task in tasks)) == tasks
     assert [many for _, many, _ in store.batches] == [300]
 
 

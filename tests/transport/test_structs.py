@@ -10,7 +10,7 @@ from support.service import PATIENCE, Service, refusal, refused, serving
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain import structs
-from openmcp_chain.domain.task import Key
+from openmcp_chain.domain.task import Key, View
 
 Payload: TypeAlias = bytes | Callable[[], bytes]
 """A serialized Struct. Where it is large it is made when its test runs, and not by each process that collects them."""
@@ -184,7 +184,7 @@ async def test_result_that_cannot_be_kept_fails_the_task(payload: Payload, field
         ack = workers_pb2.WorkResponse.FromString(await stream.read()).ack
         assert ack.error_code == "INVALID_ARGUMENT"
         stream.cancel()
-        task = await service.app.ledger.get(Key("tenant", task_id))
+        task = await service.app.ledger.get(Key("tenant", task_id), View.RESULT)
     assert task
     assert task.failure
     assert task.failure.code == "RESULT_INVALID"

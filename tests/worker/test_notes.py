@@ -10,7 +10,7 @@ from support.workers import working
 
 from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Key
+from openmcp_chain.domain.task import Key, View
 from openmcp_chain.worker import Context, TaskFailed, held
 
 
@@ -192,7 +192,7 @@ async def test_lines_past_the_plans_rate_come_later_and_in_their_order() -> None
             key = Key(tenant.workspace_id, task_id)
 
             async def logged() -> list[Any]:
-                task = await service.app.ledger.get(key)
+                task = await service.app.ledger.get(key, View.HISTORY)
                 return [event.context["log"] for event in task.events if "log" in event.context] if task else []
 
             while await logged() != lines:  # noqa: ASYNC110 - by the worker's own pauses

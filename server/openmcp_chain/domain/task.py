@@ -71,15 +71,20 @@ class Event:
 
 
 class View(enum.Enum):
-    """What of a task is wanted."""
+    """What of a task is wanted. Its events may be megabytes: only what follows them, or adds to them, reads them."""
 
     OUTLINE = enum.auto()
     """Which request made it, and where it is now: all but payload, result, metadata, labels and events."""
     BASIC = enum.auto()
-    """All but payload and result."""
+    """All but payload, result and events."""
     RESULT = enum.auto()
-    """All but the payload."""
+    """All but payload and events."""
     FULL = enum.auto()
+    """All but the events."""
+    HISTORY = enum.auto()
+    """All but the payload: what a change is decided on."""
+    WHOLE = enum.auto()
+    """All of it."""
 
 
 class Call(NamedTuple):
@@ -200,6 +205,7 @@ class Task:
     updated_at: datetime
     """When its last event happened."""
     events: tuple[Event, ...]
+    """At least one, as stored: a task without was read without them."""
     result: bytes | None
     """The serialized `google.protobuf.Struct` of a SUCCEEDED task."""
     failure: Failure | None
@@ -233,11 +239,19 @@ class Task:
 
 def seen(task: Task, view: View) -> Task:
     """What a view has of the task; what it leaves out is empty, or None."""
-    if view is View.FULL:
-        return task
-    if view is View.OUTLINE:
-        return replace(task, payload=b"", result=None, metadata={}, labels={}, events=())
-    return replace(task, payload=b"", result=task.result if view is View.RESULT else None)
+    match view:
+        case View.OUTLINE:
+            return replace(task, payload=b"", result=None, metadata={}, labels={}, events=())
+        case View.BASIC:
+            return replace(task, payload=b"", result=None, events=())
+        case View.RESULT:
+            return replace(task, payload=b"", events=())
+        case View.FULL:
+            return replace(task, events=())
+        case View.HISTORY:
+            return replace(task, payload=b"")
+        case View.WHOLE:
+            return task
 
 
 def deadline(status: Status, start_by: datetime | None, close_by: datetime | None) -> datetime | None:
@@ -249,7 +263,14 @@ def deadline(status: Status, start_by: datetime | None, close_by: datetime | Non
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A decided transition: what the task was when it was decided on, and what it is to become."""
+    """A decided transition: what the task was when it was decided on, and what it is to become.
+
+    Raises ValueError unless the history goes on: of a task that was read without its events it would begin anew.
+    """
 
     before: Task
     after: Task
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.before.events) <= len(self.after.events):
+            raise ValueError("not decided on a task with its events")

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from openmcp_chain.domain import errors, sizes, transitions
 from openmcp_chain.domain.queue import QueueState, Waiting
@@ -50,8 +50,17 @@ class Holder(Protocol):
         ...
 
     async def give_back(self, task: Task, failure: Failure) -> None:
-        """The task was claimed, and its worker does not get it after all."""
+        """The task was claimed, and its worker does not get it after all. It need not have its events."""
         ...
+
+
+class _Claimed(NamedTuple):
+    """A task on the way to the worker that it was claimed for."""
+
+    task: Task
+    """Without its events: it may wait for long, and they are not counted with what waits."""
+    ready: datetime
+    """Since when it waited for a worker."""
 
 
 class _NoRoom(Exception):
@@ -225,7 +234,14 @@ class Dispatcher:
 
     async def deliver(self, session: Session, task: Task) -> None:
         """Hands a claimed task to the worker, even one that left meanwhile; unless its queue was halted."""
+        await self._hand_over(session, self._granted(task))
+
+    def _granted(self, task: Task) -> _Claimed:
         self.holder.granted(task)
+        return _Claimed(replace(task, events=()), tracing.ready(task))
+
+    async def _hand_over(self, session: Session, claimed: _Claimed) -> None:
+        task = claimed.task
         allowed = await self.lets_go(task)
         if not allowed or not self.holder.deliver(task, session):
             self.give_back(session, task)
@@ -234,7 +250,7 @@ class Dispatcher:
             return
         if session.demand.workspace is None:
             self.types.operated(task.type)
-        tracing.record_wait(task, self.types)
+        tracing.record_wait(task, claimed.ready, self.types)
         session.expected()
 
     async def lets_go(self, task: Task) -> bool:
@@ -299,9 +315,9 @@ class Dispatcher:
         claim.add_done_callback(self._background.discard)
 
     async def _claim(self, waiting: Waiting, session: Session) -> None:
-        leased, fits = None, True
+        claimed, fits = None, True
         try:
-            leased = await self._try_claim(waiting, session)
+            claimed = await self._try_claim(waiting, session)
         except _NoRoom as no_room:
             waiting, fits = replace(waiting, size=no_room.size), False
         except errors.LeaseLost:
@@ -316,8 +332,8 @@ class Dispatcher:
             self._missing(waiting.queue, waiting.priority, waiting.due_at)
         finally:
             self._claiming.discard(waiting.key)
-        if leased is not None:
-            await self.deliver(session, leased)
+        if claimed is not None:
+            await self._hand_over(session, claimed)
         else:
             if not fits:
                 self._idle.remove(session)
@@ -327,21 +343,26 @@ class Dispatcher:
             if not fits:
                 session.pass_on()
 
-    async def _try_claim(self, waiting: Waiting, session: Session) -> Task | None:
+    async def _try_claim(self, waiting: Waiting, session: Session) -> _Claimed:
         """Raises _NoRoom before anything is written; where the size is known, before anything is read."""
-        task, size = waiting.task, waiting.size
-        if task is None and (session.full or not session.fits(size)):
-            raise _NoRoom(size)
-        task = task or await self._ledger.get(waiting.key)
-        if task is None:
-            return None
-        if not session.admit(task):
-            raise _NoRoom(size or answers.given_weight(task))
+        if waiting.task is None and (session.full or not session.fits(waiting.size)):
+            raise _NoRoom(waiting.size)
+        admitted: Task | None = None
+
+        def claim(task: Task) -> Task:
+            nonlocal admitted
+            if admitted is None:
+                if not session.admit(task):
+                    raise _NoRoom(answers.given_weight(task))
+                admitted = replace(task, events=())
+            return self._leased(task, session)
+
         try:
             # What waited here may be out of date: cancelled and retried meanwhile, it is as ready as before.
-            return await self._ledger.change(task, lambda task: self._leased(task, session), View.FULL)
+            return self._granted(await self._ledger.change(waiting.task or waiting.key, claim, View.WHOLE))
         except BaseException:
-            session.release(task)
+            if admitted is not None:
+                session.release(admitted)
             raise
 
     def _missing(self, queue: Queue, priority: int, due_at: datetime) -> None:

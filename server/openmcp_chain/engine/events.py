@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from openmcp_chain.domain import errors, sizes
-from openmcp_chain.domain.task import Event, Key, Task, View
+from openmcp_chain.domain.task import Event, Key, Task, View, seen
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.engine.volume import SMALL, Share, Volume
@@ -38,6 +38,9 @@ SMALL_BYTES, SMALL_ENTRIES = 4096, 8
 
 class Follower:
     """One who follows a task, as an async context manager: hears what has become of it. What it keeps, it decides."""
+
+    _view = View.HISTORY
+    """What it wants of the task where that is read for it."""
 
     def __init__(self, hub: "EventHub", key: Key, limit: int) -> None:
         self._hub = hub
@@ -92,7 +95,7 @@ class Follower:
 
     async def _read(self) -> None:
         if not await self._hub.is_as_of(self._key, self._version):
-            self._note(await self._hub.read(self._key))
+            self._note(await self._hub.read(self._key, self._view))
 
     async def _hear(self, deadline: float) -> bool:
         """Returns when there may be news; false if it is too late for any. Raises ServerDraining, and as reading does.
@@ -197,6 +200,7 @@ class Subscription(Follower):
 class Ending(Follower):
     """One who waits for a task's end, and wants nothing else of it."""
 
+    _view = View.RESULT
     _ended: Task | None = None
 
     async def task(self, wait: float) -> Task:
@@ -204,10 +208,10 @@ class Ending(Follower):
         deadline = asyncio.get_running_loop().time() + wait
         while self._ended is None and await self._hear(deadline):
             pass
-        return self._ended or await self._hub.read(self._key)
+        return self._ended or await self._hub.read(self._key, self._view)
 
     def _take(self, task: Task) -> None:
-        self._ended = task if task.status.terminal else None
+        self._ended = seen(task, self._view) if task.status.terminal else None
 
 
 class EventHub:
@@ -293,9 +297,9 @@ class EventHub:
         """
         return version > 0 and await self._ledger.version(key) == version
 
-    async def read(self, key: Key) -> Task:
+    async def read(self, key: Key, view: View) -> Task:
         """The task as stored now, for a follower."""
-        task = await self._ledger.get(key, View.RESULT)
+        task = await self._ledger.get(key, view)
         if task is None:
             raise errors.TaskNotFound(key.id)
         return task

@@ -2,7 +2,7 @@
 
 What a report needs of its task is all but the payload. Where that is little it is kept. Where it is not, and of what
 was heard of longest ago once it is too much together, only the state is kept: by that a silence is noticed, and the
-task is read again when it is reported on, unless by a heartbeat of which nothing is written.
+task is read again to be changed. A heartbeat of which nothing is written does without.
 
 A lease that no session holds may be forgotten altogether: whoever reports on it has its task read again, and if nobody
 does, the sweep ends it when the stored lease runs out.
@@ -140,13 +140,12 @@ class HeldLeases:
     def learn(self, held: Held, task: Task) -> None:
         """Keeps the newest state of the task, and what else there is room for."""
         self._drop(held)
-        size = sizes.of_entries(task) + sizes.of_events(task.events)
-        if size > KEPT_BYTES:
-            held.task = _state(task)
+        held.task = kept(task)
+        if not held.task.events:
             return
-        held.task, held.bytes = (replace(task, payload=b"") if task.payload else task), size
+        held.bytes = _size(held.task)
         self._whole[held] = None
-        self._bytes += size
+        self._bytes += held.bytes
         while self._bytes > ALL_KEPT_BYTES:
             oldest = next(iter(self._whole))
             self._drop(oldest)
@@ -190,6 +189,17 @@ class HeldLeases:
             mine.pop(held, None)
             if not mine:
                 del self._of_session[held.session]
+
+
+def kept(task: Task) -> Task:
+    """What is kept of the task: all but its payload, or only its state where there is more to it, or not all known."""
+    if not task.events or _size(task) > KEPT_BYTES:
+        return _state(task)
+    return replace(task, payload=b"") if task.payload else task
+
+
+def _size(task: Task) -> int:
+    return sizes.of_entries(task) + sizes.of_events(task.events)
 
 
 def _state(task: Task) -> Task:

@@ -25,7 +25,7 @@ from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import tracing
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import STORED, Dispatcher
-from openmcp_chain.engine.held import Claim, Held, HeldLeases
+from openmcp_chain.engine.held import Claim, Held, HeldLeases, kept
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.engine.pace import SHORTEST, Pace
 from openmcp_chain.engine.sessions import Session
@@ -249,10 +249,14 @@ class Leases:
         self._held.leave(session)
 
     async def give_back(self, task: Task, failure: Failure = WORKER_GONE) -> None:
-        """A worker did not get the task that was claimed for it: it waits again, rather than for the lease to end."""
-        token = task.lease.token if task.lease else ""
+        """A worker did not get the task that was claimed for it: it waits again, rather than for the lease to end.
+
+        Of the task, its key and its lease are enough.
+        """
+        token, held = (task.lease.token if task.lease else ""), self._of(task)
+        known = held.task if held is not None else task.key
         try:
-            await self._ledger.change(task, lambda task: transitions.release(task, token, failure, self.moment()))
+            await self._ledger.change(known, lambda task: transitions.release(task, token, failure, self.moment()))
         except errors.Error as error:
             # The lease will run out instead.
             log.info("lease not given back", extra={"task_id": task.id, "code": error.code})
@@ -267,8 +271,11 @@ class Leases:
         return key in self._held
 
     async def look(self, key: Key) -> Task | None:
-        """Another process may have changed a task that is held here: it may be to stop, or its lease may have ended."""
-        task = await self._ledger.get(key, View.RESULT)
+        """Another process may have changed a task that is held here: it may be to stop, or its lease may have ended.
+
+        Returns what is kept of it; None if it is gone.
+        """
+        task = await self._read(key)
         if task is not None:
             self._announced(None, task)
         return task
@@ -277,10 +284,7 @@ class Leases:
 
     async def expire(self, key: Key) -> None:
         """Ends what has run out of time by what is stored: a lease, or a wait. Raises LeaseLost if nothing has."""
-        task = await self._ledger.get(key, View.RESULT)
-        if task is None:
-            raise errors.LeaseLost
-        await self._ledger.change(task, self._out_of_time)
+        await self._ledger.change(key, self._out_of_time)
 
     def silent(self) -> Sequence[Held]:
         """The leases whose workers have been silent for too long."""
@@ -289,7 +293,7 @@ class Leases:
     async def lose(self, held: Held) -> None:
         """Ends the attempt of a worker that has been silent for too long, if it still is."""
         # Only as it was known here: if its worker was heard of elsewhere, that was written, and this write loses.
-        known, task = held.task, held.task if held.bytes else await self._ledger.get(held.key, View.RESULT)
+        known, task = held.task, held.task if held.bytes else await self._ledger.get(held.key, View.HISTORY)
         if not self._silent(held):
             return
         if task is not None and task.version == known.version:
@@ -346,20 +350,19 @@ class Leases:
         if lease.call is not None and (expires_at - _EPOCH) // ANSWER_KEPT > (lease.expires_at - _EPOCH) // ANSWER_KEPT:
             await self._store.keep_call(*lease.call, expires_at + ANSWER_KEPT)
 
-    async def _look_up(self, principal: Principal, ref: LeaseRef) -> tuple[Held, Task]:
-        """The lease, which is known here from now on if it lives, and its task. Raises LeaseLost if it is not theirs.
+    async def _read(self, key: Key) -> Task | None:
+        """What is to be kept of the task as it is now."""
+        task = await self._ledger.get(key, View.HISTORY)
+        return kept(task) if task is not None else None
 
-        That nobody else's lease suffers from: whoever has seen a lease's token may say what he likes.
+    async def _look_up(self, principal: Principal, ref: LeaseRef) -> tuple[Held, Task]:
+        """The lease, which is known here from now on if it lives, and what is kept of its task.
+
+        Raises LeaseLost if it is not theirs. That nobody else's lease suffers from: whoever has seen a lease's token
+        may say what he likes.
         """
         held = self._held.find(ref.key, ref.token)
-        if held is None:
-            task = await self._ledger.get(ref.key, View.RESULT)
-        elif held.bytes or not _may(principal, held.task, ref.key):
-            task = held.task
-        else:
-            task = await self.look(ref.key)
-        if task is None:
-            self._forget(ref)
+        task = held.task if held is not None else await self._read(ref.key)
         if task is None or not _may(principal, task, ref.key):
             self._settle(principal, ref, None)
             raise errors.LeaseLost
@@ -405,8 +408,9 @@ class Leases:
             self._dispatcher.credit(session)
 
     async def _report(self, ref: LeaseRef, task: Task, decide: Callable[[Task], Task]) -> Task:
+        """Returns what is kept of the task as it is then."""
         try:
-            return await self._ledger.change(task, decide)
+            return kept(await self._ledger.change(task, decide))
         except errors.LeaseLost:
             # The worker stops on hearing so, and has room again.
             self._forget(ref)

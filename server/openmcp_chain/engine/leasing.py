@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Call, Failure, Status, Task
+from openmcp_chain.domain.task import Call, Failure, Status, Task, View
 from openmcp_chain.engine import shared
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
@@ -190,7 +190,7 @@ class Leasing:
             await asyncio.gather(*(self._leases.give_back(task, CALL_REPEATED) for task in tasks))
         if recorded.fingerprint != ask.fingerprint():
             raise errors.RequestIdReused
-        found = await asyncio.gather(*(self._ledger.get(one.key) for one in recorded.granted))
+        found = await asyncio.gather(*(self._ledger.get(one.key, View.FULL) for one in recorded.granted))
         held = [
             task
             for one, task in zip(recorded.granted, found, strict=True)

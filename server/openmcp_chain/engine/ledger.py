@@ -9,7 +9,7 @@ from typing import TypeAlias
 from openmcp_chain.domain import errors, sizes
 from openmcp_chain.domain.task import Change, Key, Task, View
 from openmcp_chain.engine.groupcommit import GroupCommit
-from openmcp_chain.engine.reads import SIZES, Reads
+from openmcp_chain.engine.reads import SIZES, Reads, is_much
 from openmcp_chain.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class _Turns:
     lock: asyncio.Lock
     wanted: int = 0
     latest: Task | None = None
-    """What the last of them made of it."""
+    """What the last of them made of it, unless there is much to it."""
 
 
 class Ledger:
@@ -63,8 +63,8 @@ class Ledger:
         """Adds the task; returns what is stored under its key: the task itself, or the outline of what was there."""
         return await self._inserts(task)
 
-    async def get(self, key: Key, view: View = View.FULL) -> Task | None:
-        """The task as it is now. One that lacks more than its payload must not be changed: followers are told of it."""
+    async def get(self, key: Key, view: View) -> Task | None:
+        """The task as it is now."""
         return await self._reads[view](key)
 
     async def version(self, key: Key) -> int | None:
@@ -79,55 +79,65 @@ class Ledger:
         """Makes one decided change, if the task is still as it was decided on; returns whether it did."""
         return await self._updates(Change(before, after)) is after
 
-    async def change(self, task: Task, decide: Callable[[Task], Task], view: View = View.RESULT) -> Task:
+    async def change(self, task: Task | Key, decide: Callable[[Task], Task], view: View = View.HISTORY) -> Task:
         """Changes the task as `decide` says; if another change came first, decides again on the task as it is then.
 
-        `task` may be out of date, and may lack its payload: what is read again lacks what `view` does, and what is
-        stored stays. `decide` returns the task that follows (the same one: nothing to do), or raises,
-        which ends it, once it has been asked of the task as it is now. Raises LeaseLost if the task is gone, Aborted if
-        others keep coming first.
+        `task` may be out of date, and may lack its payload: what is read again lacks what `view` (HISTORY or WHOLE)
+        does, and what is stored stays. Without its events, or by its key alone, it is read first: nothing is decided on
+        a part of a history. Nobody else should read a history for a change: here only a few are in hand at a time, see
+        `reads`. `decide` returns the task that follows (the same one: nothing to do), or raises, which ends it, once it
+        has been asked of the task as it is now. Raises LeaseLost if the task is gone, Aborted if others keep coming
+        first.
 
         Changes of one task take turns, in the order in which they are asked for: each is decided on what the one before
         it has made, so of up to `WAITING` at once none is refused for the others.
         """
-        turns = self._turns.setdefault(task.key, _Turns(asyncio.Lock()))
+        key, known = (task.key, task if task.events else None) if isinstance(task, Task) else (task, None)
+        turns = self._turns.setdefault(key, _Turns(asyncio.Lock()))
         if turns.wanted >= WAITING:
             raise errors.Aborted
         turns.wanted += 1
         try:
             async with turns.lock:
-                latest = turns.latest if view is not View.FULL else None
-                if latest is not None and latest.version > task.version:
-                    task = latest
-                turns.latest = await self._change(task, decide, view)
-                return turns.latest
+                latest = turns.latest if view is not View.WHOLE else None
+                if latest is not None and (known is None or latest.version > known.version):
+                    known = latest
+                changed = await self._change(key, known, decide, view)
+                # However many changes wait, not with one history each.
+                turns.latest = None if is_much(changed) else changed
+                return changed
         finally:
             turns.wanted -= 1
             if not turns.wanted:
-                del self._turns[task.key]
+                del self._turns[key]
 
-    async def _change(self, task: Task, decide: Callable[[Task], Task], view: View) -> Task:
+    async def _change(self, key: Key, known: Task | None, decide: Callable[[Task], Task], view: View) -> Task:
         for _ in range(DECISIONS):
-            try:
-                after = decide(task)
-            except errors.Error:
-                current = await self._current(task.key, view)
-                if current.version == task.version:
-                    raise
+            if known is None:
+                async with self._reads[view].hold(key) as task:
+                    if task is None:
+                        raise errors.LeaseLost
+                    made, stored = await self._make(task, decide(task))
+                del task  # while the next one is waited for
             else:
-                stored = after if after is task else await self._updates(Change(task, after))
-                if stored is after:
-                    return after
-                known = stored if view is not View.FULL else None
-                current = known or await self._current(task.key, view)
-            task = current
+                try:
+                    after = decide(known)
+                except errors.Error:
+                    if await self._versions(key) == known.version:
+                        raise
+                    made, stored = None, None
+                else:
+                    made, stored = await self._make(known, after)
+                    del after
+            if made is not None:
+                return made
+            known = stored if view is not View.WHOLE else None
         raise errors.Aborted
 
-    async def _current(self, key: Key, view: View) -> Task:
-        task = await self.get(key, view)
-        if task is None:
-            raise errors.LeaseLost
-        return task
+    async def _make(self, before: Task, after: Task) -> tuple[Task | None, Task | None]:
+        """Makes the change if nothing came first; returns `after` if so, and what is stored then if that is known."""
+        stored = after if after is before else await self._updates(Change(before, after))
+        return (after if stored is after else None), stored
 
     async def settle(self) -> None:
         """Returns when no write waits any more."""

@@ -2,27 +2,32 @@
 
 A batch is over when its last byte has come, so a mebibyte in it is waited for by all. So a batch of more than a few
 asks for sizes first: the large ones are read apart, a batch of a few mebibytes at a time, of each workspace a few.
+
+Who reads a task to change it keeps it until that is written, and a thousand may do so at once. So of those that have a
+long history a workspace has a few in hand as well; who finds its task to be one more lets go of it, and reads it again.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from openmcp_chain.domain import sizes
 from openmcp_chain.domain.task import Key, Task, View
 from openmcp_chain.engine.few import Few
 from openmcp_chain.engine.groupcommit import BATCH_ITEMS, GroupCommit
-from openmcp_chain.store.base import Store
+from openmcp_chain.store.base import LARGE_BYTES, Large, Store
 
 FEW = 4
 """So many are read without a look at their sizes: it would cost as much as they do."""
 SIZES = 100
 """So many sizes, or outlines, are read at a time: for that, a database may have to look through the tasks."""
 LARGE_AT_ONCE = 4
-"""Large tasks of one workspace that are read at a time."""
+"""Large tasks of one workspace that are read, or kept in hand, at a time."""
 
 
 class _Large(NamedTuple):
     key: Key
-    bytes: int
+    size: Large
 
 
 class Reads:
@@ -33,16 +38,35 @@ class Reads:
         self._view = view
         most = SIZES if view is View.OUTLINE else BATCH_ITEMS
         self._all = GroupCommit[Key, Task | _Large | None](self._read, most=most, lane=lambda key: key.workspace)
-        self._large = GroupCommit[_Large, Task | None](self._read_large, lambda large: large.bytes)
+        self._large = GroupCommit[_Large, Task | None](self._read_large, lambda large: sum(large.size))
         self._sizes = GroupCommit[Key, int](self._read_sizes, most=SIZES, lane=lambda key: key.workspace)
         self._few = Few(LARGE_AT_ONCE)
+        self._in_hand = Few(LARGE_AT_ONCE)
 
     async def __call__(self, key: Key) -> Task | None:
         """The task as it is now."""
+        return await self._fetch(await self._all(key))
+
+    @asynccontextmanager
+    async def hold(self, key: Key) -> AsyncIterator[Task | None]:
+        """The task as it is now, for the length of the block: if it `is_much`, one of few of its workspace.
+
+        The block must not hold another.
+        """
         found = await self._all(key)
+        rest = found.size.rest if isinstance(found, _Large) else _rest(found) if found is not None else 0
+        if rest <= LARGE_BYTES:
+            yield await self._fetch(found)
+            return
+        if self._in_hand.full(key.workspace):
+            found = _Large(key, Large(0, rest))
+        async with self._in_hand.turn(key.workspace):
+            yield await self._fetch(found)
+
+    async def _fetch(self, found: Task | _Large | None) -> Task | None:
         if not isinstance(found, _Large):
             return found
-        async with self._few.turn(key.workspace):
+        async with self._few.turn(found.key.workspace):
             return await self._large(found)
 
     async def size(self, key: Key) -> int:
@@ -57,8 +81,17 @@ class Reads:
         wanted = set(keys)
         large = await self._store.large_tasks(wanted, self._view) if len(wanted) > FEW else {}
         found = await self._store.get_tasks(wanted - large.keys(), self._view)
-        return [_Large(key, sum(large[key])) if key in large else found.get(key) for key in keys]
+        return [_Large(key, large[key]) if key in large else found.get(key) for key in keys]
 
     async def _read_large(self, large: Sequence[_Large]) -> Sequence[Task | None]:
         found = await self._store.get_tasks({one.key for one in large}, self._view)
         return [found.get(one.key) for one in large]
+
+
+def is_much(task: Task) -> bool:
+    """Whether there is so much to it, besides payload and result, which are counted where they are kept."""
+    return _rest(task) > LARGE_BYTES
+
+
+def _rest(task: Task) -> int:
+    return sizes.of_entries(task) + sizes.of_events(task.events)

@@ -51,12 +51,12 @@ class Retention:
 
     async def _let_go(self, key: Key) -> bool:
         """Whether it can be deleted now."""
-        task = await self._ledger.get(key, View.RESULT)
+        task = await self._ledger.get(key, View.OUTLINE)
         if task is None:
             return False
         if not task.superseded:
             try:
-                await self._ledger.change(task, self._over)
+                await self._ledger.change(key, self._over)
             except (errors.DedupeKeyTaken, errors.LeaseLost):
                 return False  # it is being tried again, or another process has deleted it
         freed = await self._store.free_key(task.held_key, task.id)

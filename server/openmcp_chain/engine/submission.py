@@ -193,11 +193,8 @@ class Submission:
     async def _supersede(self, key: Key) -> bool:
         """Marks an ended task; returns whether that is done: not if it is tried again, or retention took it."""
         async with self._superseding.turn(key.workspace):
-            there = await self._ledger.get(key, View.RESULT)
-            if there is None:
-                return False
             try:
-                await self._ledger.change(there, lambda there: transitions.supersede(there, self._clock()))
+                await self._ledger.change(key, lambda there: transitions.supersede(there, self._clock()))
             except (errors.DedupeKeyTaken, errors.LeaseLost):
                 return False
             return True

@@ -66,7 +66,7 @@ class Tasks:
         except errors.Error:
             may_read(sum(await self._ledger.sizes([key], view)))
 
-    async def get(self, principal: Principal, task_id: str, view: View = View.FULL, may_read: Ask = free) -> Task:
+    async def get(self, principal: Principal, task_id: str, view: View, may_read: Ask = free) -> Task:
         """The task as it is now. Raises TaskNotFound; before it is read, if it is large, what `may_read` does."""
         await self.ask(principal, task_id, view, may_read)
         task = await self._ledger.get(key_of(principal, task_id), view)
@@ -132,15 +132,15 @@ class Tasks:
 
         Raises TaskNotFound, TaskEnded.
         """
-        task = await self.get(principal, task_id, View.RESULT)
-        return await self._change(task, lambda task: transitions.cancel(task, reason, self._leases.moment()))
+        key = key_of(principal, task_id)
+        return await self._change(key, lambda task: transitions.cancel(task, reason, self._leases.moment()))
 
     async def retry(self, principal: Principal, task_id: str) -> Task:
         """Makes a task that failed or was cancelled wait again; returns it without its payload.
 
         Raises TaskNotFound, TaskNotRetryable, TooManyPending.
         """
-        return await self._retry(await self.get(principal, task_id, View.RESULT), self._pending.limit(principal))
+        return await self._retry(key_of(principal, task_id), self._pending.limit(principal))
 
     async def retry_many(self, principal: Principal, text: str, limit: int, page_token: str = "") -> Retried:
         """Retries up to `limit` of the tasks that the filter selects, the newest first, from where `page_token` says.
@@ -171,8 +171,8 @@ class Tasks:
                 return unfinished()
             if wanted == 0 and page.tasks:
                 return unfinished()
-            results = await asyncio.gather(*(self._retry_listed(task, waiting) for task in page.tasks))
-            retried += [task.id for task in results if isinstance(task, Task)]
+            results = await asyncio.gather(*(self._retry_listed(task.key, waiting) for task in page.tasks))
+            retried += [task_id for task_id in results if isinstance(task_id, str)]
             if failed := next((one for one in results if isinstance(one, errors.Error)), None):
                 if not retried:
                     raise failed
@@ -183,15 +183,14 @@ class Tasks:
             if loop.time() > enough:
                 return unfinished()
 
-    async def _retry(self, task: Task, limit: int) -> Task:
-        with self._pending.place(task.key, limit):
-            return await self._change(task, lambda task: transitions.retry(task, self._leases.moment().now))
+    async def _retry(self, key: Key, limit: int) -> Task:
+        with self._pending.place(key, limit):
+            return await self._change(key, lambda task: transitions.retry(task, self._leases.moment().now))
 
-    async def _retry_listed(self, listed: Task, limit: int) -> Task | errors.Error | None:
-        """The task that is tried again, what failed, or None if it can't be."""
+    async def _retry_listed(self, key: Key, limit: int) -> str | errors.Error | None:
+        """The id of the task that is tried again, what failed, or None if it can't be."""
         try:
-            task = await self._ledger.get(listed.key, View.RESULT)  # a listed one has no events
-            return await self._retry(task, limit) if task is not None else None
+            return (await self._retry(key, limit)).id
         except (errors.TaskNotRetryable, errors.TaskNotFound):
             return None
         except errors.Error as error:
@@ -210,11 +209,11 @@ class Tasks:
             rest = _behind(listed[fit - 1])
         return [task for task in found[:fit] if task is not None], rest
 
-    async def _change(self, task: Task, decide: transitions.Decision) -> Task:
+    async def _change(self, key: Key, decide: transitions.Decision) -> Task:
         try:
-            return await self._ledger.change(task, decide)
+            return await self._ledger.change(key, decide)
         except errors.LeaseLost:
-            raise errors.TaskNotFound(task.id) from None  # retention took it just now
+            raise errors.TaskNotFound(key.id) from None
 
 
 def key_of(principal: Principal, task_id: str) -> Key:

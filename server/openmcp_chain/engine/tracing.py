@@ -46,26 +46,25 @@ class Types:
         return task.type if task.type in self._operated else "other"
 
 
-def record_wait(task: Task, types: Types) -> None:
-    """A task was claimed: records how long it had waited since it was ready."""
-    waited.record(_wait(task), {"type": types.name(task)})
+def record_wait(task: Task, ready: datetime, types: Types) -> None:
+    """A task was claimed: records how long it had waited since it was `ready`."""
+    _span("task.wait", task, ready, task.updated_at)
+    waited.record((task.updated_at - ready).total_seconds(), {"type": types.name(task)})
 
 
 def record_end(task: Task, types: Types) -> None:
     """A task ended: records how; and that it waited, if it ended without being claimed."""
     if task.events[-2].status is Status.PENDING:
-        _wait(task)
+        _span("task.wait", task, ready(task), task.updated_at)
     ended.add(1, {"type": types.name(task), "status": task.status.value})
     _span("task.end", task, task.submitted_at, task.updated_at)
 
 
-def _wait(task: Task) -> float:
-    """Records the wait before a task's last event, and returns its seconds."""
-    *_, before, last = task.events
+def ready(task: Task) -> datetime:
+    """Since when a task had waited for a worker, before its last event."""
+    before, last = task.events[-2:]
     delay = next((int(before.context[name]) for name in ("ready_in_ms", "retry_in_ms") if name in before.context), 0)
-    ready = min(before.at + timedelta(milliseconds=delay), last.at)
-    _span("task.wait", task, ready, last.at)
-    return (last.at - ready).total_seconds()
+    return min(before.at + timedelta(milliseconds=delay), last.at)
 
 
 def _span(name: str, task: Task, start: datetime, end: datetime) -> None:

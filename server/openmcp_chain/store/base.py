@@ -112,13 +112,13 @@ class Store(Protocol):
     async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
         """Makes each change, by itself, if the stored task still has the version of `before`.
 
-        State and events go in one write; the payload stays, whether `before` and `after` have it or not. Returns, for
-        each, whether `after` is now what is stored; so a change that an earlier try of the same call has made counts as
-        made. Keys in a batch are distinct.
+        State and events go in one write; the payload stays, whether `before` and `after` have it or not. All else they
+        have: they were read in View.HISTORY, or View.WHOLE. Returns, for each, whether `after` is now what is stored;
+        so a change that an earlier try of the same call has made counts as made. Keys in a batch are distinct.
         """
         ...
 
-    async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
+    async def get_tasks(self, keys: Collection[Key], view: View = View.WHOLE) -> Mapping[Key, Task]:
         """The tasks with these keys; a key that has none is left out.
 
         What the view leaves out does not leave the database: see `domain.task.seen`.
@@ -204,8 +204,8 @@ class Store(Protocol):
     async def list_tasks(self, workspace: str, chosen: Filter, after: Place | None, limit: int) -> Page:
         """The workspace's tasks that the filter selects, the newest first, from behind the place `after`.
 
-        The tasks have no events, and neither payload nor result. A page may have fewer tasks than `limit`, or none, and
-        yet not be the last: a call reads only so much.
+        In View.BASIC. A page may have fewer tasks than `limit`, or none, and yet not be the last: a call reads only so
+        much.
         """
         ...
 

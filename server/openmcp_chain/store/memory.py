@@ -62,7 +62,7 @@ class MemoryStore:
         self._tasks[stored.key] = after
         return True
 
-    async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
+    async def get_tasks(self, keys: Collection[Key], view: View = View.WHOLE) -> Mapping[Key, Task]:
         return {key: seen(self._tasks[key], view) for key in keys if key in self._tasks}
 
     async def task_versions(self, keys: Collection[Key]) -> Mapping[Key, int]:
@@ -147,7 +147,7 @@ class MemoryStore:
 
         found = sorted(self._all(listed), key=_place, reverse=True)
         page, more = found[:limit], len(found) > limit
-        shown = [replace(seen(task, View.BASIC), events=()) for task in page]
+        shown = [seen(task, View.BASIC) for task in page]
         return Page(shown, Place(page[-1].submitted_at, page[-1].id) if page and more else None)
 
     async def count_tasks(

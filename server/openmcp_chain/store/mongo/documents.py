@@ -30,18 +30,16 @@ STATE = (
 
 HIDDEN: Mapping[View, Document] = {
     View.OUTLINE: {"payload": 0, "result": 0, "metadata": 0, "labels": 0, "events": 0},
-    View.BASIC: {"payload": 0, "result": 0},
-    View.RESULT: {"payload": 0},
-    View.FULL: {},
+    View.BASIC: {"payload": 0, "result": 0, "events": 0},
+    View.RESULT: {"payload": 0, "events": 0},
+    View.FULL: {"events": 0},
+    View.HISTORY: {"payload": 0},
+    View.WHOLE: {},
 }
 """Projections that leave out what a view leaves out."""
-CONTENT_BYTES: Mapping[View, tuple[str, ...]] = {
-    View.BASIC: (),
-    View.RESULT: ("result_bytes",),
-    View.FULL: ("payload_bytes", "result_bytes"),
-}
-"""The fields that tell how large payload and result are, where they are large, as far as a view has them."""
-REST_BYTES = ("entries_bytes", "events_bytes")
+CONTENT_BYTES: Mapping[str, str] = {"payload": "payload_bytes", "result": "result_bytes"}
+"""The fields that tell how large payload and result are, where they are large."""
+REST_BYTES: Mapping[str, str] = {"metadata": "entries_bytes", "events": "events_bytes"}
 """The same of metadata with labels, and of events."""
 
 _SPANS = ("schedule_to_start", "start_to_close", "schedule_to_close", "heartbeat", "retention")

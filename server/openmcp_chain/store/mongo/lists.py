@@ -33,12 +33,11 @@ class Lists(Part):
 
     async def list_tasks(self, workspace: str, chosen: Filter, after: Place | None, limit: int) -> Page:
         give_up = time.perf_counter() + READING
-        hidden = {"events": 0, **documents.HIDDEN[View.BASIC]}
         found: list[Task] = []
 
         async def read(at: Any, order: Mapping[str, int], most: int, *conditions: Document) -> list[Task]:  # noqa: ANN401 - a time, or a span
             scope = {"workspace": workspace, "submitted_at": at}
-            then: list[Document] = [{"$sort": order}, {"$limit": most}, {"$project": hidden}]
+            then: list[Document] = [{"$sort": order}, {"$limit": most}, {"$project": documents.HIDDEN[View.BASIC]}]
             found = await self._aggregate(scope, [query(chosen), *conditions], then)
             return [documents.to_task(document) for document in found]
 

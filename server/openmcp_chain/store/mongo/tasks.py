@@ -113,10 +113,10 @@ class Tasks(Part):
         found = await self._tasks.find(_one_of(alike), {"result": 1}).to_list(None) if alike else []
         return {id_ for document in found if document.get("result") == results[id_ := document["_id"]]}
 
-    async def get_tasks(self, keys: Collection[Key], view: View = View.FULL) -> Mapping[Key, Task]:
+    async def get_tasks(self, keys: Collection[Key], view: View = View.WHOLE) -> Mapping[Key, Task]:
         return await self._persist(lambda: self._find(keys, view)) if keys else {}
 
-    async def _find(self, keys: Iterable[Key], view: View = View.FULL) -> dict[Key, Task]:
+    async def _find(self, keys: Iterable[Key], view: View) -> dict[Key, Task]:
         ids = [documents.primary_key(key) for key in keys]
         hidden = documents.HIDDEN[view] or None
         found = map(documents.to_task, await self._tasks.find(_one_of(ids), hidden).to_list(None))
@@ -130,9 +130,12 @@ class Tasks(Part):
         return {documents.to_key(one): one["version"] for one in found}
 
     async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, Large]:
-        if not keys or view is View.OUTLINE:
+        content, rest = (
+            [size for part, size in sizes.items() if part not in documents.HIDDEN[view]]
+            for sizes in (documents.CONTENT_BYTES, documents.REST_BYTES)
+        )
+        if not keys or not (content or rest):
             return {}
-        content, rest = documents.CONTENT_BYTES[view], documents.REST_BYTES
         query, shown = _one_of([documents.primary_key(key) for key in keys]), dict.fromkeys((*content, *rest), 1)
         found = await self._persist(lambda: self._tasks.find(query, shown).to_list(None))
         sizes = {
