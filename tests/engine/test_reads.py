@@ -8,6 +8,7 @@ import pytest
 from support.engine import DistantStore, Engine, tenant
 from support.samples import make_task
 
+from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Key, Task, View
 from openmcp_chain.engine.groupcommit import BATCH_BYTES
 from openmcp_chain.engine.reads import LARGE_AT_ONCE
@@ -66,6 +67,28 @@ async def test_nobody_waits_for_anothers_metadata(view: View) -> None:
     assert {task and task.id for task in found} == {task.id for task in heavy}
     assert max(many for _, many, _ in store.batches) <= LARGE_AT_ONCE
     assert await engine.app.ledger.sizes([task.key for task in heavy], view) == [0] * 100
+
+
+async def test_who_owes_when_its_turn_comes_reads_no_more() -> None:
+    """Of twenty large tasks asked for at once, those that wait behind the first are refused as if they came later."""
+    store = HeavyStore()
+    store.go.set()
+    engine = Engine(store)
+    ids = [(await engine.submit(payload=b"x" * MEBIBYTE)).id for _ in range(20)]
+    owed = False
+
+    def may_read(size: int) -> None:
+        if owed and size:
+            raise errors.RateLimited("answers")
+
+    async def read(task_id: str) -> None:
+        nonlocal owed
+        await engine.app.tasks.get(tenant(), task_id, View.FULL, may_read)
+        owed = True
+
+    answers = await asyncio.gather(*map(read, ids), return_exceptions=True)
+    assert sum(many for _, many, _ in store.batches) == answers.count(None) == LARGE_AT_ONCE
+    assert {type(answer) for answer in answers if answer} == {errors.RateLimited}
 
 
 async def test_small_tasks_share_their_reads() -> None:

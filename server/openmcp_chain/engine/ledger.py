@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from openmcp_chain.domain import errors, sizes
 from openmcp_chain.domain.task import Change, Key, Task, View
+from openmcp_chain.engine.answers import Ask, free
 from openmcp_chain.engine.groupcommit import GroupCommit
 from openmcp_chain.engine.reads import SIZES, Reads, is_much
 from openmcp_chain.store.base import Store
@@ -63,9 +64,9 @@ class Ledger:
         """Adds the task; returns what is stored under its key: the task itself, or the outline of what was there."""
         return await self._inserts(task)
 
-    async def get(self, key: Key, view: View) -> Task | None:
-        """The task as it is now."""
-        return await self._reads[view](key)
+    async def get(self, key: Key, view: View, may_read: Ask = free) -> Task | None:
+        """The task as it is now. See `Reads`."""
+        return await self._reads[view](key, may_read)
 
     async def version(self, key: Key) -> int | None:
         """The task's version as it is now; None if it is gone."""

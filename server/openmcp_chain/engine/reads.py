@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from openmcp_chain.domain import sizes
 from openmcp_chain.domain.task import Key, Task, View
+from openmcp_chain.engine.answers import Ask, free
 from openmcp_chain.engine.few import Few
 from openmcp_chain.engine.groupcommit import BATCH_ITEMS, GroupCommit
 from openmcp_chain.store.base import LARGE_BYTES, Large, Store
@@ -43,9 +44,9 @@ class Reads:
         self._few = Few(LARGE_AT_ONCE)
         self._in_hand = Few(LARGE_AT_ONCE)
 
-    async def __call__(self, key: Key) -> Task | None:
-        """The task as it is now."""
-        return await self._fetch(await self._all(key))
+    async def __call__(self, key: Key, may_read: Ask = free) -> Task | None:
+        """The task as it is now. Raises what `may_read` does, which is asked again if it had to wait to be read."""
+        return await self._fetch(await self._all(key), may_read)
 
     @asynccontextmanager
     async def hold(self, key: Key) -> AsyncIterator[Task | None]:
@@ -63,10 +64,11 @@ class Reads:
         async with self._in_hand.turn(key.workspace):
             yield await self._fetch(found)
 
-    async def _fetch(self, found: Task | _Large | None) -> Task | None:
+    async def _fetch(self, found: Task | _Large | None, may_read: Ask = free) -> Task | None:
         if not isinstance(found, _Large):
             return found
         async with self._few.turn(found.key.workspace):
+            may_read(found.size.content)
             return await self._large(found)
 
     async def size(self, key: Key) -> int:

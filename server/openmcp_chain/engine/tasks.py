@@ -69,7 +69,7 @@ class Tasks:
     async def get(self, principal: Principal, task_id: str, view: View, may_read: Ask = free) -> Task:
         """The task as it is now. Raises TaskNotFound; before it is read, if it is large, what `may_read` does."""
         await self.ask(principal, task_id, view, may_read)
-        task = await self._ledger.get(key_of(principal, task_id), view)
+        task = await self._ledger.get(key_of(principal, task_id), view, may_read)
         if task is None:
             raise errors.TaskNotFound(task_id)
         return task
@@ -87,7 +87,7 @@ class Tasks:
         weights = [sizes[key] if key else 0 for key in keys]
         fit = answers.room(weights)
         may_read(sum(weights[:fit]))
-        found = await asyncio.gather(*(self._find(key, view) for key in keys[:fit]))
+        found = await asyncio.gather(*(self._find(key, view, may_read) for key in keys[:fit]))
         return found[: answers.room([answers.weight(task) if task else 0 for task in found])]
 
     async def list(
@@ -117,7 +117,7 @@ class Tasks:
             if rest is None or fit < asked or len(tasks) == size:
                 break
         if view is not View.BASIC:
-            filled, rest = await self._filled(tasks, rest, view)
+            filled, rest = await self._filled(tasks, rest, view, may_read)
             tasks = [task for task in filled if filters.matches(chosen, task)]
         if rest is None:
             return Listed(tasks, "")
@@ -196,14 +196,14 @@ class Tasks:
         except errors.Error as error:
             return error
 
-    async def _find(self, key: Key | None, view: View) -> Task | None:
-        return await self._ledger.get(key, view) if key else None
+    async def _find(self, key: Key | None, view: View, may_read: Ask) -> Task | None:
+        return await self._ledger.get(key, view, may_read) if key else None
 
     async def _filled(
-        self, listed: Sequence[Task], rest: Place | None, view: View
+        self, listed: Sequence[Task], rest: Place | None, view: View, may_read: Ask
     ) -> tuple[Sequence[Task], Place | None]:
         """The listed tasks as they are now, with payload and result, as many as fit; and what is behind them."""
-        found = await asyncio.gather(*(self._ledger.get(task.key, view) for task in listed))
+        found = await asyncio.gather(*(self._ledger.get(task.key, view, may_read) for task in listed))
         fit = answers.room([answers.weight(task) if task else 0 for task in found])
         if fit < len(listed):
             rest = _behind(listed[fit - 1])
