@@ -171,7 +171,7 @@ async def test_processes_rarely_try_for_the_same_task() -> None:
     await engines[0].see_out(tasks)
     for one in working:
         one.cancel()
-    assert store.lost_claims < 0.05 * len(tasks)
+    assert store.lost_claims < 0.1 * len(tasks)
 
 
 async def test_what_others_take_makes_room_for_what_is_left() -> None:

@@ -12,7 +12,7 @@ from support import virtual
 from support.engine import DistantStore, tenant
 from support.service import PATIENCE, SETTINGS, Caller, Service, as_struct, refused, serving
 
-from openmcp.chain.v1 import tasks_pb2, workers_pb2
+from openmcp.chain.v1 import rest_pb2, tasks_pb2, workers_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.plans import ANSWER_BYTES, REPORT_BYTES, Plan
 from openmcp_chain.domain.workspace import Principal
@@ -34,7 +34,7 @@ def in_time(test: Callable[[Dues], Coroutine[Any, Any, None]]) -> None:
     virtual.run(test(Dues(plan)))
 
 
-def owed(call: Callable[..., None], *arguments: object) -> float:
+def owed(call: Callable[..., object], *arguments: object) -> float:
     """For how many seconds the call is refused."""
     with pytest.raises(errors.RateLimited) as refusal:
         call(*arguments)
@@ -72,6 +72,24 @@ def test_small_answers_are_not_counted() -> None:
             dues.leased(ONE, ANSWER_BYTES)
         dues.may_read(ONE, LARGE)
         dues.may_lease(ONE)
+
+    in_time(test)
+
+
+def test_streams_are_paid_for_as_reads_are() -> None:
+    """One that becomes large while something is owed is refused there; what is large already goes on."""
+
+    async def test(dues: Dues) -> None:
+        sent = [0, 0]
+        for _ in range(LARGE // 1000):
+            sent[0] = dues.streamed(ONE, sent[0], 1000)
+        sent[1] = dues.streamed(ONE, sent[1], ANSWER_BYTES)
+        assert owed(dues.streamed, ONE, sent[1], 1) == pytest.approx(3, abs=0.2)
+        assert owed(dues.may_read, ONE, LARGE) == pytest.approx(3, abs=0.2)
+        assert dues.streamed(ONE, sent[0], ANSWER_BYTES) == sent[0] + ANSWER_BYTES
+        assert dues.streamed(OTHER, sent[1], 1) == ANSWER_BYTES + 1
+        await asyncio.sleep(4.2)
+        assert dues.streamed(ONE, sent[1], 1) == ANSWER_BYTES + 1
 
     in_time(test)
 
@@ -195,6 +213,32 @@ async def test_what_is_refused_for_its_size_is_not_read(code: str) -> None:
         for call in calls("small"):
             await call
         unread.leave(caller.workspace_id, held)
+
+
+async def test_in_debt_no_long_history_is_streamed() -> None:
+    """By either kind of stream; what is short is. What was sent is not sent again when it goes on."""
+    async with serving(settings=SLOW) as service:
+        caller = await service.workspace("slow")
+        worker = service.work(caller)
+        await worker.hello()
+        task_id = await service.submit(caller)
+        lease = (await worker.task()).lease
+        service.app.leases._pace._said._rate = 1000  # how often lines come is not looked at here
+        for _ in range(60):
+            await worker.say(log=workers_pb2.Log(lease=lease, message="x" * 1000))
+            assert not (await worker.ack()).error_code
+        request = tasks_pb2.StreamTaskEventsRequest(task_id=task_id)
+        first = service.tasks.StreamTaskEvents(request, metadata=caller.metadata)
+        assert len([await first.read() for _ in range(62)]) == 62
+        served = service.rest.ServeTaskEvents(
+            rest_pb2.ServeTaskEventsRequest(task_id=task_id), metadata=caller.metadata
+        )
+        for again in (service.tasks.StreamTaskEvents(request, metadata=caller.metadata), served):
+            told = await refused(again)
+            assert (told.code, told.status) == ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED)
+        request.after_sequence = 60
+        behind: Any = service.tasks.StreamTaskEvents(request, metadata=caller.metadata)
+        assert [(await behind.read()).sequence for _ in range(2)] == [61, 62]
 
 
 async def test_in_debt_nothing_is_leased() -> None:

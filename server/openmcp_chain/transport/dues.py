@@ -22,7 +22,7 @@ from openmcp_chain.engine.pace import Rates
 
 
 class Dues:
-    """What each workspace owes, in this process. Not for what streams answer, which Envoy writes at once."""
+    """What each workspace owes, in this process."""
 
     def __init__(self, plan: Callable[[Principal], Plan]) -> None:
         """`plan` says which one a token is limited by."""
@@ -40,6 +40,18 @@ class Dues:
         """Charges for an answer to a read."""
         if cost := _cost(size):
             self._read.take(principal, cost)
+
+    def streamed(self, principal: Principal, before: int, size: int) -> int:
+        """Charges for so many bytes more on a stream of reads that had `before`; returns how many that makes.
+
+        Raises RateLimited where it becomes large, if others are owed: one that has is not broken off.
+        """
+        after = before + size
+        if cost := _cost(after) - _cost(before):
+            if not _cost(before):
+                _settle(self._read, principal)
+            self._read.take(principal, cost)
+        return after
 
     def may_lease(self, principal: Principal) -> None:
         """To be asked before tasks are leased, which are given away then. Raises RateLimited if others are owed."""

@@ -204,7 +204,7 @@ class Rpc:
             metadata, size = messages.metadata_of(context)
             # Not made the current one: what happens in a stream's hours is not all of one trace.
             span = self._identify(path, access, metadata)
-            sender, last_words, workspace = messages.Sender(context), b"", ""
+            sender, last_words, workspace, streamed = messages.Sender(context), b"", "", 0
             try:
                 messages.weigh(size)
                 with await self._authorised(access, metadata) as bearer:
@@ -220,8 +220,11 @@ class Rpc:
                     # We write, not gRPC: a call whose caller does not read what is written must end as well.
                     async with aclosing(behaviour(requests, call)) as answers:
                         async for answer in answers:
-                            await sender.send(messages.encode(answer))
-                            del answer  # the next one may be hours away
+                            data = messages.encode(answer)
+                            if bearer is not None and access.scope is Scope.TASKS_READ:
+                                streamed = self._dues.streamed(bearer.principal, streamed, len(data))
+                            await sender.send(data)
+                            del answer, data  # the next one may be hours away
                 return
             except BaseException as error:
                 if not _ours(error):
