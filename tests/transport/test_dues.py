@@ -223,7 +223,7 @@ async def test_in_debt_no_long_history_is_streamed() -> None:
         await worker.hello()
         task_id = await service.submit(caller)
         lease = (await worker.task()).lease
-        service.app.leases._pace._said._rate = 1000  # how often lines come is not looked at here
+        service.app.leases._pace._said._burst = 1000  # how often lines come is not looked at here
         for _ in range(60):
             await worker.say(log=workers_pb2.Log(lease=lease, message="x" * 1000))
             assert not (await worker.ack()).error_code
