@@ -39,19 +39,20 @@ class Deletions(Part):
         if limit <= 0:  # to the database, 0 is no limit
             return []
         query = {"queue": documents.ENDED_WITH_KEY, "due_at": {"$lte": now}}
-        found = await self._persist(lambda: self._database.tasks.find(query, {"_id": 1}, limit=limit).to_list(None))
+        found = await self._persist(lambda: self._tasks.find(query, {"_id": 1}, limit=limit).to_list(None))
         return list(map(documents.to_key, found))
 
     async def delete_superseded(self, keys: Collection[Key]) -> None:
         ids = [documents.primary_key(key) for key in keys]
 
         async def delete() -> None:
-            tasks = self._database.tasks
             for start in range(0, len(ids), COMMAND):
                 those = ids[start : start + COMMAND]
                 query = {"_id": {"$in": those}, "superseded": True}
-                await self._forget_timers(await tasks.find(query, _TIMED).to_list(None))
-                await tasks.bulk_write([DeleteOne({"_id": id_, "superseded": True}) for id_ in those], ordered=False)
+                await self._forget_timers(await self._tasks.find(query, _TIMED).to_list(None))
+                await self._tasks.bulk_write(
+                    [DeleteOne({"_id": id_, "superseded": True}) for id_ in those], ordered=False
+                )
 
         await self._persist(delete)
 
@@ -87,21 +88,20 @@ class Deletions(Part):
         What is deleted is in scope still: it is said again in the command. One for a span of time costs the embedded
         server a quarter of one for each task.
         """
-        tasks = self._database.tasks
         query: dict[str, Any] = {**scope, time: span}
-        found = await tasks.find(query, {time: 1, **_TIMED}, sort=[(time, -1)], limit=limit).to_list(None)
+        found = await self._tasks.find(query, {time: 1, **_TIMED}, sort=[(time, -1)], limit=limit).to_list(None)
         if not found:
             return 0, None
         await self._forget_timers(found)
         if len(found) < limit:
-            return (await tasks.delete_many(query)).deleted_count, None
+            return (await self._tasks.delete_many(query)).deleted_count, None
         first: datetime = found[-1][time]
         if found[0][time] > first:
             query[time] = {**span, "$gte": first + timedelta(milliseconds=1)}
-            return (await tasks.delete_many(query)).deleted_count, first
+            return (await self._tasks.delete_many(query)).deleted_count, first
         deletes = [DeleteOne({"_id": one["_id"], **scope, time: first}) for one in found]
         results = [
-            await tasks.bulk_write(deletes[start : start + COMMAND], ordered=False)
+            await self._tasks.bulk_write(deletes[start : start + COMMAND], ordered=False)
             for start in range(0, len(deletes), COMMAND)
         ]
         return sum(result.deleted_count for result in results), first

@@ -93,7 +93,7 @@ class Lists(Part):
         pipeline = [{"$match": condition} for condition in (scope, *conditions) if condition]
 
         async def aggregate() -> list[dict[str, Any]]:
-            cursor = await ready(self._database.tasks.aggregate([*pipeline, *then]))
+            cursor = await ready(self._tasks.aggregate([*pipeline, *then]))
             found: list[dict[str, Any]] = await cursor.to_list(None)
             return found
 

@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.mongo import records
-from openmcp_chain.store.mongo.client import ready
+from openmcp_chain.store.mongo.client import Connection, ready
 from openmcp_chain.store.mongo.errors import heeding, persist
 from openmcp_chain.store.mongo.part import Part, added
 
@@ -42,19 +42,22 @@ _Stream: TypeAlias = AsyncCollectionChangeStream[_Change]
 class Processes(Part):
     """The part of `store.base.Store` under "between processes"."""
 
+    def __init__(self, connection: Connection, patience: float) -> None:
+        super().__init__(connection, patience)
+        self._hints = self._signals.with_options(write_concern=WriteConcern(w=1))
+
     async def beat(self, process: str, now: datetime, *, listens: bool) -> None:
         update = {"$set": {"seen_at": now, "listens": listens}}
-        await self._persist(lambda: self._database.processes.update_one({"_id": process}, update, upsert=True))
+        await self._persist(lambda: self._processes.update_one({"_id": process}, update, upsert=True))
 
     async def processes(self, since: datetime) -> Mapping[str, bool]:
-        found = await self._persist(lambda: self._database.processes.find({"seen_at": {"$gte": since}}).to_list(None))
+        found = await self._persist(lambda: self._processes.find({"seen_at": {"$gte": since}}).to_list(None))
         # One of a version before this was said is told everything, as it was.
         return {document["_id"]: document.get("listens", True) for document in found}
 
     async def publish(self, signal: Signal) -> None:
-        signals = self._database.signals.with_options(write_concern=WriteConcern(w=1))
         document = records.from_signal(signal, datetime.now(UTC))
-        await persist(lambda: added(signals, document), HINT_PATIENCE)
+        await persist(lambda: added(self._hints, document), HINT_PATIENCE)
 
     async def watch(self) -> AsyncIterator[Signal]:
         token: Token = None
@@ -74,7 +77,7 @@ class Processes(Part):
 
     async def _open(self, token: Token) -> tuple[_Stream, _Change | None]:
         """A stream that has answered once, and its first change, if any."""
-        signals = self._database.signals.with_options(codec_options=_PLAIN)
+        signals = self._signals.with_options(codec_options=_PLAIN)
         stream: _Stream = await ready(signals.watch(_INSERTS, resume_after=token, max_await_time_ms=AWAIT_MS))
         try:
             return stream, await stream.try_next()

@@ -20,23 +20,23 @@ class Queues(Part):
     """The part of `store.base.Store` under "what belongs to tasks"."""
 
     async def put_queue(self, state: QueueState) -> bool:
-        return await self._put(self._database.queues, records.from_queue(state))
+        return await self._put(self._queues, records.from_queue(state))
 
     async def list_queues(self, since: datetime | None) -> Sequence[QueueState]:
         query = {} if since is None else {"changed_at": {"$gte": since}}
-        return list(map(records.to_queue, await self._persist(lambda: self._database.queues.find(query).to_list(None))))
+        return list(map(records.to_queue, await self._persist(lambda: self._queues.find(query).to_list(None))))
 
     async def key_holders(self, keys: Collection[DedupeKey]) -> Mapping[DedupeKey, str]:
         found = await self._persist(lambda: self._holders([within(*key) for key in keys])) if keys else {}
         return {key: holder for key in keys if (holder := found.get(within(*key)))}
 
     async def _holders(self, ids: Sequence[str]) -> dict[str, str]:
-        found = self._database.dedupe_keys.find({"_id": {"$in": ids}}, {"holder": 1})
+        found = self._dedupe_keys.find({"_id": {"$in": ids}}, {"holder": 1})
         return {document["_id"]: document["holder"] for document in await found.to_list(None)}
 
     async def held_submit(self, key: DedupeKey) -> Task | None:
         id_ = within(*key)
-        found = await self._persist(lambda: self._database.dedupe_keys.find_one({"_id": id_}))
+        found = await self._persist(lambda: self._dedupe_keys.find_one({"_id": id_}))
         return documents.to_task(found["task"]) if found else None
 
     async def put_holders(self, takings: Sequence[Taking]) -> Sequence[bool]:
@@ -48,7 +48,7 @@ class Queues(Part):
 
         async def put() -> list[bool]:
             try:
-                made = await self._database.dedupe_keys.bulk_write(writes, ordered=False)
+                made = await self._dedupe_keys.bulk_write(writes, ordered=False)
             except BulkWriteError as error:
                 taken(error)
             else:
@@ -61,14 +61,14 @@ class Queues(Part):
 
     async def free_key(self, key: DedupeKey, task_id: str) -> bool:
         query = {"_id": within(*key), "holder": task_id}
-        return (await self._persist(lambda: self._database.dedupe_keys.delete_one(query))).deleted_count > 0
+        return (await self._persist(lambda: self._dedupe_keys.delete_one(query))).deleted_count > 0
 
     async def record_call(self, workspace: str, call: str, answer: Answer, expire_at: datetime) -> Answer:
         id_ = within(workspace, call)
 
         async def record() -> Answer:
-            while not await added(self._database.calls, records.from_answer(id_, answer, expire_at)):
-                if there := await self._database.calls.find_one({"_id": id_}):
+            while not await added(self._calls, records.from_answer(id_, answer, expire_at)):
+                if there := await self._calls.find_one({"_id": id_}):
                     return records.to_answer(there)
             return answer
 
@@ -76,11 +76,11 @@ class Queues(Part):
 
     async def keep_call(self, workspace: str, call: str, expire_at: datetime) -> None:
         query, later = {"_id": within(workspace, call)}, {"$max": {"expire_at": expire_at}}
-        await self._persist(lambda: self._database.calls.update_one(query, later))
+        await self._persist(lambda: self._calls.update_one(query, later))
 
     async def recorded_calls(self, calls: Collection[Call]) -> Mapping[Call, Answer]:
         query = {"_id": {"$in": [within(*call) for call in calls]}}
-        found = await self._persist(lambda: self._database.calls.find(query).to_list(None)) if calls else []
+        found = await self._persist(lambda: self._calls.find(query).to_list(None)) if calls else []
         answers = {document["_id"]: records.to_answer(document) for document in found}
         return {call: answers[id_] for call in calls if (id_ := within(*call)) in answers}
 

@@ -32,7 +32,6 @@ class Tasks(Part):
 
     def __init__(self, connection: Connection, patience: float) -> None:
         super().__init__(connection, patience)
-        self._tasks = self._database.tasks
         self._embedded: bool | None = None
         """None: it is not known yet."""
         self._timers = Timers(self._database.timers, self._tasks)
