@@ -13,14 +13,22 @@ from support.samples import at, make_lease, make_task
 
 from openmcp_chain.domain import transitions
 from openmcp_chain.domain.task import Failure, Key, Queue, Status, Task, View, seen
-from openmcp_chain.engine.reads import LARGE_AT_ONCE
+from openmcp_chain.engine import reads
 from openmcp_chain.store.base import LARGE_BYTES
 from openmcp_chain.store.memory import MemoryStore
 
-MANY = 3 * LARGE_AT_ONCE
+ROOM = 4
+"""In hand, of such tasks, there is room for so many."""
+MANY = 3 * ROOM
 LINES = LARGE_BYTES // 1000 + 1
 EVENTS = LINES + 3
 """Of a task with a long history."""
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for so many in hand: each has some 20 KB."""
+    monkeypatch.setattr(reads, "HELD_BYTES", (ROOM + 1) * LINES * 1000)
 
 
 def long(status: Status) -> Task:
@@ -54,7 +62,7 @@ async def few_at_any_time(engine: Engine, gate: asyncio.Event, done: asyncio.Fut
     """Lets one batch through the gate after the other, until it is done."""
     while not done.done():
         await asyncio.sleep(1)
-        assert in_hand(engine) <= LARGE_AT_ONCE
+        assert in_hand(engine) <= ROOM
         gate.set()
         await asyncio.sleep(0)
         gate.clear()
@@ -110,7 +118,7 @@ async def test_of_one_workspace_few_histories_are_in_hand(status: Status, change
         if number < MANY / 2:
             await asyncio.sleep(1)
     await asyncio.sleep(1)
-    assert 0 < in_hand(engine) <= LARGE_AT_ONCE
+    assert 0 < in_hand(engine) <= ROOM
     gate.set()
     await asyncio.gather(*changing)
     assert [len(engine.task(key).events) for key in keys] == [EVENTS + 1] * MANY
@@ -152,7 +160,7 @@ async def test_few_are_claimed_at_once_with_their_histories() -> None:
     gate = store.gates["update_tasks"] = asyncio.Event()
     worker = engine.worker(room=MANY, workspace="ws-1")
     await asyncio.sleep(10)
-    assert 0 < in_hand(engine) <= LARGE_AT_ONCE
+    assert 0 < in_hand(engine) <= ROOM
     gate.set()
     assert len({(await worker.next()).key for _ in range(MANY)}) == MANY
 

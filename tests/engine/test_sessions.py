@@ -58,6 +58,37 @@ async def test_who_has_no_use_for_room_leaves_it_to_the_next() -> None:
     assert first.empty()
 
 
+async def test_who_owes_gets_nothing_until_it_is_paid() -> None:
+    """What it would have got goes to others, or waits for it; of one that has left nothing stays behind."""
+    engine = Engine()
+    loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Task]()
+    owed_until = loop.time() + 10
+
+    def owes() -> float:
+        return max(0.0, owed_until - loop.time())
+
+    demand = Demand(frozenset({"echo"}), "ws-1")
+    session = Session(worker="worker-1", demand=demand, room=5, deliver=inbox.put_nowait, owes=owes)
+    engine.app.dispatcher.join(session)
+    first = await engine.submit()
+    other = engine.worker()
+    assert (await other.next()).key == first.key
+    second = await engine.submit()
+    await asyncio.sleep(9)
+    assert inbox.empty()
+    await asyncio.sleep(1.1)
+    assert inbox.get_nowait().key == second.key
+    third = await engine.submit()
+    async with asyncio.timeout(PATIENCE):
+        assert (await inbox.get()).key == third.key
+    owed_until = loop.time() + 1000
+    await engine.submit()
+    assert inbox.empty()
+    engine.app.dispatcher.leave(session)
+    assert session.rest is not None
+    assert session.rest.cancelled()
+
+
 async def test_room_that_is_too_small_for_the_first_is_left_to_the_next() -> None:
     """That its task does not fit is known when it is claimed: till then, nobody else was told."""
     engine = Engine()

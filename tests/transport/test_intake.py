@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.service import NOBODYS, PATIENCE, SETTINGS, Caller, Service, WorkStream, as_struct, refused, serving
+from support.service import NOBODYS, PATIENCE, SETTINGS, Caller, Service, WorkStream, as_struct, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain import structs
@@ -123,23 +124,57 @@ async def test_a_result_that_is_surely_too_large_is_not_read(read: Callable[[], 
         await worker.end()
 
 
-@pytest.mark.parametrize(
-    "report",
-    [
-        workers_pb2.Heartbeat(progress=tasks_pb2.TaskProgress(message="x" * intake.SAID_BYTES)),
-        workers_pb2.Log(message="x" * intake.SAID_BYTES),
-    ],
-    ids=["heartbeat", "log"],
-)
-async def test_a_report_that_ends_nothing_is_small(report: Any) -> None:
-    """A larger one is refused by itself; its stream goes on, with what comes behind it."""
+async def test_who_owes_for_ends_gets_no_more_tasks() -> None:
+    """Neither by a stream nor by a call; others do, and what it holds can be ended all the same."""
+    async with serving(settings=SLOW) as service:
+        caller, other = await service.workspace("slow"), await service.workspace("slow")
+        worker, held = await leased(service, caller, 2)
+        assert await end_all(worker, held) == ["", ""]
+        task_id = await service.submit(caller)
+        await leased(service, other, 1)
+        request = workers_pb2.LeaseTasksRequest(worker_name="w", task_types=["echo"])
+        told = await refused(service.workers.LeaseTasks(request, metadata=caller.metadata))
+        assert told.code == "RATE_LIMITED"
+        assert (await service.get(caller, task_id)).status == tasks_pb2.TASK_STATUS_PENDING
+        await worker.end()
+
+
+async def test_while_an_end_waits_for_its_turn_no_lease_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker's heartbeats are behind it: the server beats meanwhile, for all that the stream holds."""
+    monkeypatch.setattr(intake, "BEAT_SECONDS", 0.05)
+    store, short = MemoryStore(), timedelta(seconds=0.4)
+    async with serving(store, settings=replace(SETTINGS, lease_duration=short)) as service:
+        worker, (done, other) = await leased(service, await service.workspace(), 2)
+
+        def expiry(lease: workers_pb2.LeaseRef) -> datetime:
+            (task,) = (task for key, task in store._tasks.items() if key.id == lease.task_id)
+            assert task.lease
+            return task.lease.expires_at
+
+        first = expiry(other)
+        async with service.app.large.turn:
+            await worker.say(complete=workers_pb2.Complete(lease=done, result=LARGE))
+            await worker.say(heartbeat=workers_pb2.Heartbeat(lease=other))
+            await until(lambda: min(expiry(done), expiry(other)) > first + 2 * short)
+        assert [(await worker.ack()).error_code for _ in range(2)] == ["", ""]
+        assert {task.attempt for task in store._tasks.values()} == {1}
+        await worker.end()
+
+
+async def test_a_report_that_ends_nothing_is_small() -> None:
+    """A longer line is refused by itself, a longer heartbeat keeps its lease; the stream goes on."""
     async with serving() as service:
-        worker, (lease,) = await leased(service, await service.workspace(), 1)
-        report.lease.CopyFrom(lease)
-        await worker.call.write(request(report))
+        caller = await service.workspace()
+        worker, (lease,) = await leased(service, caller, 1)
+        await worker.say(log=workers_pb2.Log(lease=lease, message="x" * intake.SAID_BYTES))
         assert (await worker.ack()).error_code == "REQUEST_TOO_LARGE"
-        text = "x" * (workstream.PLAIN_BYTES + 1)
-        await worker.say(log=workers_pb2.Log(lease=lease, message=text))
+        for size in (intake.SAID_BYTES, workstream.PLAIN_BYTES):
+            progress = tasks_pb2.TaskProgress(fraction=0.5, message="x" * size)
+            await worker.say(heartbeat=workers_pb2.Heartbeat(lease=lease, progress=progress))
+            assert not (await worker.ack()).error_code
+            kept = (await service.get(caller, lease.task_id)).HasField("progress")
+            assert kept is (size < intake.SAID_BYTES)
+        await worker.say(log=workers_pb2.Log(lease=lease, message="x" * workstream.PLAIN_BYTES))
         assert not (await worker.ack()).error_code
         assert not (await worker.fail(lease)).error_code
         await worker.end()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -129,6 +130,27 @@ async def test_a_workspace_waits_behind_its_own_requests() -> None:
     assert await last == "read"
     assert await asyncio.gather(*reading) == ["read"] * 5
     assert not at._own._turns
+
+
+async def test_a_workspace_that_rests_leaves_the_thread_to_others() -> None:
+    """For a while that goes by how long it has had it; nothing is known of it when that is over."""
+    at, order = Large(Volume()), list[str]()
+
+    def work() -> None:
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+
+    async def read(workspace: str) -> None:
+        reading = at.reading(workspace, BIG, rests=workspace == "a")
+        await reading.run(work)
+        order.append(workspace)
+        reading.end()
+
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*map(read, "aabbb"))
+        assert order == list("abbba")
+        await until(lambda: not at._rested_at)
 
 
 async def test_one_whose_caller_has_gone_keeps_its_turn_until_it_is_done() -> None:

@@ -7,28 +7,11 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from support.engine import DistantStore
-from support.service import NOBODYS, PATIENCE, Caller, Service, serving, until
+from support.service import NOBODYS, Caller, Service, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.transport import intake, reports
-from openmcp_chain.transport.allowance import Allowance
-
-
-async def test_reports_wait_for_room() -> None:
-    """Reports together stay within the allowance; one that is larger than all of it goes alone."""
-    allowance = Allowance(10)
-    await allowance.take(50)
-    waiting = asyncio.create_task(allowance.take(6))
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    allowance.give_back(50)
-    await asyncio.wait_for(waiting, PATIENCE)
-    await allowance.take(4)
-    crowded = asyncio.create_task(allowance.take(1))
-    await asyncio.sleep(0)
-    assert not crowded.done()
-    crowded.cancel()
 
 
 async def test_a_stream_that_says_too_much_is_held_up() -> None:

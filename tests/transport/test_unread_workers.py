@@ -14,9 +14,9 @@ from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain.domain.task import Status
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.engine import volume
+from openmcp_chain.engine.allowance import Allowance
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import intake
-from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded
 from openmcp_chain.transport.workstream import WorkerStream

@@ -179,7 +179,7 @@ class Dispatcher:
         if self._queues.halted(task.queue):
             backlog.missing(task.key.workspace, task.priority, task.due_at)
             return False
-        session = self._idle.first(task.queue)
+        session = self._first_idle(task.queue)
         if session is None:
             return self._demands.add(task, self.turn(task.key) * LAG.total_seconds())
         self._spend(session)
@@ -220,7 +220,7 @@ class Dispatcher:
         """
         if not self._idle or task.due_at > self._clock() or self._queues.halted(task.queue):
             return None
-        while (session := self._idle.first(task.queue)) is not None:
+        while (session := self._first_idle(task.queue)) is not None:
             try:
                 leased = self._leased(task, session)
             except errors.LeaseLost:  # its time is up before it began
@@ -295,10 +295,26 @@ class Dispatcher:
         else:
             self._idle.remove(session)
 
+    def _first_idle(self, queue: Queue) -> Session | None:
+        """Who gets the next task of this queue."""
+        while (session := self._idle.first(queue)) is not None and self._rests(session):
+            self._idle.remove(session)
+        return session
+
+    def _rests(self, session: Session) -> bool:
+        """Whether the session gets nothing for a while; it is fed when that is over."""
+        if session.rest is None and (wait := session.owes()):
+            session.rest = asyncio.get_running_loop().call_later(wait, self._rested, session)
+        return session.rest is not None
+
+    def _rested(self, session: Session) -> None:
+        session.rest = None
+        self._feed(session)
+
     def _feed(self, session: Session) -> None:
         """Gives the session what waits for it; puts it in line if it could take more."""
         turns = self._demands.turns(session.demand)
-        while session.credits > 0 and not session.full:
+        while session.credits > 0 and not session.full and not self._rests(session):
             queue = turns.next()
             if queue is None:
                 self._idle.add(session)

@@ -28,11 +28,6 @@ class Few:
         finally:
             self.leave(workspace)
 
-    def full(self, workspace: str) -> bool:
-        """Whether who began one now would have to wait."""
-        turn = self._turns.get(workspace)
-        return turn is not None and turn.free.locked()
-
     async def enter(self, workspace: str) -> None:
         """Waits until fewer than `most` are under way, and begins one; `leave` is to follow."""
         turn = self._turns.get(workspace)

@@ -99,6 +99,10 @@ class HeldLeases:
         """The lease; None if it is not known."""
         return self._all.get(key, {}).get(token)
 
+    def of_session(self, session: Session) -> list[Held]:
+        """The leases that a session holds."""
+        return list(self._of_session.get(session, ()))
+
     def add(self, held: Held) -> None:
         """Takes the lease in."""
         self._all[held.key][held.token] = held
@@ -112,7 +116,7 @@ class HeldLeases:
 
     def leave(self, session: Session) -> None:
         """The session has ended: no session holds what it held, and its claims are gone."""
-        for held in list(self._of_session.get(session, ())):
+        for held in self.of_session(session):
             self.give(held, None)
         for claim in self._of_claimant.pop(session, ()):
             del self._claims[claim]

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -139,6 +140,12 @@ class Leases:
                 await self._report(ref, task, lambda task: transitions.note(task, ref.token, now, progress=progress))
                 raise
         return task
+
+    async def keep(self, principal: Principal, session: Session) -> None:
+        """Keeps all leases of a session, whose worker says something that is not read yet: as if it were heard."""
+        for held in self._held.of_session(session):
+            with suppress(errors.Error):
+                await self.heartbeat(principal, LeaseRef(held.key, held.token))
 
     async def complete(self, principal: Principal, ref: LeaseRef, result: bytes) -> None:
         """Ends the task with its result, the serialized Struct."""

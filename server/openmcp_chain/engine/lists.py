@@ -9,6 +9,7 @@ from collections import Counter
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.filters import Filter
+from openmcp_chain.engine import shared
 from openmcp_chain.engine.few import Few
 from openmcp_chain.store.base import Page, Place, Store
 
@@ -31,6 +32,10 @@ class Lists:
         """As `Store.list_tasks`. Raises Overloaded if so many wait already."""
         if self._asked[workspace] > WAITING:
             raise errors.Overloaded
+        # It goes on when its caller gives up: a database may read on all the same.
+        return await asyncio.shield(shared.begin(self._read(workspace, chosen, after, size)))
+
+    async def _read(self, workspace: str, chosen: Filter, after: Place | None, size: int) -> Page:
         self._asked[workspace] += 1
         try:
             async with self._own.turn(workspace), self._free:

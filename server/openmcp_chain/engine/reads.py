@@ -3,16 +3,19 @@
 A batch is over when its last byte has come, so a mebibyte in it is waited for by all. So a batch of more than a few
 asks for sizes first: the large ones are read apart, a batch of a few mebibytes at a time, of each workspace a few.
 
-Who reads a task to change it keeps it until that is written, and a thousand may do so at once. So of those that have a
-long history a workspace has a few in hand as well; who finds its task to be one more lets go of it, and reads it again.
+Who reads a task to change it keeps it until that is written, and a thousand may do so at once. So what those of a
+workspace's tasks that have much to them have together while they are in hand is bounded as well; who finds no room lets
+go of its task, and reads it again.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from openmcp_chain.domain import sizes
 from openmcp_chain.domain.task import Key, Task, View
+from openmcp_chain.engine.allowance import Allowance
 from openmcp_chain.engine.answers import Ask, free
 from openmcp_chain.engine.few import Few
 from openmcp_chain.engine.groupcommit import BATCH_ITEMS, GroupCommit
@@ -23,7 +26,9 @@ FEW = 4
 SIZES = 100
 """So many sizes, or outlines, are read at a time: for that, a database may have to look through the tasks."""
 LARGE_AT_ONCE = 4
-"""Large tasks of one workspace that are read, or kept in hand, at a time."""
+"""Large tasks of one workspace that are read at a time."""
+HELD_BYTES = 16 * 1024 * 1024
+"""What one workspace's tasks may have together, besides payload and result, while they are changed."""
 
 
 class _Large(NamedTuple):
@@ -42,7 +47,8 @@ class Reads:
         self._large = GroupCommit[_Large, Task | None](self._read_large, lambda large: sum(large.size))
         self._sizes = GroupCommit[Key, int](self._read_sizes, most=SIZES, lane=lambda key: key.workspace)
         self._few = Few(LARGE_AT_ONCE)
-        self._in_hand = Few(LARGE_AT_ONCE)
+        self._in_hand = WeakValueDictionary[str, Allowance]()
+        """By workspace, while it has some."""
 
     async def __call__(self, key: Key, may_read: Ask = free) -> Task | None:
         """The task as it is now. Raises what `may_read` does, which is asked again if it had to wait to be read."""
@@ -50,7 +56,7 @@ class Reads:
 
     @asynccontextmanager
     async def hold(self, key: Key) -> AsyncIterator[Task | None]:
-        """The task as it is now, for the length of the block: if it `is_much`, one of few of its workspace.
+        """The task as it is now, for the length of the block: if it `is_much`, when its workspace has room for it.
 
         The block must not hold another.
         """
@@ -59,9 +65,10 @@ class Reads:
         if rest <= LARGE_BYTES:
             yield await self._fetch(found)
             return
-        if self._in_hand.full(key.workspace):
+        allowance = self._in_hand.setdefault(key.workspace, Allowance(HELD_BYTES))
+        if not allowance.has_room(rest):
             found = _Large(key, Large(0, rest))
-        async with self._in_hand.turn(key.workspace):
+        async with allowance.use(rest):
             yield await self._fetch(found)
 
     async def _fetch(self, found: Task | _Large | None, may_read: Ask = free) -> Task | None:

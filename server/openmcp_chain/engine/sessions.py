@@ -34,11 +34,13 @@ class Session:
         most_bytes: int | None = None,
         share: Share | None = None,
         call: Call | None = None,
+        owes: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """`room`: how many tasks it takes now. `deliver` gets each new one; `cancel` each one that is to stop.
 
         `most_bytes`: what may be on the way to it, but for the first; None: whatever comes. `share`: where that is
         counted, with what is on the way to others. `call`: which one it is, if it is a call that may be repeated.
+        `owes`: for how many seconds from now on it is to get nothing.
         """
         self.worker = worker
         self.version = version
@@ -57,6 +59,9 @@ class Session:
         self.deliver = deliver
         self.cancel = cancel
         self.open = True
+        self.owes = owes
+        self.rest: asyncio.TimerHandle | None = None
+        """What will end its rest, while it gets nothing for what it owes."""
         self.refill: Callable[[Session], None] = lambda _: None
         """Called when there may be room for it again, among others."""
         self._most_bytes = most_bytes
@@ -91,6 +96,8 @@ class Session:
     def leave(self) -> None:
         """Nothing more is to come to it."""
         self.open = False
+        if self.rest is not None:
+            self.rest.cancel()
         if self._share is not None:
             self._share.forget(self._again)
 

@@ -6,6 +6,8 @@ counts what is over the call that Envoy has counted, by the rate and burst of th
 large as it is; but whoever owes for it gets no other large one until time has paid. Small ones cost nothing.
 
 On workers' streams, large ends of leases that have ended already are charged before they are read, which is what costs.
+Those of leases that live are read whatever is owed, or their tasks would run again; but who owes for them gets no more
+tasks, and they are read slowly.
 
 Rejected: to wait instead of refusing, since calls that wait would be as many as the plan's calls; and on a stream
 others come behind.
@@ -30,6 +32,7 @@ class Dues:
         self._leased = Rates(plan)
         self._repeated = Rates(plan)
         self._said = Rates(plan)
+        self._ended = Rates(plan)
 
     def may_read(self, principal: Principal, size: int) -> None:
         """Raises RateLimited if an answer to a read of so many bytes is large, and others are owed."""
@@ -56,6 +59,7 @@ class Dues:
     def may_lease(self, principal: Principal) -> None:
         """To be asked before tasks are leased, which are given away then. Raises RateLimited if others are owed."""
         _settle(self._leased, principal)
+        _settle(self._ended, principal, "reports")
 
     def leased(self, principal: Principal, size: int) -> None:
         """Charges for an answer with leased tasks."""
@@ -80,9 +84,18 @@ class Dues:
             _settle(self._said, principal, "reports")
             self._said.take(principal, cost)
 
+    def ended(self, principal: Principal, size: int) -> float:
+        """Charges for a report of so many bytes that ends a lease, and is read in any case; returns as `owes` does."""
+        self._ended.take(principal, size // REPORT_BYTES)
+        return self.owes(principal)
+
+    def owes(self, principal: Principal) -> float:
+        """For how many seconds others of this kind are owed: for so long, its workers get no more tasks."""
+        return self._ended.owed(principal)
+
     def forget(self, workspace_id: str) -> None:
         """The workspace is no more."""
-        for rates in (self._read, self._leased, self._repeated, self._said):
+        for rates in (self._read, self._leased, self._repeated, self._said, self._ended):
             rates.forget(workspace_id)
 
 

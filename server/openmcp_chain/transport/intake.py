@@ -2,19 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from openmcp.chain.v1 import workers_pb2
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
+from openmcp_chain.engine import shared
+from openmcp_chain.engine.allowance import Allowance
 from openmcp_chain.engine.bearers import Bearer
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.leases import LeaseRef, Leases
 from openmcp_chain.engine.sessions import Session
+from openmcp_chain.engine.volume import SMALL
 from openmcp_chain.transport import codec, reports
-from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.large import Large
@@ -29,6 +31,7 @@ REPORT_MEMORY = 2048
 """What one takes besides its bytes, about."""
 SAID_BYTES = 8 * 1024
 """What a report may have that ends no lease. Those that do: REQUEST_BYTES."""
+BEAT_SECONDS = 1.0
 COMPLETE_BYTES = structs.BYTES + 64 * 1024
 """Of a message that has more, the result is too large, however it was written."""
 
@@ -109,10 +112,13 @@ class Intake:
 
         Raises RequestTooLarge, InvalidArgument.
         """
-        ref = _ref(kind, lease)
+        ref, size = _ref(kind, lease), len(data)
         if kind not in _ENDS:
-            if len(data) <= SAID_BYTES:
+            if size <= SAID_BYTES:
                 await self.take(session, self._decode(data))
+            elif kind == "heartbeat":
+                # Its lease would be lost with it: it is one without progress.
+                await self.take(session, workers_pb2.WorkRequest(heartbeat=workers_pb2.Heartbeat(lease=lease)))
             else:
                 await self._leases.hear(self._bearer.principal)
                 await self._refuse(kind, lease, errors.RequestTooLarge(kind, len(data), SAID_BYTES))
@@ -128,18 +134,34 @@ class Intake:
         if kind == "complete" and len(data) > COMPLETE_BYTES:
             report: Report = Completed.too_large("complete.result", lease)
         else:
-            reading = self._large.reading(self._bearer.principal.workspace, len(data))
-            try:
-                decoded = [await reading.run(self._decode, data)]
-                del data
-                report = await reading.run(_read, decoded.pop())
-            finally:
-                reading.end()
-        if report.lease != lease:
-            raise errors.InvalidArgument(Violation(f"{kind}.lease", "must be given once"))
+            reading = self._read_end(kind, lease, data)
+            del data
+            report = await reading if size <= SMALL else await self._kept(session, reading)
         answering = await self._begin(session, kind, report)
         self._ending[ref.token] = answering
         answering.add_done_callback(lambda _: self._ending.pop(ref.token, None))
+
+    async def _read_end(self, kind: str, lease: workers_pb2.LeaseRef, data: bytes) -> Report:
+        principal, size = self._bearer.principal, len(data)
+        reading = self._large.reading(principal.workspace, size, rests=self._dues.ended(principal, size) > 0)
+        try:
+            decoded = [await reading.run(self._decode, data)]
+            del data
+            if getattr(decoded[0], kind).lease != lease:
+                raise errors.InvalidArgument(Violation(f"{kind}.lease", "must be given once"))
+            return await reading.run(_read, decoded.pop())
+        finally:
+            reading.end()
+
+    async def _kept(self, session: Session, reading: Coroutine[None, None, Report]) -> Report:
+        """What is read, when it has its turn. Meanwhile no heartbeat of the stream's is: the server beats for it."""
+        done = shared.begin(reading)
+        try:
+            while not (await asyncio.wait([done], timeout=BEAT_SECONDS))[0]:
+                await self._leases.keep(self._bearer.principal, session)
+            return await done
+        finally:
+            done.cancel()
 
     async def _await_end(self, session: Session, ref: LeaseRef, size: int) -> None:
         """Returns when an end may be read that is not small. Raises LeaseLost; RateLimited if much was said again."""

@@ -13,6 +13,8 @@ stays here until it ends the call. So answers that are not written yet are bound
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -35,14 +37,18 @@ class Reading:
 
 
 AT_ONCE = Reading()
+RESTS = 3
+"""A workspace that rests leaves the thread to others for so many times as long as it has had it."""
 
 
 class _InTurn(Reading):
     """The reading of one that is large: the functions run in the thread, from its turn on until its end."""
 
-    def __init__(self, large: "Large", workspace: str) -> None:
+    def __init__(self, large: "Large", workspace: str, *, rests: bool) -> None:
         self._large = large
         self._workspace = workspace
+        self._rests = rests
+        self._spent = 0.0
         self._has_turn = False
         self._job: asyncio.Future[Any] | None = None
 
@@ -50,13 +56,20 @@ class _InTurn(Reading):
         if not self._has_turn:
             await self._large.enter_turn(self._workspace)
             self._has_turn = True
-        job = asyncio.wrap_future(self._large.thread.submit(function, *arguments))
+        job = asyncio.wrap_future(self._large.thread.submit(self._timed, function, *arguments))
         self._job = job
         try:
             return await asyncio.shield(job)
         finally:
             # An exception would hold this frame, the frame the future, and the future the exception.
             del job
+
+    def _timed(self, function: Callable[..., T], *arguments: Any) -> T:
+        began = time.thread_time()
+        try:
+            return function(*arguments)
+        finally:
+            self._spent += time.thread_time() - began
 
     def end(self) -> None:
         job, self._job = self._job, None
@@ -66,11 +79,14 @@ class _InTurn(Reading):
         if job is not None and not job.done():  # its caller is gone, but it goes on
             job.add_done_callback(self._leave)
         else:
-            self._large.leave_turn(self._workspace)
+            self._left()
 
     def _leave(self, job: "asyncio.Future[Any]") -> None:
         job.exception()  # nobody else asks for it
-        self._large.leave_turn(self._workspace)
+        self._left()
+
+    def _left(self) -> None:
+        self._large.leave_turn(self._workspace, RESTS * self._spent if self._rests else 0.0)
 
 
 class Large:
@@ -81,24 +97,40 @@ class Large:
         self.thread = ThreadPoolExecutor(1, "large")
         self.turn = asyncio.Lock()
         self._own = Few(1)
+        self._rested_at: dict[str, float] = {}
+        """When the next one of each workspace that rests has its turn at the earliest, by the loop's clock."""
         self.requests = Volume()
         """Those whose calls are under way. Of messages on streams, each stream has one, which is not counted."""
         self.unread = unread
 
-    def reading(self, workspace: str, size: int) -> Reading:
-        """The reading of a request of so many bytes. Its `end` must be called. What is small takes milliseconds."""
-        return AT_ONCE if size <= SMALL else _InTurn(self, workspace)
+    def reading(self, workspace: str, size: int, *, rests: bool = False) -> Reading:
+        """The reading of a request of so many bytes. Its `end` must be called. What is small takes milliseconds.
+
+        `rests`: the workspace's next one waits afterwards, for `RESTS` times as long as this one takes.
+        """
+        return AT_ONCE if size <= SMALL else _InTurn(self, workspace, rests=rests)
 
     async def enter_turn(self, workspace: str) -> None:
         """Waits for the workspace's own turn, and then for the one of all; for a reading."""
         await self._own.enter(workspace)
         try:
+            loop = asyncio.get_running_loop()
+            if (wait := self._rested_at.get(workspace, 0.0) - loop.time()) > 0:
+                await asyncio.sleep(wait)
             await self.turn.acquire()
         except BaseException:
             self._own.leave(workspace)
             raise
 
-    def leave_turn(self, workspace: str) -> None:
-        """The next one's."""
+    def leave_turn(self, workspace: str, rest: float = 0.0) -> None:
+        """The next one's; of this workspace, in so many seconds."""
         self.turn.release()
         self._own.leave(workspace)
+        if rest:
+            loop = asyncio.get_running_loop()
+            self._rested_at[workspace] = loop.time() + rest
+            loop.call_later(rest, self._forget_rest, workspace)
+
+    def _forget_rest(self, workspace: str) -> None:
+        if self._rested_at.get(workspace, math.inf) <= asyncio.get_running_loop().time():
+            del self._rested_at[workspace]

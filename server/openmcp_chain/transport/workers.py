@@ -8,13 +8,13 @@ from openmcp.chain.v1 import workers_pb2
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.workspace import Principal
 from openmcp_chain.engine import answers
+from openmcp_chain.engine.allowance import Allowance
 from openmcp_chain.engine.dispatch import Dispatcher
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.leasing import Ask, Leasing
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.transport import codec, messages
-from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded, encode

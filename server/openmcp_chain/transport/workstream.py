@@ -11,6 +11,7 @@ from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.task import Task
 from openmcp_chain.domain.workspace import Scope
 from openmcp_chain.engine import answers
+from openmcp_chain.engine.allowance import Allowance
 from openmcp_chain.engine.bearers import Bearer
 from openmcp_chain.engine.dispatch import PAUSED, Dispatcher
 from openmcp_chain.engine.identity import Identity
@@ -18,7 +19,6 @@ from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.sessions import Session
 from openmcp_chain.engine.volume import Share
 from openmcp_chain.transport import codec, outline
-from openmcp_chain.transport.allowance import Allowance
 from openmcp_chain.transport.checks import Checks
 from openmcp_chain.transport.dues import Dues
 from openmcp_chain.transport.encoded import Encoded, encode
@@ -66,6 +66,7 @@ class WorkerStream:
         """`allowance`, `decode`: see `Intake`."""
         self._leases = leases
         self._unread = large.unread
+        self._dues = dues
         self._decode = decode
         self._dispatcher = dispatcher
         self._identity = identity
@@ -246,6 +247,7 @@ class WorkerStream:
             cancel=self._cancel,
             most_bytes=OUTBOX_BYTES,
             share=Share(self._unread, self.workspace),
+            owes=lambda: self._dues.owes(self._bearer.principal),
         )
         for ref in hello.held:
             self._leases.claimed(self._bearer.principal, codec.lease_ref(ref), session)

@@ -61,8 +61,9 @@ Global___ReportKind: _TypeAlias = ReportKind  # noqa: Y015
 
 @_typing.final
 class WorkRequest(_message.Message):
-    """What a worker says. One of over 2 KiB names its lease among its first 8 fields, as all libraries write it; one that ends
-    no lease has at most 8 KiB, and a larger one is refused in its `ack` with `REQUEST_TOO_LARGE`.
+    """What a worker says. One of over 2 KiB names its lease among its first 8 fields, as all libraries write it. One that ends
+    no lease has at most 8 KiB: of a larger heartbeat the progress is left out, and a larger line is refused in its `ack` with
+    `REQUEST_TOO_LARGE`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
