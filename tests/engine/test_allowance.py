@@ -52,12 +52,21 @@ async def test_who_wants_much_is_not_passed_by_others() -> None:
     assert not allowance._taken
 
 
-async def test_one_that_gives_up_just_as_there_is_room_leaves_it_to_the_next() -> None:
+@pytest.mark.parametrize("before", [True, False])
+async def test_one_that_gives_up_just_as_there_is_room_leaves_it_to_the_next(*, before: bool) -> None:
+    """A moment before, or after."""
     allowance = Allowance(10)
     await allowance.take(10)
     first, second = (asyncio.create_task(allowance.take(10)) for _ in range(2))
     await asyncio.sleep(0)
-    allowance.give_back(10)
-    first.cancel()
+    if before:
+        first.cancel()
+        allowance.give_back(10)
+    else:
+        allowance.give_back(10)
+        first.cancel()
     await asyncio.wait_for(second, PATIENCE)
     assert first.cancelled()
+    allowance.give_back(10)
+    assert not allowance._taken
+    assert not allowance._waiting

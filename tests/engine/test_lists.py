@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import json
 from collections.abc import Mapping
 
@@ -342,3 +343,22 @@ async def test_lists_leave_the_database_to_others() -> None:
     gate.set()
     assert not any(listed.tasks for listed in await asyncio.gather(*asked))
     assert not engine.app.tasks._lists._asked
+
+
+@pytest.mark.parametrize("view", [View.BASIC, View.RESULT])
+async def test_of_a_page_no_more_is_kept_than_fits_into_the_answer(view: View) -> None:
+    """While another is read: twenty calls at once would keep twenty pages, of tasks with much metadata 59 MB each."""
+    store = DistantStore()
+    engine = Engine(store)
+    metadata = {f"key-{number}": "x" * 4096 for number in range(64)}
+    for _ in range(20):
+        await engine.submit(metadata=metadata)
+    store.gates["large_tasks"] = gate = asyncio.Event()
+    calls = [asyncio.create_task(engine.app.tasks.list(tenant(), "", 20, "", view)) for _ in range(3)]
+    await asyncio.sleep(1)
+    gc.collect()
+    listed = [one for one in gc.get_objects() if type(one) is Task and one.metadata and not one.events]
+    assert len(listed) <= 3 * answers.BYTES / (64 * 4096)
+    gate.set()
+    for call in calls:
+        assert 0 < len((await call).tasks) < 12

@@ -4,8 +4,8 @@ import pytest
 from support.engine import Engine, Worker
 from support.service import PATIENCE
 
-from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Key, Task
+from openmcp_chain.domain.task import Event, Key, Task
+from openmcp_chain.engine import events as events_module
 from openmcp_chain.engine import volume
 from openmcp_chain.engine.events import Subscription
 
@@ -53,32 +53,50 @@ async def test_what_has_not_been_sent_is_counted() -> None:
         assert not unread.total
 
 
-async def test_a_stream_for_which_there_is_no_room_ends() -> None:
-    """When it is its turn to be sent more; till then it may find some. Who waits for the end alone needs none."""
+async def test_a_stream_for_which_there_is_no_room_goes_on_by_small_parts() -> None:
+    """So do those that come; what others leave unread keeps nobody from following. Who waits for the end needs none."""
     engine = Engine()
     unread, worker = engine.app.events.unread, engine.worker()
     task = await engine.submit()
     given = await worker.next()
     async with (
         subscribe(engine, task.key) as events,
-        subscribe(engine, task.key) as other,
         engine.app.events.ending(task.key, 100) as end,
     ):
-        assert len(await events.next(0)) == len(await other.next(0)) == 2
+        assert len(await events.next(0)) == 2
         unread.enter(task.workspace, volume.WORKSPACE_BYTES)
         await tell(worker, given)
-        assert unread.total == volume.WORKSPACE_BYTES
-        with pytest.raises(errors.Overloaded):
-            async with subscribe(engine, task.key):
-                pass
-        few = await other.next(0)
-        assert 0 < sum(len(LINE.encode()) for _ in few) < volume.SMALL
-        with pytest.raises(errors.Overloaded):
-            await other.next(PATIENCE)
         await worker.complete(given, b"done")
+        assert unread.total == volume.WORKSPACE_BYTES
+        async with subscribe(engine, task.key) as late:
+            for subscription, first in ((events, 3), (late, 1)):
+                seen: list[Event] = []
+                while not subscription.ended:
+                    part = await subscription.next(PATIENCE)
+                    assert 0 < sum(len(LINE.encode()) for event in part if "log" in event.context) < volume.SMALL
+                    assert unread.total == volume.WORKSPACE_BYTES
+                    seen += part
+                assert [event.seq for event in seen] == list(range(first, 4 + LINES))
         assert (await end.task(PATIENCE)).result == b"done"
-        unread.leave(task.workspace, volume.WORKSPACE_BYTES)
-        seen = [*await events.next(0), *await events.next(PATIENCE)]
-        assert [event.seq for event in seen] == list(range(3, 4 + LINES))
-        assert events.ended
+
+
+async def test_of_a_long_history_a_part_is_kept_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it comes, each event once, with what happens meanwhile."""
+    monkeypatch.setattr(events_module, "PART_BYTES", LINES_BYTES // 2)
+    engine = Engine()
+    unread, worker = engine.app.events.unread, engine.worker()
+    await engine.submit()
+    task = await worker.next()
+    await tell(worker, task)
+    async with subscribe(engine, task.key) as events:
+        seen: list[Event] = []
+        while not events.ended:
+            assert unread.total <= LINES_BYTES // 2
+            seen += await events.next(PATIENCE)
+            if len(seen) > LINES and not events.ended and seen[-1].seq < 3 + 2 * LINES:
+                if seen[-1].seq == 2 + LINES:
+                    await tell(worker, task)
+                elif seen[-1].seq == 2 + 2 * LINES:
+                    await worker.complete(task)
+        assert [event.seq for event in seen] == list(range(1, 4 + 2 * LINES))
     assert not unread.total

@@ -111,7 +111,7 @@ def test_the_edge_is_as_it_is_told() -> None:
     patience = {listener["listener_filters_timeout"], chain["transport_socket_connect_timeout"]}
     assert patience == {manager["request_headers_timeout"]} == {"10.0s"}
     assert f"| {LOCAL.unary_seconds:g} s, by the route" in told
-    assert (manager["stream_idle_timeout"], common["idle_timeout"]) == ("60.0s", "60s")
+    assert (manager["stream_idle_timeout"], common["idle_timeout"]) == ("60.0s", "620s")
     assert LOCAL.stream_silence_seconds == 16 * 60
     assert f"streams of a connection | {http2['max_concurrent_streams']} |" in told
     (extended,) = server["typed_extension_protocol_options"].values()

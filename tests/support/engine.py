@@ -137,6 +137,7 @@ class Engine:
         task_type: str = "echo",
         *,
         payload: bytes = b"",
+        metadata: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int = NORMAL,
         request_id: str = "",
@@ -145,7 +146,7 @@ class Engine:
         request = Submit(
             type=task_type,
             payload=payload,
-            metadata={},
+            metadata=metadata or {},
             labels=labels or {},
             priority=priority,
             request_id=request_id,

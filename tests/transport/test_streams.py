@@ -90,7 +90,7 @@ async def test_sse_says_what_the_typed_stream_says(part: int, count: int, monkey
         parts += 1
         return HttpBody(**fields)
 
-    monkeypatch.setattr(rest, "PART_BYTES", part)
+    monkeypatch.setattr(rest, "SENT_BYTES", part)
     monkeypatch.setattr(rest, "HttpBody", body)
     async with serving() as service:
         caller = await service.workspace()

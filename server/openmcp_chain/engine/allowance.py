@@ -16,7 +16,7 @@ class Allowance:
 
     def has_room(self, size: int) -> bool:
         """Whether so many can be taken at once. What is larger than all there is goes alone."""
-        return not self._waiting and self._fits(size)
+        return self._fits(size) and all(waiting.cancelled() for _, waiting in self._waiting)
 
     async def take(self, size: int) -> None:
         """Waits until there is room; `give_back` is to follow."""
@@ -31,7 +31,6 @@ class Allowance:
             if place[1].done() and not place[1].cancelled():
                 self.give_back(size)
             else:
-                self._waiting.remove(place)
                 self._wake()
             raise
 
@@ -53,7 +52,11 @@ class Allowance:
         return not self._taken or self._taken + size <= self._limit
 
     def _wake(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
-            size, waiting = self._waiting.popleft()
-            self._taken += size
-            waiting.set_result(None)
+        while self._waiting:
+            size, waiting = self._waiting[0]
+            if not waiting.cancelled():  # else its caller has given up, and may not have heard so yet
+                if not self._fits(size):
+                    return
+                self._taken += size
+                waiting.set_result(None)
+            self._waiting.popleft()

@@ -17,8 +17,10 @@ happens cost next to nothing. When signals may have been missed, all look again.
 import asyncio
 import math
 from abc import abstractmethod
+from bisect import bisect_right
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +34,8 @@ POLL_SECONDS = 2.0
 LONGEST_POLL_SECONDS = 30.0
 RECENT = 1000
 """How many small tasks are remembered that were written here within `poll` seconds, and have not ended."""
+PART_BYTES = 256 * 1024
+"""What a subscriber keeps of events, about. Of one that has megabytes of them to come the task is read as often."""
 SMALL_BYTES, SMALL_ENTRIES = 4096, 8
 """What a small one has at most: of payload; of metadata, and of events."""
 
@@ -124,7 +128,8 @@ class Follower:
 class Subscription(Follower):
     """One subscriber's place in one task's history, and the events that it has not sent yet.
 
-    Those are counted, where they are not few. Where there is no room for them they stay where they are, to be read.
+    Those are counted, where they are not few. There are no more than PART_BYTES of them, or few where there is no room
+    for so many: what comes behind stays where it is, to be read when they are sent.
     """
 
     def __init__(self, hub: "EventHub", key: Key, after: int, limit: int, named: str) -> None:
@@ -133,7 +138,9 @@ class Subscription(Follower):
         """The last that was taken."""
         self._named = named
         self._terminal = False
-        """Whether the task's last event, as far as it is known, is a terminal one."""
+        """Whether the last that was taken is a terminal one."""
+        self._more = False
+        """Whether there is more than was taken."""
         self._events: tuple[Event, ...] = ()
         """To be given out."""
         self._bytes = self._given = 0
@@ -165,11 +172,14 @@ class Subscription(Follower):
     async def next(self, wait: float) -> Sequence[Event]:
         """The events that are new since the last call, waiting up to `wait` seconds for the first: may be none.
 
-        What it returned before is kept no more. Raises ServerDraining when the server shuts down and everything known
-        has been given out; Overloaded if the workspace has no room for what is new.
+        What it returned before is kept no more. Raises ServerDraining when the server shuts down and everything that
+        is kept has been given out.
         """
         self._count(self._bytes - self._given)
         self._given = 0
+        if self._more and not self._events:
+            self._version = 0  # as known, it is to be read once more
+            self.look()
         deadline = asyncio.get_running_loop().time() + wait
         while not self._events and not self.ended and await self._hear(deadline):
             pass
@@ -180,20 +190,23 @@ class Subscription(Follower):
     def _take(self, task: Task) -> None:
         if self._after > len(task.events):
             raise errors.SequenceOutOfRange(self._named, self._after, len(task.events))
-        events = task.events[self._after :]
-        self._count(self._bytes + sizes.in_memory(events))
-        self._events += events
-        self._after, self._terminal = len(task.events), task.status.terminal
+        most = PART_BYTES if self._share.fits(PART_BYTES) else SMALL
+        totals = list(accumulate(sizes.in_memory([event]) for event in task.events[self._after :]))
+        fit = bisect_right(totals, most - self._bytes)
+        if fit:
+            self._events += task.events[self._after : self._after + fit]
+            self._after += fit
+            self._count(self._bytes + totals[fit - 1])
+        self._more = self._after < len(task.events)
+        self._terminal = task.status.terminal and not self._more
 
     def _count(self, size: int) -> None:
-        """So many bytes are kept from now on. Raises Overloaded, and changes nothing, if it is more and too many."""
+        """So many bytes are kept from now on."""
         counted = size if size > SMALL else 0
-        more = counted - self._counted
-        if more > 0:
-            self._share.ask(more)
-            self._share.enter(more)
-        elif more:
-            self._share.leave(-more)
+        if counted > self._counted:
+            self._share.enter(counted - self._counted)
+        elif counted < self._counted:
+            self._share.leave(self._counted - counted)
         self._bytes, self._counted = size, counted
 
 

@@ -15,7 +15,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -143,9 +142,9 @@ class Leases:
 
     async def keep(self, principal: Principal, session: Session) -> None:
         """Keeps all leases of a session, whose worker says something that is not read yet: as if it were heard."""
-        for held in self._held.of_session(session):
-            with suppress(errors.Error):
-                await self.heartbeat(principal, LeaseRef(held.key, held.token))
+        refs = [LeaseRef(held.key, held.token) for held in self._held.of_session(session)]
+        # Together, so that they share their writes. What fails is for the worker to hear, which will say so itself.
+        await asyncio.gather(*(self.heartbeat(principal, ref) for ref in refs), return_exceptions=True)
 
     async def complete(self, principal: Principal, ref: LeaseRef, result: bytes) -> None:
         """Ends the task with its result, the serialized Struct."""

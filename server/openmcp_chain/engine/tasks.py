@@ -15,7 +15,7 @@ from openmcp_chain.engine.answers import Ask, free
 from openmcp_chain.engine.counts import Counts
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.ledger import Ledger
-from openmcp_chain.engine.lists import Lists
+from openmcp_chain.engine.lists import Lists, behind
 from openmcp_chain.engine.quotas import Pending
 from openmcp_chain.store.base import Place, Store
 
@@ -105,7 +105,7 @@ class Tasks:
         left, large = answers.BYTES, 0
         while True:
             asked = min(size - len(tasks), PART)
-            page = await self._lists(principal.workspace, chosen, rest, asked)
+            page = await self._lists(principal.workspace, chosen, rest, asked, left, first=not tasks)
             sizes = await self._ledger.sizes([task.key for task in page.tasks], view)
             weights = [answers.weight(task) + size for task, size in zip(page.tasks, sizes, strict=True)]
             fit = answers.room(weights, left, first=not tasks)
@@ -113,7 +113,7 @@ class Tasks:
             large += sum(sizes[:fit])
             may_read(large)
             left -= sum(weights[:fit])
-            rest = page.rest if fit == len(page.tasks) else _behind(tasks[-1])
+            rest = page.rest if fit == len(page.tasks) else behind(tasks[-1])
             if rest is None or fit < asked or len(tasks) == size:
                 break
         if view is not View.BASIC:
@@ -164,7 +164,7 @@ class Tasks:
         while True:
             wanted = min(PART, limit - len(retried))
             try:
-                page = await self._lists(principal.workspace, chosen, after, max(wanted, 1))
+                page = await self._lists(principal.workspace, chosen, after, max(wanted, 1), answers.BYTES)
             except errors.Error:
                 if not retried:
                     raise
@@ -206,7 +206,7 @@ class Tasks:
         found = await asyncio.gather(*(self._ledger.get(task.key, view, may_read) for task in listed))
         fit = answers.room([answers.weight(task) if task else 0 for task in found])
         if fit < len(listed):
-            rest = _behind(listed[fit - 1])
+            rest = behind(listed[fit - 1])
         return [task for task in found[:fit] if task is not None], rest
 
     async def _change(self, key: Key, decide: transitions.Decision) -> Task:
@@ -229,10 +229,6 @@ def _key_if_any(principal: Principal, task_id: str) -> Key | None:
         return key_of(principal, task_id)
     except errors.TaskNotFound:
         return None
-
-
-def _behind(task: Task) -> Place:
-    return Place(task.submitted_at, task.id)
 
 
 def _retryable(chosen: Filter) -> Filter:

@@ -155,13 +155,16 @@ class Intake:
 
     async def _kept(self, session: Session, reading: Coroutine[None, None, Report]) -> Report:
         """What is read, when it has its turn. Meanwhile no heartbeat of the stream's is: the server beats for it."""
-        done = shared.begin(reading)
+        beating = shared.begin(self._beat(session))
         try:
-            while not (await asyncio.wait([done], timeout=BEAT_SECONDS))[0]:
-                await self._leases.keep(self._bearer.principal, session)
-            return await done
+            return await reading
         finally:
-            done.cancel()
+            beating.cancel()
+
+    async def _beat(self, session: Session) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            await self._leases.keep(self._bearer.principal, session)
 
     async def _await_end(self, session: Session, ref: LeaseRef, size: int) -> None:
         """Returns when an end may be read that is not small. Raises LeaseLost; RateLimited if much was said again."""

@@ -14,10 +14,12 @@ from openmcp_chain.engine.keys import Keys
 from openmcp_chain.transport import codec, status
 from openmcp_chain.transport.messages import send_headers
 from openmcp_chain.transport.rpc import Call
-from openmcp_chain.transport.tasks import PART_BYTES, follow
+from openmcp_chain.transport.tasks import follow
 
 PING_SECONDS = 15.0
 """A proxy on the way may cut a connection that is silent for a minute."""
+SENT_BYTES = 8 * 1024
+"""Of events in one part: the first of a stream is small, so that who owes for large answers gets on all the same."""
 RETRY_MILLISECONDS = 1000
 """How soon an EventSource comes back after a cut."""
 LAST_EVENT_ID = "Last-Event-ID"
@@ -61,7 +63,7 @@ def _told(task_id: str, steps: Sequence[Event]) -> Iterator[bytes]:
     part = bytearray()
     for step in steps:
         part += codec.server_sent_event(task_id, step)
-        if len(part) >= PART_BYTES:
+        if len(part) >= SENT_BYTES:
             yield bytes(part)
             part.clear()
     if part or not steps:
