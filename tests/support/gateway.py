@@ -65,7 +65,7 @@ class Gateway:
         """Waits until the path answers with the status. Meanwhile a connection may be cut."""
         async with asyncio.timeout(READY_SECONDS):
             while True:
-                with suppress(httpx.RemoteProtocolError):
+                with suppress(httpx.TransportError):
                     if (await self.rest.get(path)).status_code == status:
                         return
                 await asyncio.sleep(0.02)
