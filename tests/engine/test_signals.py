@@ -11,7 +11,7 @@ from support.service import PATIENCE
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import HIGH, LOW, Change, Queue, Status
-from openmcp_chain.engine import backlog, demands, dispatch, room, signals
+from openmcp_chain.engine import backlog, demands, dispatch, looks, room, signals
 from openmcp_chain.engine.events import POLL_SECONDS
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.memory import MemoryStore
@@ -269,6 +269,21 @@ async def test_a_process_where_nobody_is_is_told_nothing() -> None:
     assert store.told == told
 
 
+async def test_what_is_submitted_before_others_have_heard_is_found_soon() -> None:
+    """They learn by the next beats that somebody has come, if the word itself is lost; till then it is looked for."""
+    store = DistantStore()
+    here, there = Engine(store).start(), Engine(store).start()
+    await here.app.queues.ensure(Queue("ws-1", "echo"))
+    await asyncio.sleep(2 * signals.BEAT_SECONDS)
+    store.cut = "publish"
+    worker = here.worker()
+    await asyncio.sleep(QUICKLY)
+    store.cut = ""
+    task = await there.submit()
+    async with asyncio.timeout(2 * signals.BEAT_SECONDS + looks.MISSED_SECONDS + QUICKLY):
+        assert (await worker.next()).key == task.key
+
+
 async def test_a_worker_that_takes_no_more_is_told_what_it_is_to_stop() -> None:
     """Its process wants to be told for as long as a lease is held there."""
     here, there = Engine(store := MemoryStore()).start(), Engine(store).start()
@@ -333,13 +348,24 @@ async def test_two_that_are_busy_say_less() -> None:
         tasks = [await here.submit()]
         await asyncio.sleep(QUICKLY / 10)
         assert len(store.published) == 1
-        for _ in range(300):
-            await asyncio.sleep(0.005)
+        for _ in range(600):
+            await asyncio.sleep(0.002)
             tasks.append(await here.submit())
         await asyncio.sleep(2 * signals.BUSY_SECONDS)
         seconds = asyncio.get_running_loop().time() - began
         assert len(store.published) <= seconds / signals.BUSY_SECONDS + 3
         assert {key for signal in store.published for key in signal.changed} == {task.key for task in tasks}
+
+
+async def test_who_has_little_to_tell_tells_it_soon() -> None:
+    """However long that goes on: one change after another, each in a signal of its own."""
+    store = Recorded()
+    here, _ = await pair(store)
+    store.published.clear()
+    for _ in range(50):
+        await here.submit()
+        await asyncio.sleep(1.5 / signals.HEARD_A_SECOND)
+    assert [len(signal.changed) for signal in store.published] == [1] * 50
 
 
 async def test_lost_signals_cost_time_and_nothing_else() -> None:

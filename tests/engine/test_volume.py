@@ -72,3 +72,30 @@ def test_who_waits_is_told_in_turn(at: Volume) -> None:
     assert told == ["gone", "first", "second", "of no use", "other"]
     at.leave("a", BIG)
     assert told[5:] == ["third"]
+
+
+def test_who_was_told_is_told_again_when_more_was_let_go_of(at: Volume) -> None:
+    """Not when another passes on what it could not use: two of them would tell each other without end."""
+    told: list[str] = []
+
+    def wake(name: str) -> Wake:
+        def told_so() -> bool:
+            told.append(name)
+            at.wait("a", told_so)
+            return False
+
+        return told_so
+
+    at.enter("a", 3)
+    wakes = [wake(name) for name in ("one", "other")]
+    for one in wakes:
+        at.wait("a", one)
+    at.leave("a", 1)
+    assert told == ["one", "other"]
+    at.pass_on("a")
+    assert told == ["one", "other"]
+    at.leave("a", 1)
+    assert told == ["one", "other"] * 2
+    for one in wakes:
+        at.forget("a", one)
+    at.leave("a", 1)

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.engine import DistantStore
 from support.service import NOBODYS, PATIENCE, SETTINGS, Caller, Service, WorkStream, as_struct, refused, serving, until
 
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
@@ -105,6 +106,22 @@ async def test_an_end_that_is_said_again_is_read_once_more_and_then_paid_for(rea
         service.app.leases._pace._said._rate = 1000  # how often ends come is not looked at here
         assert await end_all(worker, held * 4) == ["", "", "RATE_LIMITED", "RATE_LIMITED"]
         assert read() == 2
+        await worker.end()
+
+
+async def test_an_end_that_is_said_twice_at_once_is_read_when_the_first_is_done(read: Callable[[], int]) -> None:
+    """As long as it is not, the lease lives, and it would be read however often it comes."""
+    store = DistantStore()
+    async with serving(store) as service:
+        worker, (lease,) = await leased(service, await service.workspace(), 1)
+        gate = store.gates["update_tasks"] = asyncio.Event()
+        for _ in range(2):
+            await worker.say(complete=workers_pb2.Complete(lease=lease, result=LARGE))
+        await until(lambda: read() == 1)
+        await asyncio.sleep(0.1)  # in which it must not happen
+        assert read() == 1
+        gate.set()
+        assert [(await worker.ack()).error_code for _ in range(2)] == ["", ""]
         await worker.end()
 
 

@@ -44,8 +44,8 @@ LATE_SECONDS = 2 * BEAT_SECONDS
 """After so long without a beat, others may take a process for gone, and tell it nothing."""
 HEARD_A_SECOND = 100
 """Signals that a process hears of all others together, as long as none has more to tell than goes into one."""
-BUSY_SECONDS = 0.04
-"""For so long at least a process pauses that has always more to tell, however few there are to hear it."""
+BUSY, BUSY_SECONDS = 4, 0.04
+"""A process that has more than so many tasks to tell of after a pause makes the next one so long at least."""
 KEYS = 1000
 """In a signal."""
 UNTOLD = 10 * KEYS
@@ -188,7 +188,7 @@ class Signals:
                 if len(taken) < KEYS:
                     pause = len(self._others) / HEARD_A_SECOND
                     await asyncio.sleep(max(pause, BUSY_SECONDS) if busy else pause)
-                    busy = bool(self._changed)
+                    busy = len(self._changed) > BUSY
 
     def _tell_again(self, untold: Sequence[tuple[Key, Waiting | None]]) -> None:
         """With the next beat, or what is to be told next; what has changed since is told as it is now."""
