@@ -7,7 +7,6 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import httpx
 import pytest
@@ -111,16 +110,6 @@ async def test_who_does_not_come_to_his_tls_is_let_go(gateway: Gateway, sent: by
     writer.write(sent)
     assert await ended(reader) == b""
     writer.close()
-
-
-async def test_who_says_nothing_is_let_go(tmp_path: Path) -> None:
-    """Without TLS too: a connection on which nothing comes takes nobody's place for long."""
-    async with running(tmp_path, patience_seconds=PATIENCE) as plain:
-        url = plain.rest.base_url
-        reader, writer = await asyncio.open_connection(url.host, url.port)
-        assert await ended(reader) == b""
-        writer.close()
-        await all_is_well(plain)
 
 
 async def test_slow_headers(gateway: Gateway) -> None:

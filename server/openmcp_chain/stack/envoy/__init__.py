@@ -130,14 +130,6 @@ class Settings:
         return routes.Limits(self.body_limit, self.unary_seconds, self.stream_silence_seconds)
 
 
-_HTTP_INSPECTOR = {
-    "name": "envoy.filters.listener.http_inspector",
-    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"},
-}
-"""Waits for a connection's first bytes, for as long as listener filters may take: what says nothing is closed then.
-With TLS, its own inspector does."""
-
-
 def write(settings: Settings, folder: Path, name: str = "envoy.yaml") -> Path:
     """Writes the configuration into the folder, beside it what it says of certificates, and says where it is.
 
@@ -196,7 +188,7 @@ def render(settings: Settings, folder: Path | None = None) -> str:
         "INTERNAL": _literal(status.shown(errors.Internal())),
         "ISSUER": settings.issuer,
         "JWKS_REFRESH": f"{settings.jwks_seconds}s",
-        "LISTENER_FILTERS": tls.inspector() if settings.identity else [_HTTP_INSPECTOR],
+        "LISTENER_FILTERS": tls.inspector() if settings.identity else [],
         "LISTENER_TLS": tls.downstream(settings.identity, beside),
         "LISTEN_HOST": settings.listen.host,
         "LISTEN_PORT": settings.listen.port,
