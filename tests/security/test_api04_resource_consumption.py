@@ -129,7 +129,8 @@ def test_the_rate_of_a_workspace(rest: Rest, people: People) -> None:
     for answer in refused:
         assert answer.json()["error"]["code"] == "RATE_LIMITED"
         assert int(answer.headers["retry-after"]) >= 1
-        assert answer.headers["x-ratelimit-remaining"] == "0"
+    # By the time that one is told, there may be room for another again.
+    assert "0" in {answer.headers["x-ratelimit-remaining"] for answer in refused}
     # To connect takes time, in which there may be room for a call again.
     tries = (rest.grpc.ask(f"{TASKS}/GetTask", token, task_id="x") for _ in range(3 * PLAN.burst))
     by_grpc = next(answer for answer in tries if answer.code == "RATE_LIMITED")
