@@ -209,7 +209,8 @@ async def test_what_is_refused_for_its_size_is_not_read(code: str) -> None:
         assert (store.calls["get_tasks"], store.calls["large_tasks"]) == (1, 0)
         for call in calls("large"):
             assert (await refused(call)).code == code
-        assert (store.calls["get_tasks"], store.calls["large_tasks"]) == (1, 4)
+        assert store.calls["get_tasks"] == 1
+        assert 0 < store.calls["large_tasks"] <= 4  # those that come together are looked up together
         for call in calls("small"):
             await call
         unread.leave(caller.workspace_id, held)

@@ -381,6 +381,7 @@ def _held(task: Task, token: str) -> Lease:
 
 
 def reported_by(task: Task, token: str) -> bool:
+    """Whether the lease `token` is the task's last: if that has ended, its holder has said how."""
     return task.lease is not None and task.lease.token == token
 
 

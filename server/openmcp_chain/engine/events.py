@@ -3,8 +3,8 @@
 A subscriber registers first and reads the task then, so nothing falls between; what it is woken for is the whole task,
 from which it takes the events it has not had yet. So a wake-up too many or too few does no harm: the history itself
 says what is missing. A task may have megabytes of it, and its subscriber's caller need not read: what a subscriber
-keeps of events, until they have been sent, is counted as unread by the workspace; where there is no room for it, its
-stream ends. Of a task to which nothing happens it keeps its place and the version.
+keeps of events, until they have been sent, is a part, and counted as unread by the workspace; where there is no room, a
+small part. Of a task to which nothing happens it keeps its place and the version.
 
 Most who follow a task have just submitted it. So a small one that was written here a moment ago is not read for that:
 the subscriber begins with what was written, as if it had been there since.
@@ -294,7 +294,7 @@ class EventHub:
         """Follows the task's events after sequence number `after`.
 
         Entering it raises TaskNotFound; SequenceOutOfRange, with the name `named`, if the task has no event `after`;
-        TooManyStreams if the workspace has `limit` streams open in this process; Overloaded; ServerDraining.
+        TooManyStreams if the workspace has `limit` streams open in this process; ServerDraining.
         """
         return Subscription(self, key, after, limit, named)
 

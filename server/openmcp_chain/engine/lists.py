@@ -43,13 +43,13 @@ class Lists:
         """
         if self._asked[workspace] > WAITING:
             raise errors.Overloaded
+        self._asked[workspace] += 1
         # It goes on when its caller gives up: a database may read on all the same.
         return await asyncio.shield(shared.begin(self._read(workspace, chosen, after, size, most, first=first)))
 
     async def _read(
         self, workspace: str, chosen: Filter, after: Place | None, size: int, most: int, *, first: bool
     ) -> Page:
-        self._asked[workspace] += 1
         try:
             async with self._own.turn(workspace), self._free:
                 page = await self._store.list_tasks(workspace, chosen, after, size)

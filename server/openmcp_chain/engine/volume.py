@@ -107,9 +107,6 @@ class Share:
         """See Volume; the others likewise."""
         return self.volume.fits(self.workspace, size)
 
-    def ask(self, size: int) -> None:
-        self.volume.ask(self.workspace, size)
-
     def enter(self, size: int) -> None:
         self.volume.enter(self.workspace, size)
 

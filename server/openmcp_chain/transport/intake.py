@@ -121,17 +121,17 @@ class Intake:
                 await self.take(session, workers_pb2.WorkRequest(heartbeat=workers_pb2.Heartbeat(lease=lease)))
             else:
                 await self._leases.hear(self._bearer.principal)
-                await self._refuse(kind, lease, errors.RequestTooLarge(kind, len(data), SAID_BYTES))
+                await self._refuse(kind, lease, errors.RequestTooLarge(kind, size, SAID_BYTES))
             return
-        if len(data) > REQUEST_BYTES:
-            raise errors.RequestTooLarge("complete.result" if kind == "complete" else kind, len(data), REQUEST_BYTES)
+        if size > REQUEST_BYTES:
+            raise errors.RequestTooLarge("complete.result" if kind == "complete" else kind, size, REQUEST_BYTES)
         try:
-            await self._await_end(session, ref, len(data))
+            await self._await_end(session, ref, size)
         except errors.Error as refusal:
             await self._refuse(kind, lease, refusal)
             return
         await self._leases.hear(self._bearer.principal)
-        if kind == "complete" and len(data) > COMPLETE_BYTES:
+        if kind == "complete" and size > COMPLETE_BYTES:
             report: Report = Completed.too_large("complete.result", lease)
         else:
             reading = self._read_end(kind, lease, data)

@@ -13,7 +13,6 @@ stays here until it ends the call. So answers that are not written yet are bound
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -128,9 +127,9 @@ class Large:
         self._own.leave(workspace)
         if rest:
             loop = asyncio.get_running_loop()
-            self._rested_at[workspace] = loop.time() + rest
-            loop.call_later(rest, self._forget_rest, workspace)
+            rested_at = self._rested_at[workspace] = loop.time() + rest
+            loop.call_at(rested_at, self._forget_rest, workspace, rested_at)
 
-    def _forget_rest(self, workspace: str) -> None:
-        if self._rested_at.get(workspace, math.inf) <= asyncio.get_running_loop().time():
+    def _forget_rest(self, workspace: str, rested_at: float) -> None:
+        if self._rested_at.get(workspace) == rested_at:  # else it rests again, and for longer
             del self._rested_at[workspace]

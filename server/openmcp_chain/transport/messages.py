@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import grpc
@@ -103,7 +104,12 @@ async def send_headers(context: Context, headers: Sequence[tuple[str, str]] = ()
 def hold(context: Context, unread: Volume, workspace: str, size: int) -> None:
     """Counts so many bytes until the call has ended: until then gRPC keeps what its caller does not read."""
     unread.enter(workspace, size)
-    context.add_done_callback(lambda _: unread.leave(workspace, size))  # type: ignore[arg-type]  # the stubs have a class there
+    when_over(context, partial(unread.leave, workspace, size))
+
+
+def when_over(context: Context, then: Callable[[], None]) -> None:
+    """Calls `then` when the call has ended, and its caller has had all of it or is gone."""
+    context.add_done_callback(lambda _: then())  # type: ignore[arg-type]  # the stubs have a class there
 
 
 class Sender:

@@ -237,7 +237,7 @@ class Rpc:
                 span.end()
             if sender.unread and workspace:
                 self._streams.linger(workspace)
-                context.add_done_callback(lambda _: self._streams.leave(workspace))  # type: ignore[arg-type]  # the stubs have a class there
+                messages.when_over(context, partial(self._streams.leave, workspace))
             await sender.settle()
             if last_words:
                 await sender.send(last_words)
