@@ -130,7 +130,7 @@ async def test_a_poll_reads_the_task_only_if_there_is_news() -> None:
         store.calls.clear()
         quiet = events.next(600), others.next(600)
         assert not any(await asyncio.gather(*quiet))
-        assert store.calls["get_tasks"] == store.calls["large_tasks"] == 0
+        assert store.calls["histories"] == store.calls["get_tasks"] == 0
         # After 2, 6, 14 and 30 s, and then every 30.
         assert 22 <= store.calls["task_versions"] <= 24
         await there.app.tasks.cancel(tenant(), task.id, "")
@@ -145,7 +145,7 @@ async def test_who_follows_what_was_written_here_just_now_reads_nothing() -> Non
     task = await here.submit()
     async with subscribe(here, task.key) as events:
         assert [event.seq for event in await events.next(0)] == [1]
-        assert store.calls["get_tasks"] == store.calls["task_versions"] == 0
+        assert store.calls["histories"] == store.calls["task_versions"] == 0
         await there.app.tasks.cancel(tenant(), task.id, "")
         async with asyncio.timeout(POLL_SECONDS + 0.001):
             assert [event.seq for event in await events.next(600)] == [2]
@@ -181,7 +181,7 @@ async def test_what_is_large_or_was_written_longer_ago_is_read(payload: bytes, w
     task = await engine.submit(payload=payload)
     await asyncio.sleep(wait)
     async with subscribe(engine, task.key):
-        assert store.calls["get_tasks"] == 1
+        assert store.calls["histories"] == 1
 
 
 async def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from support.samples import NOW, PROGRESS, SECOND, TERMS, at, make_lease, make_t
 
 from openmcp_chain.domain import transitions
 from openmcp_chain.domain.sizes import AROUND
-from openmcp_chain.domain.task import HIGH, Change, Failure, Key, Status, Task, View, seen
+from openmcp_chain.domain.task import HIGH, Change, Failure, Key, Position, Status, Stretch, Task, View, seen
 from openmcp_chain.store.base import LARGE_BYTES, Large, Store
 from openmcp_chain.store.mongo.tasks import OUTLINES
 
@@ -366,6 +366,34 @@ async def test_metadata_and_events_are_large_where_they_are_read(store: Store) -
     assert await store.update_tasks([Change(running, logged)]) == [True]
     assert await store.get_tasks(keys) == {task.key: task for task in (*tasks[:2], logged)}
     assert await store.large_tasks(keys, View.OUTLINE) == {}
+
+
+async def test_a_history_is_read_in_stretches(store: Store) -> None:
+    """From each place as many events as are asked for; where none follow, the number of the last tells of it."""
+    task, other, missing = make_task(), make_task(workspace="ws-other"), make_task().key
+    await store.insert_tasks([task, other])
+    before, after = task, claimed(task, "token")
+    for n in range(5):
+        await store.update_tasks([Change(before, after)])
+        before, after = after, transitions.note(after, "token", NOW, line=f"line {n}")
+    whole = (await store.get_tasks([task.key]))[task.key]
+    assert len(whole.events) == 6
+
+    def part(start: int, end: int, last: int) -> Stretch:
+        return Stretch(whole.version, whole.status, whole.events[start:end], last)
+
+    others = Stretch(other.version, other.status, other.events, 1)
+    expected = {
+        Position(task.key, 0): part(0, 2, 2),
+        Position(other.key, 0): others,
+        Position(task.key, 3): part(3, 5, 5),
+        Position(other.key, 3): replace(others, events=()),
+        Position(task.key, 5): part(5, 6, 6),
+        Position(task.key, 6): part(6, 6, 6),
+        Position(task.key, 7): part(6, 6, 6),
+    }
+    assert await store.histories([*expected, Position(missing, 0), Position(missing, 7)], 2) == expected
+    assert await store.histories([], 2) == {}
 
 
 async def test_a_version_tells_of_each_change(store: Store) -> None:

@@ -47,7 +47,7 @@ async def test_call_that_is_cancelled_inside_is_aborted_at_once(monkeypatch: pyt
         told = await refused(get(service, caller.metadata, timeout=None))
         assert (told.status, told.code) == (grpc.StatusCode.ABORTED, "ABORTED")
         assert "RetryInfo" in told.details
-        monkeypatch.setattr(service.app.events, "read", cancelled)
+        monkeypatch.setattr(service.app.events, "history", cancelled)
         monkeypatch.setattr(service.app.events, "recent", lambda _: None)
         request = tasks_pb2.StreamTaskEventsRequest(task_id=task_id)
         told = await refused(service.tasks.StreamTaskEvents(request, metadata=caller.metadata))
@@ -144,6 +144,7 @@ async def test_refused_calls_wait_for_no_garbage_collector(monkeypatch: pytest.M
             for fault in (None, away):
                 if fault:
                     monkeypatch.setattr(service.app._store, "get_tasks", fault)
+                    monkeypatch.setattr(service.app._store, "histories", fault)
                 await refused(service.tasks.GetTask(missing, metadata=caller.metadata))
                 events = tasks_pb2.StreamTaskEventsRequest(task_id=missing.task_id)
                 await refused(service.tasks.StreamTaskEvents(events, metadata=caller.metadata))

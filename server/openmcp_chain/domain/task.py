@@ -261,6 +261,31 @@ def deadline(status: Status, start_by: datetime | None, close_by: datetime | Non
     return min((at for at in (start_by, close_by) if at is not None), default=None)
 
 
+class Position(NamedTuple):
+    """A place in a task's history: behind the event with this number; 0 is its beginning."""
+
+    key: Key
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What follows a place in a task's history, or the first of it."""
+
+    version: int
+    status: Status
+    """The task's, as of this version."""
+    events: tuple[Event, ...]
+    last: int
+    """The number of the last of these; if there are none, of the last that the task has."""
+
+
+def stretch(task: Task, after: int, limit: int) -> Stretch:
+    """The first `limit` events behind the one with the number `after`."""
+    events = task.events[after : after + limit]
+    return Stretch(task.version, task.status, events, (events or task.events)[-1].seq)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A decided transition: what the task was when it was decided on, and what it is to become.

@@ -26,8 +26,8 @@ from types import TracebackType
 from typing import Self
 
 from openmcp_chain.domain import errors, sizes
-from openmcp_chain.domain.task import Event, Key, Task, View, seen
-from openmcp_chain.engine.ledger import Ledger
+from openmcp_chain.domain.task import Event, Key, Stretch, Task, View, seen, stretch
+from openmcp_chain.engine.ledger import STRETCH, Ledger
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.engine.volume import SMALL, Share, Volume
 
@@ -39,16 +39,13 @@ long as signals are heard."""
 RECENT = 1000
 """How many small tasks are remembered that were written here within `poll` seconds, and have not ended."""
 PART_BYTES = 256 * 1024
-"""What a subscriber keeps of events, about. Of one that has megabytes of them to come the task is read as often."""
+"""What a subscriber keeps of events, about."""
 SMALL_BYTES, SMALL_ENTRIES = 4096, 8
 """What a small one has at most: of payload; of metadata, and of events."""
 
 
 class Follower:
     """One who follows a task, as an async context manager: hears what has become of it. What it keeps, it decides."""
-
-    _view = View.HISTORY
-    """What it wants of the task where that is read for it."""
 
     def __init__(self, hub: "EventHub", key: Key, limit: int) -> None:
         self._hub = hub
@@ -108,7 +105,11 @@ class Follower:
 
     async def _read(self) -> None:
         if not await self._hub.is_as_of(self._key, self._version):
-            self._note(await self._hub.read(self._key, self._view))
+            await self._read_anew()
+
+    @abstractmethod
+    async def _read_anew(self) -> None:
+        """Reads what it wants of the task, and takes it if it is new. Raises TaskNotFound."""
 
     async def _hear(self, deadline: float) -> bool:
         """Returns when there may be news; false if it is too late for any. Raises ServerDraining, and as reading does.
@@ -196,17 +197,28 @@ class Subscription(Follower):
         return events
 
     def _take(self, task: Task) -> None:
-        if self._after > len(task.events):
-            raise errors.SequenceOutOfRange(self._named, self._after, len(task.events))
+        self._take_part(stretch(task, self._after, len(task.events)), more=False)
+
+    async def _read_anew(self) -> None:
+        part = await self._hub.history(self._key, self._after)
+        if part.version > self._version:
+            self._take_part(part, more=len(part.events) == STRETCH)
+            self._version = part.version
+
+    def _take_part(self, part: Stretch, *, more: bool) -> None:
+        """Takes what fits; `more`: others may follow. Some may have been taken since the part was read."""
+        if self._after > part.last and not more:
+            raise errors.SequenceOutOfRange(self._named, self._after, part.last)
+        new = [event for event in part.events if event.seq > self._after]
         most = PART_BYTES if self._share.fits(PART_BYTES) else SMALL
-        totals = list(accumulate(sizes.in_memory([event]) for event in task.events[self._after :]))
+        totals = list(accumulate(sizes.in_memory([event]) for event in new))
         fit = bisect_right(totals, most - self._bytes)
         if fit:
-            self._events += task.events[self._after : self._after + fit]
+            self._events += tuple(new[:fit])
             self._after += fit
             self._count(self._bytes + totals[fit - 1])
-        self._more = self._after < len(task.events)
-        self._terminal = task.status.terminal and not self._more
+        self._more = more or fit < len(new)
+        self._terminal = part.status.terminal and not self._more
 
     def _count(self, size: int) -> None:
         """So many bytes are kept from now on."""
@@ -221,7 +233,6 @@ class Subscription(Follower):
 class Ending(Follower):
     """One who waits for a task's end, and wants nothing else of it."""
 
-    _view = View.RESULT
     _ended: Task | None = None
 
     async def task(self, wait: float) -> Task:
@@ -229,10 +240,13 @@ class Ending(Follower):
         deadline = asyncio.get_running_loop().time() + wait
         while self._ended is None and await self._hear(deadline):
             pass
-        return self._ended or await self._hub.read(self._key, self._view)
+        return self._ended or await self._hub.read(self._key)
 
     def _take(self, task: Task) -> None:
-        self._ended = seen(task, self._view) if task.status.terminal else None
+        self._ended = seen(task, View.RESULT) if task.status.terminal else None
+
+    async def _read_anew(self) -> None:
+        self._note(await self._hub.read(self._key))
 
 
 class EventHub:
@@ -316,12 +330,19 @@ class EventHub:
         """
         return version > 0 and await self._ledger.version(key) == version
 
-    async def read(self, key: Key, view: View) -> Task:
-        """The task as stored now, for a follower."""
-        task = await self._ledger.get(key, view)
+    async def read(self, key: Key) -> Task:
+        """The task as stored now, with its result. Raises TaskNotFound."""
+        task = await self._ledger.get(key, View.RESULT)
         if task is None:
             raise errors.TaskNotFound(key.id)
         return task
+
+    async def history(self, key: Key, after: int) -> Stretch:
+        """What follows the event `after`, up to STRETCH events. Raises TaskNotFound."""
+        part = await self._ledger.history(key, after)
+        if part is None:
+            raise errors.TaskNotFound(key.id)
+        return part
 
     def add(self, follower: Follower, key: Key, limit: int) -> None:
         """Registers a follower, within the workspace's limit."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from openmcp_chain.domain import errors, sizes
-from openmcp_chain.domain.task import Change, Key, Task, View
+from openmcp_chain.domain.task import Change, Key, Position, Stretch, Task, View
 from openmcp_chain.engine.answers import Ask, free
 from openmcp_chain.engine.groupcommit import GroupCommit
 from openmcp_chain.engine.reads import SIZES, Reads, is_much
@@ -20,6 +20,10 @@ DECISIONS = 10
 
 INSERTS = 200
 """New tasks in a batch: all of it wait for its last, and more would make each hardly cheaper."""
+STRETCH = 100
+"""Events of a history that are read at a time; of long lines, some 400 KiB."""
+STRETCHES = 10
+"""So many histories are read together."""
 WAITING = 256
 """Changes of one task that wait for their turn; more are refused with ABORTED, as where too many come first."""
 UPDATES = 100
@@ -54,6 +58,9 @@ class Ledger:
         )
         self._turns: dict[Key, _Turns] = {}
         self._reads = {view: Reads(store, view) for view in View}
+        self._histories = GroupCommit[Position, Stretch | None](
+            self._read_histories, most=STRETCHES, lane=lambda position: position.key.workspace
+        )
         self._versions = GroupCommit[Key, int | None](self._read_versions, most=SIZES, lane=lambda key: key.workspace)
 
     def follow(self, follower: Follower) -> None:
@@ -71,6 +78,10 @@ class Ledger:
     async def version(self, key: Key) -> int | None:
         """The task's version as it is now; None if it is gone."""
         return await self._versions(key)
+
+    async def history(self, key: Key, after: int) -> Stretch | None:
+        """What follows the event `after` of the task's history, up to STRETCH events; None if the task is gone."""
+        return await self._histories(Position(key, after))
 
     async def sizes(self, keys: Iterable[Key], view: View) -> Sequence[int]:
         """Of each: the bytes of payload and result as far as the view has them; 0 if they are not large."""
@@ -144,6 +155,10 @@ class Ledger:
         """Returns when no write waits any more."""
         await self._inserts.settle()
         await self._updates.settle()
+
+    async def _read_histories(self, positions: Sequence[Position]) -> Sequence[Stretch | None]:
+        found = await self._store.histories(set(positions), STRETCH)
+        return [found.get(position) for position in positions]
 
     async def _read_versions(self, keys: Sequence[Key]) -> Sequence[int | None]:
         found = await self._store.task_versions(set(keys))

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from openmcp_chain.domain import audit
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
-from openmcp_chain.domain.task import Call, Change, DedupeKey, Key, Queue, Status, Task, View
+from openmcp_chain.domain.task import Call, Change, DedupeKey, Key, Position, Queue, Status, Stretch, Task, View
 from openmcp_chain.domain.workspace import SigningKey, State, Workspace
 
 LARGE_BYTES = 16 * 1024
@@ -129,6 +129,13 @@ class Store(Protocol):
         """The versions of the tasks with these keys; a key that has none is left out.
 
         Nothing else of the tasks leaves the database for it.
+        """
+        ...
+
+    async def histories(self, positions: Collection[Position], limit: int) -> Mapping[Position, Stretch]:
+        """What follows each of these places: up to `limit` events. One of a task that is not there is left out.
+
+        Nothing else of the tasks leaves the database for it, nor the rest of their events.
         """
         ...
 

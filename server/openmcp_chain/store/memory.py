@@ -11,7 +11,20 @@ from typing import TypeVar
 from openmcp_chain.domain import audit, filters, sizes
 from openmcp_chain.domain.filters import Filter
 from openmcp_chain.domain.queue import QueueState, Waiting
-from openmcp_chain.domain.task import Call, Change, DedupeKey, Key, Queue, Status, Task, View, seen
+from openmcp_chain.domain.task import (
+    Call,
+    Change,
+    DedupeKey,
+    Key,
+    Position,
+    Queue,
+    Status,
+    Stretch,
+    Task,
+    View,
+    seen,
+    stretch,
+)
 from openmcp_chain.domain.workspace import SigningKey, State, Workspace
 from openmcp_chain.store.base import LARGE_BYTES, Answer, Large, Page, Place, Signal, Taking
 
@@ -67,6 +80,10 @@ class MemoryStore:
 
     async def task_versions(self, keys: Collection[Key]) -> Mapping[Key, int]:
         return {key: self._tasks[key].version for key in keys if key in self._tasks}
+
+    async def histories(self, positions: Collection[Position], limit: int) -> Mapping[Position, Stretch]:
+        there = [one for one in positions if one.key in self._tasks]
+        return {one: stretch(self._tasks[one.key], one.after, limit) for one in there}
 
     async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, Large]:
         found = {key: _large(seen(self._tasks[key], view)) for key in keys if key in self._tasks}

@@ -122,10 +122,17 @@ def to_task(document: Document) -> Task:
         progress=Progress(**progress) if progress else None,
         notes=get("notes", 0),
         updated_at=document["updated_at"],
-        events=tuple(Event(e["seq"], Status(e["status"]), e["at"], e.get("context", {})) for e in get("events", ())),
+        events=to_events(document),
         result=get("result"),
         failure=Failure(**failure) if failure else None,
         superseded=get("superseded", False),
+    )
+
+
+def to_events(document: Document) -> tuple[Event, ...]:
+    """What was read of a task's events."""
+    return tuple(
+        Event(e["seq"], Status(e["status"]), e["at"], e.get("context", {})) for e in document.get("events", ())
     )
 
 

@@ -1,7 +1,11 @@
 """Tasks by their keys and by what is due: each promise is a read, or a guarded write and a read of what it lost to."""
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pymongo
@@ -9,7 +13,18 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import PRIORITIES, Change, Key, Queue, Task, View, seen
+from openmcp_chain.domain.task import (
+    PRIORITIES,
+    Change,
+    Key,
+    Position,
+    Queue,
+    Status,
+    Stretch,
+    Task,
+    View,
+    seen,
+)
 from openmcp_chain.store.base import Large, TooMuch
 from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.client import Connection
@@ -127,6 +142,34 @@ class Tasks(Part):
         query = _one_of([documents.primary_key(key) for key in keys])
         found = await self._persist(lambda: self._tasks.find(query, {"version": 1}).to_list(None))
         return {documents.to_key(one): one["version"] for one in found}
+
+    async def histories(self, positions: Collection[Position], limit: int) -> Mapping[Position, Stretch]:
+        keys = defaultdict[int, list[Key]](list)
+        for position in positions:
+            keys[position.after].append(position.key)
+        read = [self._persist(partial(self._stretches, those, after, limit)) for after, those in keys.items()]
+        return {position: found for part in await asyncio.gather(*read) for position, found in part.items()}
+
+    async def _stretches(self, keys: Sequence[Key], after: int, limit: int) -> dict[Position, Stretch]:
+        """What follows the same place in the histories of several tasks; read with the event before, if it is there."""
+        before = min(after, 1)
+        found, nowhere = {}, []
+        for document in await self._slices(keys, [after - before, before + limit]):
+            key, events = documents.to_key(document), documents.to_events(document)
+            version, status = document["version"], Status(document["status"])
+            found[Position(key, after)] = Stretch(version, status, events[before:], events[-1].seq if events else 0)
+            if not events:
+                nowhere.append(key)
+        if nowhere:
+            for document in await self._slices(nowhere, -1):
+                position, (last,) = Position(documents.to_key(document), after), documents.to_events(document)
+                found[position] = replace(found[position], last=last.seq)
+        return found
+
+    async def _slices(self, keys: Sequence[Key], part: int | list[int]) -> Sequence[Document]:
+        """Of each task no more than a part of its events; as `$slice` names it."""
+        query = _one_of([documents.primary_key(key) for key in keys])
+        return await self._tasks.find(query, {"version": 1, "status": 1, "events": {"$slice": part}}).to_list(None)
 
     async def large_tasks(self, keys: Collection[Key], view: View) -> Mapping[Key, Large]:
         content, rest = (
