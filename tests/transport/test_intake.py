@@ -1,10 +1,11 @@
 """Which messages of a worker's are decoded at all: those that are small, or end a lease."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -156,24 +157,52 @@ async def test_who_owes_for_ends_gets_no_more_tasks() -> None:
         await worker.end()
 
 
-async def test_while_an_end_waits_for_its_turn_no_lease_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its worker's heartbeats are behind it: the server beats meanwhile, for all that the stream holds."""
+async def test_while_an_end_waits_for_its_turn_the_server_says_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker's own are behind it: they are said and answered for it, for all that the stream holds."""
     monkeypatch.setattr(intake, "BEAT_SECONDS", 0.05)
     store, short = MemoryStore(), timedelta(seconds=0.4)
     async with serving(store, settings=replace(SETTINGS, lease_duration=short)) as service:
         worker, (done, other) = await leased(service, await service.workspace(), 2)
-
-        def expiry(lease: workers_pb2.LeaseRef) -> datetime:
-            (task,) = (task for key, task in store._tasks.items() if key.id == lease.task_id)
-            assert task.lease
-            return task.lease.expires_at
-
-        first = expiry(other)
         async with service.app.large.turn:
             await worker.say(complete=workers_pb2.Complete(lease=done, result=LARGE))
-            await worker.say(heartbeat=workers_pb2.Heartbeat(lease=other))
-            await until(lambda: min(expiry(done), expiry(other)) > first + 2 * short)
-        assert [(await worker.ack()).error_code for _ in range(2)] == ["", ""]
+            for _ in range(10):
+                ack = await worker.ack()
+                assert (ack.kind, ack.error_code) == (workers_pb2.REPORT_KIND_HEARTBEAT, "")
+                assert ack.lease in (done, other)
+        while (ack := await worker.ack()).kind != workers_pb2.REPORT_KIND_COMPLETE:
+            assert not ack.error_code
+        assert not ack.error_code
+        assert {task.attempt for task in store._tasks.values()} == {1}
+        await worker.end()
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["here", "come back elsewhere"])
+async def test_while_many_ends_are_read_no_lease_is_lost(monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
+    """Each of them is soon read, but not all: neither of what the server knows nor of what the worker says it holds."""
+    monkeypatch.setattr(intake, "BEAT_SECONDS", 0.4)
+    original = Completed.read
+
+    def slow(*arguments: Any) -> Completed:
+        time.sleep(0.3)
+        return original(*arguments)
+
+    monkeypatch.setattr(Completed, "read", slow)
+    store, settings = MemoryStore(), replace(SETTINGS, lease_duration=timedelta(seconds=1))
+    async with serving(store, settings=settings) as service, serving(store, settings=settings) as other:
+        caller = await service.workspace()
+        worker, held = await leased(service, caller, LEASES)
+        if back:
+            worker.call.cancel()
+            worker = other.work(caller)
+            await worker.hello(concurrency=LEASES, held=held)
+        for lease in held:
+            await worker.say(complete=workers_pb2.Complete(lease=lease, result=LARGE))
+        left = LEASES
+        async with asyncio.timeout(PATIENCE):
+            while left:
+                ack = await worker.ack()
+                assert not ack.error_code
+                left -= ack.kind == workers_pb2.REPORT_KIND_COMPLETE
         assert {task.attempt for task in store._tasks.values()} == {1}
         await worker.end()
 

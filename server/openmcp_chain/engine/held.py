@@ -76,7 +76,7 @@ class HeldLeases:
         """Those with more than the state; the one whose task changed longest ago first."""
         self._bytes = 0
         self._claims: dict[Claim, Session] = {}
-        self._of_claimant: defaultdict[Session, set[Claim]] = defaultdict(set)
+        self._of_claimant: defaultdict[Session, dict[Claim, Key]] = defaultdict(dict)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._all
@@ -121,11 +121,15 @@ class HeldLeases:
         for claim in self._of_claimant.pop(session, ()):
             del self._claims[claim]
 
-    def claim(self, claim: Claim, session: Session) -> None:
+    def claim(self, claim: Claim, key: Key, session: Session) -> None:
         """The session says that it holds a lease that is not known to be its bearer's. The last to say so counts."""
         self.settle(claim)
         self._claims[claim] = session
-        self._of_claimant[session].add(claim)
+        self._of_claimant[session][claim] = key
+
+    def claims_of(self, session: Session) -> list[tuple[Key, str]]:
+        """What the session says that it holds, as long as it is not known: the tasks' keys and the leases' tokens."""
+        return [(key, claim.token) for claim, key in self._of_claimant.get(session, {}).items()]
 
     def claimant(self, claim: Claim) -> Session | None:
         """Whose claim it is."""
@@ -136,7 +140,7 @@ class HeldLeases:
         session = self._claims.pop(claim, None)
         if session is not None:
             mine = self._of_claimant[session]
-            mine.discard(claim)
+            mine.pop(claim, None)
             if not mine:
                 del self._of_claimant[session]
         return session

@@ -37,6 +37,8 @@ PAST = timedelta(minutes=5)
 """After its stored end, with the difference between clocks, nothing of a lease is of use."""
 ANSWER_KEPT = timedelta(minutes=10)
 """The answer to a call that may be repeated outlives its leases by so much at most, and is kept on so often at most."""
+BEATS = 3
+"""How often a worker is told to say something, in the time for which it may be silent."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WORKER_GONE = Failure("WORKER_GONE", "the worker's connection ended before it got the task")
 
@@ -140,11 +142,15 @@ class Leases:
                 raise
         return task
 
-    async def keep(self, principal: Principal, session: Session) -> None:
-        """Keeps all leases of a session, whose worker says something that is not read yet: as if it were heard."""
-        refs = [LeaseRef(held.key, held.token) for held in self._held.of_session(session)]
-        # Together, so that they share their writes. What fails is for the worker to hear, which will say so itself.
-        await asyncio.gather(*(self.heartbeat(principal, ref) for ref in refs), return_exceptions=True)
+    def unheard(self, session: Session) -> list[LeaseRef]:
+        """The session's leases of which its worker was to say something by now; and all that are but claimed."""
+
+        def overdue(held: Held) -> bool:
+            return now - held.heard_at >= self._dispatcher.lease_duration(held.task).total_seconds() / BEATS
+
+        now = asyncio.get_running_loop().time()
+        mine = [(held.key, held.token) for held in self._held.of_session(session) if overdue(held)]
+        return [LeaseRef(key, token) for key, token in (*mine, *self._held.claims_of(session))]
 
     async def complete(self, principal: Principal, ref: LeaseRef, result: bytes) -> None:
         """Ends the task with its result, the serialized Struct."""
@@ -248,7 +254,7 @@ class Leases:
         if held is not None and _may(principal, held.task, ref.key):
             self._hand_over(held, session)
         else:
-            self._held.claim(_claim(principal, ref), session)
+            self._held.claim(_claim(principal, ref), ref.key, session)
 
     def left(self, session: Session) -> None:
         """The session has ended. Its leases go on: the worker may come back with them."""

@@ -157,6 +157,11 @@ def lease_of(task: Task) -> workers_pb2.LeaseRef:
     return workers_pb2.LeaseRef(workspace_id=task.workspace, task_id=task.id, lease_token=token)
 
 
+def named_lease(ref: LeaseRef) -> workers_pb2.LeaseRef:
+    """The same of one that is known by its names."""
+    return workers_pb2.LeaseRef(workspace_id=ref.key.workspace, task_id=ref.key.id, lease_token=ref.token)
+
+
 def lease_ref(ref: workers_pb2.LeaseRef) -> LeaseRef:
     """The lease that a worker names."""
     return LeaseRef(Key(ref.workspace_id, ref.task_id), ref.lease_token)

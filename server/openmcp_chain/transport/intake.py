@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from openmcp.chain.v1 import workers_pb2
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
-from openmcp_chain.engine import shared
 from openmcp_chain.engine.allowance import Allowance
 from openmcp_chain.engine.bearers import Bearer
 from openmcp_chain.engine.dispatch import Dispatcher
@@ -32,6 +31,9 @@ REPORT_MEMORY = 2048
 SAID_BYTES = 8 * 1024
 """What a report may have that ends no lease. Those that do: REQUEST_BYTES."""
 BEAT_SECONDS = 1.0
+"""How often the server looks, while ends are read that are large, for whom it has to say heartbeats."""
+AT_A_TIME = 50
+"""So many are said before others have a turn."""
 COMPLETE_BYTES = structs.BYTES + 64 * 1024
 """Of a message that has more, the result is too large, however it was written."""
 
@@ -77,6 +79,8 @@ class Intake:
         """Those that are being carried out."""
         self._ending: dict[str, asyncio.Task[None]] = {}
         """Of those, the ends that were not small, by the lease's token."""
+        self._looked_at = asyncio.get_running_loop().time()
+        """When it was last seen for which leases nothing was heard."""
 
     def answered(self) -> None:
         """An answer is on the wire."""
@@ -125,21 +129,55 @@ class Intake:
             return
         if size > REQUEST_BYTES:
             raise errors.RequestTooLarge("complete.result" if kind == "complete" else kind, size, REQUEST_BYTES)
+        taking = asyncio.ensure_future(self._take_end(session, kind, lease, ref, data))
+        del data
         try:
-            await self._await_end(session, ref, size)
+            if size > SMALL:
+                await self._stand_in(session, taking)
+            await taking
+        finally:
+            taking.cancel()
+            del taking  # which has the exception that has this frame
+
+    async def _take_end(
+        self, session: Session, kind: str, lease: workers_pb2.LeaseRef, ref: LeaseRef, data: bytes
+    ) -> None:
+        try:
+            await self._await_end(session, ref, len(data))
         except errors.Error as refusal:
             await self._refuse(kind, lease, refusal)
             return
         await self._leases.hear(self._bearer.principal)
-        if kind == "complete" and size > COMPLETE_BYTES:
+        if kind == "complete" and len(data) > COMPLETE_BYTES:
             report: Report = Completed.too_large("complete.result", lease)
         else:
             reading = self._read_end(kind, lease, data)
             del data
-            report = await reading if size <= SMALL else await self._kept(session, reading)
+            report = await reading
         answering = await self._begin(session, kind, report)
         self._ending[ref.token] = answering
         answering.add_done_callback(lambda _: self._ending.pop(ref.token, None))
+
+    async def _stand_in(self, session: Session, taking: "asyncio.Future[None]") -> None:
+        """Returns when a large end has been taken. What the worker says meanwhile stands behind it, heartbeats too.
+
+        So the server says those for it, and answers them: of each lease of which something should have been heard by
+        now. A large end may wait for others of the workspace; and many that are read at once take as long together.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            wait = self._looked_at + BEAT_SECONDS - loop.time()
+            if wait > 0:
+                await asyncio.wait([taking], timeout=wait)
+                if taking.done():
+                    return
+                continue
+            self._looked_at = loop.time()
+            for number, ref in enumerate(self._leases.unheard(session), start=1):
+                beat = workers_pb2.Heartbeat(lease=codec.named_lease(ref))
+                await self.take(session, workers_pb2.WorkRequest(heartbeat=beat))
+                if number % AT_A_TIME == 0:
+                    await asyncio.sleep(0)
 
     async def _read_end(self, kind: str, lease: workers_pb2.LeaseRef, data: bytes) -> Report:
         principal, size = self._bearer.principal, len(data)
@@ -152,19 +190,6 @@ class Intake:
             return await reading.run(_read, decoded.pop())
         finally:
             reading.end()
-
-    async def _kept(self, session: Session, reading: Coroutine[None, None, Report]) -> Report:
-        """What is read, when it has its turn. Meanwhile no heartbeat of the stream's is: the server beats for it."""
-        beating = shared.begin(self._beat(session))
-        try:
-            return await reading
-        finally:
-            beating.cancel()
-
-    async def _beat(self, session: Session) -> None:
-        while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            await self._leases.keep(self._bearer.principal, session)
 
     async def _await_end(self, session: Session, ref: LeaseRef, size: int) -> None:
         """Returns when an end may be read that is not small. Raises LeaseLost; RateLimited if much was said again."""
