@@ -121,21 +121,41 @@ async def test_sees_what_another_process_writes() -> None:
         assert [event.seq for event in await following] == [1, 2, 3]
 
 
-async def test_a_poll_reads_the_task_only_if_there_is_news() -> None:
-    """Many may follow a task that has much to it: while nothing happens to it, they look at its version alone."""
+@pytest.mark.parametrize("wait", [600, 15], ids=["at once", "with pings"])
+async def test_a_poll_reads_the_task_only_if_there_is_news(wait: float) -> None:
+    """Many may follow a task that has much to it: while nothing happens to it, they look at its version alone.
+
+    No more often if they have something to say every few seconds.
+    """
     store = DistantStore()
     here, there = Engine(store), Engine(store)
     task = await there.submit()
     async with subscribe(here, task.key, 1) as events, subscribe(here, task.key, 1) as others:
         store.calls.clear()
-        quiet = events.next(600), others.next(600)
-        assert not any(await asyncio.gather(*quiet))
+        for _ in range(600 // int(wait)):
+            assert not any(await asyncio.gather(events.next(wait), others.next(wait)))
         assert store.calls["histories"] == store.calls["get_tasks"] == 0
         # After 2, 6, 14 and 30 s, and then every 30.
         assert 22 <= store.calls["task_versions"] <= 24
         await there.app.tasks.cancel(tenant(), task.id, "")
         async with asyncio.timeout(LONGEST_POLL_SECONDS + 0.001):
             assert [event.seq for event in await events.next(600)] == [2]
+
+
+async def test_what_was_read_before_something_newer_was_heard_is_passed_over() -> None:
+    """Another process tells of the task; while it is read for that, it changes here."""
+    store = DistantStore()
+    engine = Engine(store)
+    task = await engine.submit()
+    async with subscribe(engine, task.key, 1) as events:
+        store.late["histories"] = gate = asyncio.Event()
+        engine.app.events.hint(task.key)
+        following = asyncio.create_task(events.next(PATIENCE))
+        await until(lambda: store.calls["histories"] == 1)
+        await engine.app.tasks.cancel(tenant(), task.id, "")
+        gate.set()
+        assert [event.seq for event in await following] == [2]
+        assert events.ended
 
 
 async def test_who_follows_what_was_written_here_just_now_reads_nothing() -> None:

@@ -1,9 +1,13 @@
 """What subscribers keep of events that have not been sent: it is counted, and bounded."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import pytest
 from support.engine import Engine, Worker
 from support.service import PATIENCE
 
+from openmcp_chain.domain import sizes
 from openmcp_chain.domain.task import Event, Key, Task
 from openmcp_chain.engine import events as events_module
 from openmcp_chain.engine import volume
@@ -100,3 +104,24 @@ async def test_of_a_long_history_a_part_is_kept_at_a_time(monkeypatch: pytest.Mo
                     await worker.complete(task)
         assert [event.seq for event in seen] == list(range(1, 4 + 2 * LINES))
     assert not unread.total
+
+
+async def test_who_has_no_room_costs_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much of the history is left, and however often something happens."""
+    monkeypatch.setattr(events_module, "PART_BYTES", LINES_BYTES // 2)
+    engine = Engine()
+    worker = engine.worker()
+    await engine.submit()
+    task = await worker.next()
+    await tell(worker, task)
+    weighed = Counter[int]()
+
+    def weigh(events: Sequence[Event]) -> int:
+        weighed.update(event.seq for event in events)
+        return original(events)
+
+    original = sizes.in_memory
+    async with subscribe(engine, task.key):
+        monkeypatch.setattr(sizes, "in_memory", weigh)
+        await tell(worker, task)
+        assert weighed.total() == LINES

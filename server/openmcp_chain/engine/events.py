@@ -18,10 +18,8 @@ missed, all look again.
 import asyncio
 import math
 from abc import abstractmethod
-from bisect import bisect_right
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from types import TracebackType
 from typing import Self
 
@@ -55,9 +53,13 @@ class Follower:
         """The newest that was taken note of."""
         self._news = asyncio.Event()
         self._stale = False
-        """Whether the task is to be read again."""
+        """Whether the task is to be looked at again."""
+        self._changed = False
+        """Whether it is known to be another than it was, or to have more: then its version is not asked for before."""
         self._pause = hub.poll
         """Seconds until it is looked at again, if no news comes."""
+        self._look_at = asyncio.get_running_loop().time() + hub.poll
+        """When that is, by the loop's clock."""
 
     async def __aenter__(self) -> Self:
         self._hub.add(self, self._key, self._limit)
@@ -81,8 +83,8 @@ class Follower:
         self._news.set()
 
     def read_again(self) -> None:
-        """Tells that the task is to be read, whatever is known of it: to ask for its version first would cost more."""
-        self._version = 0
+        """Tells that the task has something new: to ask for its version first would cost more."""
+        self._changed = True
         self.look()
 
     def wake(self, task: Task | None) -> None:
@@ -104,7 +106,8 @@ class Follower:
         """Takes what it wants of a state that is new. If it raises, nothing was taken."""
 
     async def _read(self) -> None:
-        if not await self._hub.is_as_of(self._key, self._version):
+        if self._changed or not await self._hub.is_as_of(self._key, self._version):
+            self._changed = False
             await self._read_anew()
 
     @abstractmethod
@@ -118,16 +121,19 @@ class Follower:
         """
         if self._hub.draining:
             raise errors.ServerDraining
-        remaining = deadline - asyncio.get_running_loop().time()
-        if remaining <= 0:
+        loop = asyncio.get_running_loop()
+        if loop.time() >= deadline:
             return False
         try:
-            async with asyncio.timeout(min(remaining, max(self._pause, self._hub.open / POLLS))):
+            async with asyncio.timeout_at(min(deadline, self._look_at)):
                 await self._news.wait()
             self._pause = self._hub.poll
         except TimeoutError:
+            if loop.time() < self._look_at:
+                return False
             self._stale = True
             self._pause = min(2 * self._pause, LONGEST_POLL_SECONDS)
+        self._look_at = loop.time() + max(self._pause, self._hub.open / POLLS)
         self._news.clear()
         if self._stale:
             self._stale = False
@@ -187,21 +193,23 @@ class Subscription(Follower):
         """
         self._count(self._bytes - self._given)
         self._given = 0
-        if self._more and not self._events:
-            self.read_again()
         deadline = asyncio.get_running_loop().time() + wait
-        while not self._events and not self.ended and await self._hear(deadline):
-            pass
+        while not self._events and not self.ended:
+            if self._more:
+                self.read_again()
+            if not await self._hear(deadline):
+                break
         events, self._events = self._events, ()
         self._given = self._bytes
         return events
 
     def _take(self, task: Task) -> None:
-        self._take_part(stretch(task, self._after, len(task.events)), more=False)
+        part = stretch(task, self._after, STRETCH)
+        self._take_part(part, more=part.last < task.events[-1].seq)
 
     async def _read_anew(self) -> None:
         part = await self._hub.history(self._key, self._after)
-        if part.version > self._version:
+        if part.version >= self._version:  # else what is newer has been taken meanwhile
             self._take_part(part, more=len(part.events) == STRETCH)
             self._version = part.version
 
@@ -209,16 +217,23 @@ class Subscription(Follower):
         """Takes what fits; `more`: others may follow. Some may have been taken since the part was read."""
         if self._after > part.last and not more:
             raise errors.SequenceOutOfRange(self._named, self._after, part.last)
-        new = [event for event in part.events if event.seq > self._after]
-        most = PART_BYTES if self._share.fits(PART_BYTES) else SMALL
-        totals = list(accumulate(sizes.in_memory([event]) for event in new))
-        fit = bisect_right(totals, most - self._bytes)
-        if fit:
-            self._events += tuple(new[:fit])
-            self._after += fit
-            self._count(self._bytes + totals[fit - 1])
-        self._more = more or fit < len(new)
-        self._terminal = part.status.terminal and not self._more
+        room = (PART_BYTES if self._share.fits(PART_BYTES) else SMALL) - self._bytes
+        new, size = list[Event](), 0
+        for event in part.events:
+            if event.seq <= self._after:
+                continue
+            weight = sizes.in_memory([event])
+            if size + weight > room:
+                more = True
+                break
+            new.append(event)
+            size += weight
+        if new:
+            self._events += tuple(new)
+            self._after = new[-1].seq
+            self._count(self._bytes + size)
+        self._more = more
+        self._terminal = part.status.terminal and not more
 
     def _count(self, size: int) -> None:
         """So many bytes are kept from now on."""
