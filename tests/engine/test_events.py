@@ -143,7 +143,7 @@ async def test_a_poll_reads_the_task_only_if_there_is_news(wait: float) -> None:
 
 
 async def test_what_was_read_before_something_newer_was_heard_is_passed_over() -> None:
-    """Another process tells of the task; while it is read for that, it changes here."""
+    """Another process tells of the task; while it is read for that, it changes here, and there again."""
     store = DistantStore()
     engine = Engine(store)
     task = await engine.submit()
@@ -153,6 +153,7 @@ async def test_what_was_read_before_something_newer_was_heard_is_passed_over() -
         following = asyncio.create_task(events.next(PATIENCE))
         await until(lambda: store.calls["histories"] == 1)
         await engine.app.tasks.cancel(tenant(), task.id, "")
+        engine.app.events.hint(task.key)
         gate.set()
         assert [event.seq for event in await following] == [2]
         assert events.ended
