@@ -13,6 +13,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Status, Task, View
 from openmcp_chain.engine import answers
 from openmcp_chain.engine import lists as engine_lists
+from openmcp_chain.engine import tasks as engine_tasks
 from openmcp_chain.engine.counts import COUNT_SECONDS, COUNTS, WAITING, WITHIN_SECONDS
 from openmcp_chain.engine.submission import new_task_id
 from openmcp_chain.engine.tasks import Listed
@@ -340,9 +341,27 @@ async def test_lists_leave_the_database_to_others() -> None:
     asked[-2:] = lists("ws-4", 1)
     await asyncio.sleep(0.1)
     assert store.calls["list_tasks"] == 2  # what was begun goes on in the database
+    asked.pop(1).cancel()
     gate.set()
     assert not any(listed.tasks for listed in await asyncio.gather(*asked))
+    assert store.calls["list_tasks"] == len(asked) + 1  # what only waited was not read
     assert not engine.app.tasks._lists._asked
+
+
+async def test_while_a_list_is_made_its_workspaces_others_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several pages the first are kept until the last is there: by one list of a workspace at a time."""
+    monkeypatch.setattr(engine_tasks, "PART", 2)
+    store = DistantStore()
+    engine = Engine(store)
+    for _ in range(4):
+        await engine.submit()
+    store.gates["large_tasks"] = gate = asyncio.Event()
+    lists = [asyncio.create_task(engine.app.tasks.list(tenant(), "", 4, "", View.RESULT)) for _ in range(3)]
+    await asyncio.sleep(1)
+    assert store.calls["list_tasks"] == 1
+    gate.set()
+    assert [len((await listed).tasks) for listed in lists] == [4, 4, 4]
+    assert store.calls["list_tasks"] == 6
 
 
 @pytest.mark.parametrize("view", [View.BASIC, View.RESULT])

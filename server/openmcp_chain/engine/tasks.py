@@ -15,7 +15,7 @@ from openmcp_chain.engine.answers import Ask, free
 from openmcp_chain.engine.counts import Counts
 from openmcp_chain.engine.leases import Leases
 from openmcp_chain.engine.ledger import Ledger
-from openmcp_chain.engine.lists import Lists, behind
+from openmcp_chain.engine.lists import Lists, Turn, behind
 from openmcp_chain.engine.quotas import Pending
 from openmcp_chain.store.base import Place, Store
 
@@ -101,11 +101,24 @@ class Tasks:
         chosen = filters.parse(text)
         mark = pages.mark(principal.workspace, text, view.name)
         rest = _place(page_token, mark) if page_token else None
+        async with self._lists.turn(principal.workspace) as turn:
+            tasks, rest = await self._page(turn, chosen, rest, size, view, may_read)
+            if view is not View.BASIC:
+                filled, rest = await self._filled(tasks, rest, view, may_read)
+                tasks = [task for task in filled if filters.matches(chosen, task)]
+        if rest is None:
+            return Listed(tasks, "")
+        return Listed(tasks, _token(mark, rest))
+
+    async def _page(
+        self, turn: Turn, chosen: Filter, rest: Place | None, size: int, view: View, may_read: Ask
+    ) -> tuple[Sequence[Task], Place | None]:
+        """The tasks of a list from behind `rest` on, without payloads and results; and what is behind them."""
         tasks: list[Task] = []
         left, large = answers.BYTES, 0
         while True:
             asked = min(size - len(tasks), PART)
-            page = await self._lists(principal.workspace, chosen, rest, asked, left, first=not tasks)
+            page = await turn.page(chosen, rest, asked, left, first=not tasks)
             sizes = await self._ledger.sizes([task.key for task in page.tasks], view)
             weights = [answers.weight(task) + size for task, size in zip(page.tasks, sizes, strict=True)]
             fit = answers.room(weights, left, first=not tasks)
@@ -115,13 +128,7 @@ class Tasks:
             left -= sum(weights[:fit])
             rest = page.rest if fit == len(page.tasks) else behind(tasks[-1])
             if rest is None or fit < asked or len(tasks) == size:
-                break
-        if view is not View.BASIC:
-            filled, rest = await self._filled(tasks, rest, view, may_read)
-            tasks = [task for task in filled if filters.matches(chosen, task)]
-        if rest is None:
-            return Listed(tasks, "")
-        return Listed(tasks, _token(mark, rest))
+                return tasks, rest
 
     async def count(self, principal: Principal, text: str) -> Mapping[Status, int]:
         """How many tasks the filter selects, by status: see `counts`."""
@@ -164,24 +171,32 @@ class Tasks:
         while True:
             wanted = min(PART, limit - len(retried))
             try:
-                page = await self._lists(principal.workspace, chosen, after, max(wanted, 1), answers.BYTES)
+                keys, rest = await self._keys(principal.workspace, chosen, after, max(wanted, 1))
             except errors.Error:
                 if not retried:
                     raise
                 return unfinished()
-            if wanted == 0 and page.tasks:
+            if wanted == 0 and keys:
                 return unfinished()
-            results = await asyncio.gather(*(self._retry_listed(task.key, waiting) for task in page.tasks))
+            results = await asyncio.gather(*(self._retry_listed(key, waiting) for key in keys))
             retried += [task_id for task_id in results if isinstance(task_id, str)]
             if failed := next((one for one in results if isinstance(one, errors.Error)), None):
                 if not retried:
                     raise failed
                 return unfinished()
-            if page.rest is None:
+            if rest is None:
                 return Retried(retried, more=False)
-            after = page.rest
+            after = rest
             if loop.time() > enough:
                 return unfinished()
+
+    async def _keys(
+        self, workspace: str, chosen: Filter, after: Place | None, size: int
+    ) -> tuple[Sequence[Key], Place | None]:
+        """The keys of the tasks of a page, and what is behind them."""
+        async with self._lists.turn(workspace) as turn:
+            page = await turn.page(chosen, after, size, answers.BYTES)
+        return [task.key for task in page.tasks], page.rest
 
     async def _retry(self, key: Key, limit: int) -> Task:
         with self._pending.place(key, limit):
