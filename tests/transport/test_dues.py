@@ -152,6 +152,22 @@ def test_what_is_said_again_is_paid_for() -> None:
     in_time(test)
 
 
+def test_a_debt_is_so_many_calls_whatever_the_plan() -> None:
+    """Who gets a larger one has paid sooner; who is gone owes nothing."""
+
+    async def test(dues: Dues) -> None:
+        standard = SETTINGS.plans["standard"]
+        calls = standard.burst + 4 * standard.requests_per_second
+        wait = dues.ended(ONE, calls * REPORT_BYTES)
+        assert wait == pytest.approx((calls - FREE.burst) / FREE.requests_per_second)
+        assert dues.owes(replace(ONE, plan="standard")) == pytest.approx(4)
+        assert dues.owes(replace(ONE, plan="unlimited")) == 0
+        dues.forget(ONE.workspace)
+        assert dues.owes(ONE) == 0
+
+    in_time(test)
+
+
 def read(service: Service, caller: Caller, task_id: str, view: tasks_pb2.TaskView.ValueType) -> Any:
     request = tasks_pb2.GetTaskRequest(task_id=task_id, view=view)
     return service.tasks.GetTask(request, metadata=caller.metadata, timeout=PATIENCE)

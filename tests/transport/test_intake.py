@@ -143,17 +143,39 @@ async def test_a_result_that_is_surely_too_large_is_not_read(read: Callable[[], 
 
 
 async def test_who_owes_for_ends_gets_no_more_tasks() -> None:
-    """Neither by a stream nor by a call; others do, and what it holds can be ended all the same."""
+    """By no stream, old or new, nor by a call; others do, and what it holds can be ended all the same."""
     async with serving(settings=SLOW) as service:
         caller, other = await service.workspace("slow"), await service.workspace("slow")
         worker, held = await leased(service, caller, 2)
         assert await end_all(worker, held) == ["", ""]
         task_id = await service.submit(caller)
+        late = service.work(caller)
+        await late.hello(concurrency=1)
         await leased(service, other, 1)
         request = workers_pb2.LeaseTasksRequest(worker_name="w", task_types=["echo"])
         told = await refused(service.workers.LeaseTasks(request, metadata=caller.metadata))
         assert told.code == "RATE_LIMITED"
         assert (await service.get(caller, task_id)).status == tasks_pb2.TASK_STATUS_PENDING
+        await worker.end()
+
+
+async def test_a_workspaces_calls_do_not_wait_for_its_ends() -> None:
+    """Many of which may stand in line."""
+    async with serving() as service:
+        caller = await service.workspace()
+        worker, (lease,) = await leased(service, caller, 1)
+        line = f"{caller.workspace_id}/ends"
+        await service.app.large.enter_turn(line)
+        service.app.large.turn.release()
+        try:
+            await worker.say(complete=workers_pb2.Complete(lease=lease, result=LARGE))
+            request = tasks_pb2.SubmitTaskRequest(type="other", payload=LARGE)
+            await service.tasks.SubmitTask(request, metadata=caller.metadata, timeout=PATIENCE)
+            assert (await service.get(caller, lease.task_id)).status == tasks_pb2.TASK_STATUS_RUNNING
+            await service.app.large.turn.acquire()
+        finally:
+            service.app.large.leave_turn(line)
+        assert not (await worker.ack()).error_code
         await worker.end()
 
 

@@ -77,7 +77,7 @@ async def test_sequence_that_never_was_is_refused(after: int, code: str) -> None
             assert (told.code, told.fields) == (code, ["after_sequence"])
 
 
-@pytest.mark.parametrize(("part", "count"), [(PART_BYTES, 1), (300, 4), (1, 7)])
+@pytest.mark.parametrize(("part", "count"), [(PART_BYTES, 1), (500, 4), (1, 7)])
 async def test_sse_says_what_the_typed_stream_says(part: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each message's `id` is the sequence, its `data` the JSON of the TaskEvent with the status's short name.
 

@@ -35,6 +35,8 @@ LATER_SECONDS = 3600.0
 """How far ahead; the sweep finds what is farther, before its time."""
 STORED = 1.5
 """A lease is stored for so many times the time that its worker may be silent; see `leases`."""
+REST_SECONDS = 5.0
+"""How long a session that owes is left alone before it is asked again: its plan may be another by then."""
 PAUSED = Failure("TYPE_PAUSED", "the type was paused, or its workspace disabled, before the worker got the task")
 
 
@@ -304,7 +306,7 @@ class Dispatcher:
     def _rests(self, session: Session) -> bool:
         """Whether the session gets nothing for a while; it is fed when that is over."""
         if session.rest is None and (wait := session.owes()):
-            session.rest = asyncio.get_running_loop().call_later(wait, self._rested, session)
+            session.rest = asyncio.get_running_loop().call_later(min(wait, REST_SECONDS), self._rested, session)
         return session.rest is not None
 
     def _rested(self, session: Session) -> None:

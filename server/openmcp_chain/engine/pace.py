@@ -54,35 +54,47 @@ class Rates:
         self._plan = plan
         self._burst = burst
         self._rate = rate
-        self._full_at = OrderedDict[str, float]()
-        """When each bucket is full again, by the loop's clock; the one that was taken from last at the end."""
+        self._full_at = OrderedDict[str, tuple[float, float]]()
+        """When each bucket is full again, by the loop's clock, at which rate; that was taken from last at the end."""
 
     def take(self, principal: Principal, cost: int = 1) -> float:
         """Takes so many; returns for how many seconds they are not there yet, as `owed` does."""
-        plan = self._plan(principal)
-        if not plan.requests_per_second:
+        rate = self._rate_of(principal)
+        if not rate:
             return 0.0
-        now, each = asyncio.get_running_loop().time(), 1 / (self._rate or plan.requests_per_second)
-        full_at = max(now, self._full_at.pop(principal.workspace, now)) + cost * each
-        self._full_at[principal.workspace] = full_at
-        if len(self._full_at) > WORKSPACES or next(iter(self._full_at.values())) <= now:
+        now = asyncio.get_running_loop().time()
+        missing = self._missing(principal, rate, now) + cost
+        self._full_at.pop(principal.workspace, None)
+        self._full_at[principal.workspace] = now + missing / rate, rate
+        if len(self._full_at) > WORKSPACES or next(iter(self._full_at.values()))[0] <= now:
             self._full_at.popitem(last=False)
         return self.owed(principal)
 
     def owed(self, principal: Principal) -> float:
         """For how many seconds what was taken is not there yet. 0 without end for a plan that has no rate."""
-        plan = self._plan(principal)
-        if not plan.requests_per_second or principal.workspace not in self._full_at:
+        rate = self._rate_of(principal)
+        if not rate or principal.workspace not in self._full_at:
             return 0.0
-        full = max(plan.burst, self._burst) / (self._rate or plan.requests_per_second)
-        wait = self._full_at[principal.workspace] - full - asyncio.get_running_loop().time()
+        burst = max(self._plan(principal).burst, self._burst)
+        wait = (self._missing(principal, rate, asyncio.get_running_loop().time()) - burst) / rate
         return wait if wait > EXACT else 0.0
 
     def give_back(self, principal: Principal, cost: int = 1) -> None:
         """So many that were taken are not needed."""
-        plan = self._plan(principal)
-        if plan.requests_per_second and principal.workspace in self._full_at:
-            self._full_at[principal.workspace] -= cost / (self._rate or plan.requests_per_second)
+        rate = self._rate_of(principal)
+        if rate and principal.workspace in self._full_at:
+            now = asyncio.get_running_loop().time()
+            self._full_at[principal.workspace] = now + (self._missing(principal, rate, now) - cost) / rate, rate
+
+    def _rate_of(self, principal: Principal) -> float:
+        """0 for a plan that has none."""
+        rate = self._plan(principal).requests_per_second
+        return (self._rate or rate) if rate else 0
+
+    def _missing(self, principal: Principal, rate: float, now: float) -> float:
+        """How many are missing from the bucket: as many as were, whatever its rate is now."""
+        full_at, before = self._full_at.get(principal.workspace, (now, rate))
+        return max(0.0, full_at - now) * before
 
     def forget(self, workspace_id: str) -> None:
         """The workspace is no more."""

@@ -62,10 +62,11 @@ def _told(task_id: str, steps: Sequence[Event]) -> Iterator[bytes]:
     """The events in parts, each made when the one before has gone out: many may follow a task that has megabytes."""
     part = bytearray()
     for step in steps:
-        part += codec.server_sent_event(task_id, step)
-        if len(part) >= SENT_BYTES:
+        told = codec.server_sent_event(task_id, step)
+        if part and len(part) + len(told) > SENT_BYTES:
             yield bytes(part)
             part.clear()
+        part += told
     if part or not steps:
         yield bytes(part) or b": ping\n\n"
 
