@@ -613,7 +613,9 @@ Global___Drain: _TypeAlias = Drain  # noqa: Y015
 
 @_typing.final
 class Ack(_message.Message):
-    """Answers a report."""
+    """Answers a report. While large ends of a worker's leases wait to be read, what it says next stands behind them. So the server
+    keeps its other leases meanwhile, and answers the heartbeats that are due for them, whether they have been sent or not.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
