@@ -197,7 +197,7 @@ async def test_what_is_unread_of_an_event_stream_is_counted(path: str) -> None:
         tenant, unread = await service.workspace(), service.app.large.unread
         key = Key(tenant.workspace_id, await service.submit(tenant, "other"))
         step = store._tasks[key].events[0]
-        steps = [replace(step, seq=seq, context={"message": "x" * 1000}) for seq in range(1, 1001)]
+        steps = [replace(step, seq=seq, context={"message": "x" * 2000}) for seq in range(1, 1001)]
         store._tasks[key] = replace(store._tasks[key], events=tuple(steps), version=2)
         service.app.events.forget(key.workspace)
         async with Http2("127.0.0.1", service.port, window=1000) as deaf:
