@@ -21,7 +21,7 @@ def test_defaults() -> None:
     assert (settings.listen, settings.mongodb_database, settings.mongodb_driver) == (
         "127.0.0.1:50051",
         "openmcp",
-        "motor",
+        "pymongo",
     )
     assert (settings.lease_duration.total_seconds(), settings.drain, settings.log_level) == (15, 10, "INFO")
     assert set(settings.plans) >= {"free", "standard", "unlimited"}

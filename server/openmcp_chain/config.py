@@ -50,7 +50,7 @@ class Config:
     mongodb_database: str
     """OPENMCP_MONGODB_DATABASE."""
     mongodb_driver: Driver
-    """OPENMCP_MONGODB_DRIVER: `motor`, or `pymongo` for its successor."""
+    """OPENMCP_MONGODB_DRIVER: `pymongo`, or `motor`, which came before it."""
     master: MasterKey
     """OPENMCP_MASTER_KEY, or the file that OPENMCP_MASTER_KEY_FILE names: 32 bytes in base64."""
     admin_secret: str = field(repr=False)
@@ -77,7 +77,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Config:
         health_listen=_health_listen(environment),
         mongodb_uri=secret(environment, "OPENMCP_MONGODB_URI"),
         mongodb_database=_database(environment.get("OPENMCP_MONGODB_DATABASE", "openmcp")),
-        mongodb_driver=_driver(environment.get("OPENMCP_MONGODB_DRIVER", "motor")),
+        mongodb_driver=_driver(environment.get("OPENMCP_MONGODB_DRIVER", "pymongo")),
         master=_master(environment),
         admin_secret=_admin_secret(environment),
         plans=load_plans(environment),
@@ -163,7 +163,7 @@ def _driver(value: str) -> Driver:
         return "motor"
     if value == "pymongo":
         return "pymongo"
-    raise ConfigError(f"OPENMCP_MONGODB_DRIVER must be motor or pymongo, not {value!r}")
+    raise ConfigError(f"OPENMCP_MONGODB_DRIVER must be pymongo or motor, not {value!r}")
 
 
 def _master(environment: Mapping[str, str]) -> MasterKey:

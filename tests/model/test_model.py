@@ -86,7 +86,7 @@ def test_in_memory(live: Live) -> None:
         live(open_shelf, 12, 20)
 
 
-@pytest.mark.parametrize(("driver", "examples"), [("motor", 8), pytest.param("pymongo", 30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("driver", "examples"), [("pymongo", 8), pytest.param("motor", 30, marks=pytest.mark.slow)])
 def test_on_a_database(live: Live, database: Database, driver: Driver, examples: int) -> None:
     """So do two processes' worth of stores on one database, whose writes race."""
     name = f"model-{uuid.uuid4().hex}"

@@ -20,7 +20,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return cast("str", request.param)
 
 
-@pytest.fixture(params=["motor", pytest.param("pymongo", marks=pytest.mark.slow)])
+@pytest.fixture(params=["pymongo", pytest.param("motor", marks=pytest.mark.slow)])
 def driver(request: pytest.FixtureRequest) -> Driver:
     return cast("Driver", request.param)
 

@@ -149,7 +149,7 @@ async def test_a_database_without_a_writable_primary_is_unavailable(own: Databas
     await assert_unavailable(store.insert_tasks([make_task()]))
 
 
-@pytest.mark.parametrize("driver", ["motor"])
+@pytest.mark.parametrize("driver", ["pymongo"])
 async def test_acknowledged_writes_survive_kill_9(own: Database, patient: MongoStore) -> None:
     """Killed in the middle of many writes, three times over: each task is at least as far as its writer was told.
 

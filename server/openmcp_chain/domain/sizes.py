@@ -15,7 +15,7 @@ EVENT_MEMORY = 400
 
 def of_entries(task: Task) -> int:
     """Of its metadata and labels."""
-    return of_texts(text for entries in (task.metadata, task.labels) for entry in entries.items() for text in entry)
+    return sum(of_texts(entries) + of_texts(entries.values()) for entries in (task.metadata, task.labels) if entries)
 
 
 def of_submit(task: Task) -> int:
@@ -36,4 +36,8 @@ def in_memory(events: Iterable[Event]) -> int:
 
 def of_texts(texts: Iterable[str]) -> int:
     """Of texts, each in a field or a map."""
-    return sum(len(text.encode(errors="replace")) + AROUND for text in texts)
+    size = 0
+    for text in texts:
+        # To encode one makes another: most need not be.
+        size += AROUND + (len(text) if text.isascii() else len(text.encode(errors="replace")))
+    return size

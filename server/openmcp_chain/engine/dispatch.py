@@ -164,7 +164,7 @@ class Dispatcher:
     def offer(self, task: Task) -> None:
         """A task has changed: if it is PENDING, it is there now, or from its `due_at` on."""
         self._forget_later(task.key)
-        if task.status is Status.PENDING:
+        if task.status is Status.PENDING and task.type in self.backlogs:
             kept, size = None, 0
             if len(task.events) == 1:  # it is new: only then it has its payload
                 kept, size = (task, 0) if _small(task) else (None, answers.given_weight(task))

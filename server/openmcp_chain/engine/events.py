@@ -307,12 +307,12 @@ class EventHub:
             del self._recent[key]
 
     def _remember(self, task: Task) -> None:
-        now = asyncio.get_running_loop().time()
-        self._recent.pop(task.key, None)
+        now, key, recent = asyncio.get_running_loop().time(), task.key, self._recent
+        recent.pop(key, None)
         if not task.status.terminal and _is_small(task):
-            self._recent[task.key] = (now, task)
-        while self._recent and (len(self._recent) > RECENT or next(iter(self._recent.values()))[0] <= now - self.poll):
-            self._recent.popitem(last=False)
+            recent[key] = (now, task)
+        while recent and (len(recent) > RECENT or next(iter(recent.values()))[0] <= now - self.poll):
+            recent.popitem(last=False)
 
     def _announced(self, _: Task | None, task: Task) -> None:
         self._remember(task)

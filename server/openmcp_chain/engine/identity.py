@@ -66,9 +66,13 @@ class Identity:
         Raises TokenInvalid, TokenExpired or ScopeMissing. A token ends with its workspace or with the secret it was got
         with.
         """
-        principal = await self._tokens.check(token)
-        logs.workspace.set(principal.workspace)
-        await self._recheck(principal)
+        principal = self._tokens.seen(token)
+        if principal is not None and self.holds(principal):
+            logs.workspace.set(principal.workspace)
+        else:
+            principal = await self._tokens.check(token)
+            logs.workspace.set(principal.workspace)
+            await self._recheck(principal)
         if scope is not None and scope not in principal.scopes:
             raise errors.ScopeMissing(scope)
         return principal

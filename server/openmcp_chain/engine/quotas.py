@@ -93,19 +93,19 @@ class Pending:
         """How many tasks of the caller's workspace may wait."""
         return self._allowed(principal).pending_tasks
 
-    @contextmanager
-    def place(self, key: Key, limit: int) -> Iterator[None]:
-        """For as long as a task is written that is to wait. Raises TooManyPending if the workspace has so many."""
+    def place(self, key: Key, limit: int) -> "_Place":
+        """For as long as a task is written that is to wait. Entering it raises TooManyPending, if so many wait."""
+        return _Place(self, key, limit)
+
+    def enter(self, key: Key, limit: int) -> _Waiting:
+        """A task is being written; `_Waiting.coming` has it until it is."""
         waiting = self._of(key.workspace)
         waiting.limit = limit
         if waiting.full:
             self._count_soon(waiting)
             raise errors.TooManyPending(limit)
         waiting.coming.add(key)
-        try:
-            yield
-        finally:
-            waiting.coming.discard(key)
+        return waiting
 
     def estimate(self, workspace: str) -> int:
         """How many tasks of the workspace wait, as far as is known here."""
@@ -189,6 +189,23 @@ class Pending:
         waiting.changed += change
         waiting.meanwhile += change
         waiting.coming.discard(task.key)
+
+
+class _Place:
+    """A place among a workspace's waiting tasks."""
+
+    __slots__ = ("_key", "_limit", "_pending", "_waiting")
+
+    def __init__(self, pending: Pending, key: Key, limit: int) -> None:
+        self._pending = pending
+        self._key = key
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        self._waiting = self._pending.enter(self._key, self._limit)
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.coming.discard(self._key)
 
 
 class Streams:

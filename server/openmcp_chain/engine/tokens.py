@@ -63,6 +63,10 @@ class Tokens:
         }
         return Issued(jwt.encode(claims, key, ALGORITHM, headers={"kid": kid}), expires_at)
 
+    def seen(self, token: str) -> Principal | None:
+        """Who bears the token, if it was checked before; whether it is good still is another matter (`holds`)."""
+        return self._seen.get(token)
+
     async def check(self, token: str) -> Principal:
         """Who bears the token. Raises TokenInvalid or TokenExpired.
 

@@ -23,6 +23,8 @@ waited = _meter.create_histogram("openmcp.tasks.wait", unit="s", description="Fr
 
 def current() -> str:
     """The trace context that the running call belongs to, as a traceparent; empty if it has none."""
+    if trace.get_current_span() is trace.INVALID_SPAN:  # as where nothing is traced
+        return ""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)
     return carrier.get("traceparent", "")

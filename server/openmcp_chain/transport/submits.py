@@ -34,17 +34,19 @@ def read(request: tasks_pb2.SubmitTaskRequest, workspace: str, clock: Clock) -> 
     if request.workspace_id and request.workspace_id != workspace:
         raise errors.WorkspaceMismatch
     checks = Checks()
+    metadata, labels = dict(request.metadata), dict(request.labels)
     checks.task_type("type", request.type)
-    priority = checks.priority("priority", request.priority, checks.metadata("metadata", request.metadata))
+    priority = checks.priority("priority", request.priority, checks.metadata("metadata", metadata))
     checks.request_id("request_id", request.request_id)
     checks.at_most("dedupe_key", request.dedupe_key, DEDUPE_KEY_CHARACTERS)
     if request.conflict_policy not in _POLICIES:
         checks.refuse("conflict_policy", "must be FAIL or USE_EXISTING")
     if request.conflict_policy and not request.dedupe_key:
         checks.refuse("conflict_policy", "needs a dedupe_key")
-    checks.labels("labels", request.labels)
-    scheduled = request.schedule_time if request.HasField("schedule_time") else None
-    schedule_time = checks.time("schedule_time", scheduled, clock() + timedelta(seconds=YEAR))
+    checks.labels("labels", labels)
+    schedule_time = None
+    if request.HasField("schedule_time"):
+        schedule_time = checks.time("schedule_time", request.schedule_time, clock() + timedelta(seconds=YEAR))
     terms = _terms(checks, request)
     if schedule_time and terms.schedule_to_close and schedule_time >= clock() + terms.schedule_to_close:
         checks.refuse("schedule_time", "must be before schedule_to_close_timeout ends, which counts from the submit on")
@@ -53,8 +55,8 @@ def read(request: tasks_pb2.SubmitTaskRequest, workspace: str, clock: Clock) -> 
     return Submit(
         type=request.type,
         payload=payload,
-        metadata=dict(request.metadata),
-        labels=dict(request.labels),
+        metadata=metadata,
+        labels=labels,
         priority=priority,
         request_id=request.request_id,
         dedupe_key=request.dedupe_key,

@@ -1,6 +1,6 @@
 """The one file that chooses the driver.
 
-motor and PyMongo's own AsyncMongoClient, its successor, have the same methods; only making a client, closing it, and
+PyMongo's AsyncMongoClient and motor, which came before it, have the same methods; only making a client, closing it, and
 what has to be awaited (`ready`) differ. So the rest of the store is written, and typed, against PyMongo's.
 """
 

@@ -22,8 +22,8 @@ HINT_PATIENCE = 1.0
 """Seconds in which a signal is tried: it is worth little, and soon nothing."""
 
 AWAIT_MS = 500
-"""How long the database keeps a question for changes open that has no answer yet. Until then motor keeps one of its
-threads busy with it, and a watcher that is told to stop waits for it."""
+"""How long the database keeps a question for changes open that has no answer yet. With motor, which keeps one of its
+threads busy with it, a watcher that is told to stop waits for it."""
 
 SILENCE = 5.0
 """Seconds after which a question without any answer counts as lost."""

@@ -25,7 +25,7 @@ PING_PATIENCE = 1.0
 
 
 async def connect(
-    uri: str, database: str, driver: client.Driver = "motor", *, patience: float = PATIENCE
+    uri: str, database: str, driver: client.Driver = "pymongo", *, patience: float = PATIENCE
 ) -> "MongoStore":
     """The store in this database, its indexes made.
 
