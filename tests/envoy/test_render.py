@@ -8,6 +8,7 @@ from support.gateway import PLANS, parsed
 
 from openmcp_chain.domain.keys import CLOCK_SKEW, LIFETIME
 from openmcp_chain.domain.plans import REQUEST_BYTES, Plan
+from openmcp_chain.engine import bearers
 from openmcp_chain.stack import envoy
 from openmcp_chain.stack.envoy import Address, Settings, rates
 from openmcp_chain.stack.envoy.collector import Collector
@@ -68,7 +69,7 @@ def test_the_server_gets_to_answer() -> None:
     names = {name.removeprefix("HTTP_DOWNSTREAM_") for name in reduced}
     assert names == {"STREAM_FLUSH", "STREAM_IDLE", "CONNECTION_IDLE"}
     least = reduced["HTTP_DOWNSTREAM_STREAM_IDLE"]
-    assert rpc.UNARY_SECONDS < LOCAL.unary_seconds < least < idle
+    assert rpc.UNARY_SECONDS + bearers.LOOK_SECONDS < LOCAL.unary_seconds < least < idle
     assert least > 2 * rest.PING_SECONDS
 
 

@@ -1,9 +1,9 @@
-"""Those whose calls are under way: a call ends when its bearer's token does, whatever the call waits for.
+"""Those whose calls are under way: a call ends when its bearer's token does, or its time, whatever it waits for.
 
 A token is checked when its call comes. How long the call goes on then is for its caller to say: by holding back its
 message, by waiting for tasks, by following events. So a loop looks at all that is under way, every `LOOK_SECONDS`. No
 way through the house needs a check of its own; a call that is soon over costs an entry in a dict, and no call a task or
-a timer.
+a timer: one for each would be a tenth of what gRPC itself takes for a call.
 
 What a process has read of a workspace is believed for `identity.RECALL_SECONDS`. To that come `YOUNG_SECONDS`, the time
 between two looks, and that of a read: a call ends within five seconds of what ended its token. If the database does not
@@ -12,6 +12,7 @@ answer, what is under way goes on: nothing comes of it that was not known before
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 from types import TracebackType
 from typing import Self
@@ -28,18 +29,18 @@ YOUNG_SECONDS = 0.5
 and should seldom hear it of what was done."""
 
 
-class Bearer:
-    """Who makes a call, for as long as it is under way; made by `Bearers.present`, used as a context manager.
+class Stranger:
+    """One who makes a call, for as long as it is under way; a context manager.
 
-    The block is cancelled when the token ends, and raises then what `Identity.recheck` does; as `asyncio.timeout` does
-    it, so a call that its caller gives up in the same moment ends as cancelled.
+    The block is cancelled when the call is to end, and raises then why; as `asyncio.timeout` does it, so a call that
+    its caller gives up in the same moment ends as cancelled.
     """
 
-    __slots__ = ("_cancelling", "_fault", "_present", "_task", "principal")
+    __slots__ = ("_cancelling", "_fault", "_present", "_task", "seconds")
 
-    def __init__(self, present: "dict[Bearer, float]", principal: Principal) -> None:
-        self.principal = principal
-        """Of the newest token: a call that takes another one on the way sets it."""
+    def __init__(self, present: "dict[Stranger, float]", seconds: float) -> None:
+        self.seconds = seconds
+        """How long the call may take."""
         self._present = present
         self._fault: errors.Error | None = None
 
@@ -68,26 +69,47 @@ class Bearer:
             self._task.cancel()
 
 
+class Bearer(Stranger):
+    """One whose token was checked; the call ends with the token, by what `Identity.recheck` raises."""
+
+    __slots__ = ("principal",)
+
+    def __init__(self, present: "dict[Stranger, float]", principal: Principal, seconds: float) -> None:
+        super().__init__(present, seconds)
+        self.principal = principal
+        """Of the newest token: a call that takes another one on the way sets it."""
+
+
 class Bearers:
     """All of them, in this process."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._present: dict[Bearer, float] = {}
+        self._present: dict[Stranger, float] = {}
         """Since when each is there, by the loop's clock: the first to come first."""
 
-    def present(self, principal: Principal) -> Bearer:
-        """For as long as the bearer of a token that was just checked makes a call."""
-        return Bearer(self._present, principal)
+    def present(self, principal: Principal, seconds: float = math.inf) -> Bearer:
+        """For as long as the bearer of a token that was just checked makes a call.
+
+        After so many seconds, and LOOK_SECONDS at most, the call ends by DeadlineExceeded.
+        """
+        return Bearer(self._present, principal, seconds)
+
+    def stranger(self, seconds: float = math.inf) -> Stranger:
+        """The same of one who needs no token."""
+        return Stranger(self._present, seconds)
 
     async def run_once(self) -> None:
-        """Looks at all, and ends the calls of those whose token has ended."""
-        young = asyncio.get_running_loop().time() - YOUNG_SECONDS
+        """Looks at all, and ends the calls of those whose token or time has ended."""
+        now = asyncio.get_running_loop().time()
         present = defaultdict[Principal, list[Bearer]](list)
-        for bearer, since in self._present.items():
-            if since > young:
+        for one, since in self._present.items():
+            if since > now - YOUNG_SECONDS:
                 break
-            present[bearer.principal].append(bearer)
+            if now - since >= one.seconds:
+                one.end(errors.DeadlineExceeded())
+            elif isinstance(one, Bearer):
+                present[one.principal].append(one)
         doubtful = [principal for principal in present if not self._identity.holds(principal)]
         await asyncio.gather(*(self._look(principal, present[principal]) for principal in doubtful))
 

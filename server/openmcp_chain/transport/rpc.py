@@ -41,7 +41,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine.answers import Ask
-from openmcp_chain.engine.bearers import Bearer, Bearers
+from openmcp_chain.engine.bearers import Bearer, Bearers, Stranger
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.engine.volume import SMALL
@@ -54,7 +54,7 @@ from openmcp_chain.transport.messages import REQUEST_BYTES, Context
 log = logging.getLogger(__name__)
 
 UNARY_SECONDS = 30.0
-"""No unary call takes longer, whatever deadline the client sets or forgets to set."""
+"""No unary call takes longer, but for `bearers.LOOK_SECONDS`, whatever deadline the client sets or forgets to set."""
 QUIET_SECONDS = 0.3
 """Without a call for so long, a server that shuts down takes it that nobody sends it any more."""
 CALLS = 4000
@@ -162,28 +162,27 @@ class Rpc:
             if access.scope is not None:
                 self._latest = started
             metadata, size = messages.metadata_of(context)
-            limit = asyncio.timeout(UNARY_SECONDS)
             code = "CANCELLED"
             with _in(self._identify(path, access, metadata)):
                 try:
-                    async with limit:
-                        messages.weigh(size)
-                        with await self._authorised(access, metadata) as bearer:
-                            data = await messages.only_message(context)
-                            workspace, size = _workspace(bearer), len(data)
-                            self._admit(workspace, size)
-                            reading = self._large.reading(workspace, size)
-                            try:
-                                # Kept neither as bytes nor decoded: what is large is done with once it has been read.
-                                decoded = [await reading.run(decode, data)]
-                                data = b""
-                                if access.bulky is None:
-                                    reading.end()
-                                call = Call(metadata, bearer, context, reading, decode, partial(self._may_read, bearer))
-                                answer: Message | Encoded = await behaviour(decoded.pop(), call)
-                            finally:
+                    messages.weigh(size)
+                    with await self._authorised(access, metadata, UNARY_SECONDS) as caller:
+                        bearer = caller if isinstance(caller, Bearer) else None
+                        data = await messages.only_message(context)
+                        workspace, size = _workspace(bearer), len(data)
+                        self._admit(workspace, size)
+                        reading = self._large.reading(workspace, size)
+                        try:
+                            # Kept neither as bytes nor decoded: what is large is done with once it has been read.
+                            decoded = [await reading.run(decode, data)]
+                            data = b""
+                            if access.bulky is None:
                                 reading.end()
-                                self._ended(workspace, size)
+                            call = Call(metadata, bearer, context, reading, decode, partial(self._may_read, bearer))
+                            answer: Message | Encoded = await behaviour(decoded.pop(), call)
+                        finally:
+                            reading.end()
+                            self._ended(workspace, size)
                     encoded = messages.encode(answer)
                     self._charge(context, access, bearer, len(encoded))
                     code = "OK"
@@ -191,8 +190,7 @@ class Rpc:
                 except BaseException as error:
                     if not _ours(error):
                         raise
-                    timed_out = isinstance(error, TimeoutError) and limit.expired()
-                    refusal = _refusal(errors.DeadlineExceeded() if timed_out else error)
+                    refusal = status.refusal(_told(error))
                     code = refusal.code
                 finally:
                     _duration.record(time.perf_counter() - started, {"rpc.method": path, "code": code})
@@ -207,7 +205,8 @@ class Rpc:
             sender, last_words, workspace, streamed = messages.Sender(context), b"", "", 0
             try:
                 messages.weigh(size)
-                with await self._authorised(access, metadata) as bearer:
+                with await self._authorised(access, metadata) as caller:
+                    bearer = caller if isinstance(caller, Bearer) else None
                     workspace = _workspace(bearer)
                     requests: Message | AsyncIterator[bytes]
                     if client_streaming:
@@ -311,16 +310,18 @@ class Rpc:
             logs.trace_id.set(trace.format_trace_id(span.get_span_context().trace_id))
         return span
 
-    async def _authorised(self, access: Access, metadata: Mapping[str, str]) -> AbstractContextManager[Bearer | None]:
-        """The bearer of the call's token, for as long as the call goes on; None for a method that needs none."""
+    async def _authorised(
+        self, access: Access, metadata: Mapping[str, str], seconds: float = math.inf
+    ) -> Bearer | Stranger:
+        """Who makes the call, for as long as it goes on: the bearer of its token, if the method needs one."""
         if access.scope is None:
-            return nullcontext()
+            return self._bearers.stranger(seconds)
         scheme, _, token = metadata.get("authorization", "").partition(" ")
         if not token:
             raise errors.TokenMissing
         if scheme.lower() != "bearer":
             raise errors.TokenInvalid
-        return self._bearers.present(await self._identity.check(token.strip(), access.scope))
+        return self._bearers.present(await self._identity.check(token.strip(), access.scope), seconds)
 
 
 def methods(
@@ -361,11 +362,6 @@ def _ours(error: BaseException) -> bool:
         running = asyncio.current_task()
         return running is None or not running.cancelling()
     return isinstance(error, Exception)
-
-
-def _refusal(error: BaseException) -> status.Refusal:
-    """How the call ends for it."""
-    return status.refusal(_told(error))
 
 
 def _told(error: BaseException) -> errors.Error:
