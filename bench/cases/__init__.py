@@ -9,6 +9,7 @@ from bench.cases import (
     fastapi_submit,
     floors,
     idle_streams,
+    least_submit,
     openmcp_batch,
     openmcp_drain,
     openmcp_get,
@@ -45,6 +46,7 @@ from bench.load.windows import GAP_SECONDS
 from openmcp_chain.transport.rest import PING_SECONDS
 
 ECHO, FASTAPI, BARE, SUBMIT = echo_submit.CASE, fastapi_submit.CASE, fastapi_submit.BARE, openmcp_submit.CASE
+LEAST, LEAST_TWO = least_submit.CASE, least_submit.TWO
 GET, DRAIN = openmcp_get.CASE, openmcp_drain.CASE
 BATCH, INSERT, BARE_DRAIN = openmcp_batch.CASE, bare_motor.INSERT, bare_motor.DRAIN
 SUBMIT_BEHIND, DRAIN_BEHIND = openmcp_submit.BEHIND, openmcp_drain.BEHIND
@@ -60,10 +62,12 @@ TABLES = (
     Table(
         "submit",
         "SubmitTask, one task a call",
-        (ECHO, SUBMIT, FASTAPI, BARE),
+        (ECHO, LEAST, SUBMIT, FASTAPI, BARE),
         (
             Ratio("throughput, beside the echo", SUBMIT, ECHO, rate, at_least=0.55),
             Ratio("server CPU a call, beside the echo", SUBMIT, ECHO, SERVER, at_most=1.5),
+            Ratio("throughput of the least that stores a task, beside the echo", LEAST, ECHO, rate),
+            Ratio("its server CPU a call, beside the echo", LEAST, ECHO, SERVER),
             Ratio("throughput, beside FastAPI + motor", SUBMIT, FASTAPI, rate, at_least=1.8),
             Ratio("CPU of server and database a call, beside FastAPI + motor", SUBMIT, FASTAPI, BEHIND, at_most=0.55),
             Ratio("throughput, beside the same without an index", SUBMIT, BARE, rate),
@@ -268,11 +272,12 @@ TABLES = (
     Table(
         "servers",
         "SubmitTask with one server process and with two",
-        (SUBMIT, SUBMIT_TWO, TWO_TOLD, TWO_SHARED),
+        (SUBMIT, SUBMIT_TWO, TWO_TOLD, TWO_SHARED, LEAST, LEAST_TWO),
         (
             Ratio("CPU of the servers a call, beside one", SUBMIT_TWO, SUBMIT, SERVER, at_most=1.1),
             Ratio("the same, each told of the other's tasks", TWO_TOLD, SUBMIT, SERVER, at_most=1.1),
             Ratio("the same as the first, with half the callers", TWO_SHARED, SUBMIT, SERVER, at_most=1.1),
+            Ratio("two of the least that stores a task, beside one of them", LEAST_TWO, LEAST, SERVER),
             Ratio("database CPU a call, beside one", SUBMIT_TWO, SUBMIT, DATABASE),
             Ratio("throughput, beside one", SUBMIT_TWO, SUBMIT, rate),
         ),

@@ -1,0 +1,34 @@
+"""What a submit can't go below: our checks and one durable batch after the other, and nothing else."""
+
+from functools import partial
+
+from bench import task
+from bench.case import Case, Size
+from bench.lab import Lab
+from bench.sample import Sample
+from openmcp_chain.stack import ports
+
+
+async def run(lab: Lab, size: Size, *, servers: int = 1) -> Sample:
+    """As many callers for each of the servers, which know nothing of each other but their database."""
+    uri = await lab.start_database()
+    targets = [f"{ports.HOST}:{port}" for port in ports.choose({f"server {n}": 0 for n in range(servers)})]
+    for target in targets:
+        await lab.start_module("server", "bench.peers.least", target, uri)
+    return await lab.measure(
+        "bench.load.grpc_calls",
+        {
+            "target": f"ipv4:{','.join(targets)}",
+            "path": "/openmcp.chain.v1.TaskService/SubmitTask",
+            # Of a real token's length.
+            "token": "x" * 600,
+            "requests": [task.as_base64("bench")],
+            "calls": size.calls,
+            "callers": servers * size.callers,
+            "warm_up": size.warm_up,
+        },
+    )
+
+
+CASE = Case("least", "the least that checks a task and stores it", run)
+TWO = Case("least-two", "2 of the least that stores a task, 64 callers each", partial(run, servers=2))

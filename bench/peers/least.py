@@ -1,0 +1,89 @@
+"""The least that a server can do to accept a task: what our own submit can't go below.
+
+It reads the call as ours must (see `transport.messages`), looks its token up in a dict, checks the request as ours
+does, makes the task, writes all that wait in one durable batch, and answers. There are no tokens to verify, no plans,
+no workers to offer it to, nobody who follows it, no logs, no traces and no other processes.
+
+`python -m bench.peers.least HOST:PORT MONGODB_URI`
+"""
+
+import asyncio
+import gc
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import uvloop
+
+from openmcp.chain.v1 import tasks_pb2
+from openmcp_chain.domain import transitions
+from openmcp_chain.domain.task import Task
+from openmcp_chain.engine import clock
+from openmcp_chain.engine.groupcommit import GroupCommit
+from openmcp_chain.engine.ledger import INSERTS
+from openmcp_chain.engine.submission import new_task_id
+from openmcp_chain.store.mongo import client, documents, indexes
+from openmcp_chain.transport import codec, messages, submits
+from openmcp_chain.transport.messages import Context
+from openmcp_chain.transport.rpc import Handler
+from openmcp_chain.transport.server import OPTIONS
+
+
+class Least(grpc.GenericRpcHandler):
+    """The one method."""
+
+    def __init__(self, tasks: Any) -> None:  # noqa: ANN401 - the driver's
+        self._tasks = tasks
+        self._insert = GroupCommit[Task, Task](self._insert_all, most=INSERTS)
+        self._known: dict[str, str] = {}
+        self._method: Handler = grpc.stream_unary_rpc_method_handler(self._submit)
+
+    def service(self, _: grpc.HandlerCallDetails) -> Handler:
+        return self._method
+
+    async def _submit(self, _: object, context: Context) -> bytes:
+        metadata, _ = messages.metadata_of(context)
+        workspace = self._known.setdefault(metadata["authorization"], "bench")
+        request = tasks_pb2.SubmitTaskRequest.FromString(await messages.only_message(context))
+        submit = submits.read(request, workspace, clock.system)
+        task = transitions.submit(
+            workspace=workspace,
+            task_id=new_task_id(),
+            task_type=submit.type,
+            payload=submit.payload,
+            metadata=submit.metadata,
+            labels=submit.labels,
+            priority=submit.priority,
+            terms=submit.terms,
+            dedupe_key="",
+            fingerprint=b"",
+            traceparent="",
+            schedule_time=None,
+            now=clock.system(),
+        )
+        return codec.summary(await self._insert(task)).SerializeToString()
+
+    async def _insert_all(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        await self._tasks.insert_many([documents.from_task(task) for task in tasks], ordered=False)
+        return tasks
+
+
+async def main(address: str, uri: str) -> None:
+    connection = await client.connect(uri, "bench", "pymongo")
+    await connection.database.tasks.create_indexes(list(indexes.INDEXES["tasks"]))
+    server = grpc.aio.server(options=OPTIONS)
+    server.add_generic_rpc_handlers((Least(connection.database.tasks),))
+    server.add_insecure_port(address)
+    await server.start()
+    # As our server does.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    print("ready", flush=True)
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(sys.argv[1], sys.argv[2]))
