@@ -233,9 +233,10 @@ async def test_a_process_that_is_alone_says_nothing() -> None:
 
 
 async def test_a_process_where_nobody_is_is_told_nothing() -> None:
-    """A worker or a subscriber that comes is served at once all the same, and those there later are heard for.
+    """Nor does it listen. A worker or a subscriber that comes is served at once all the same.
 
-    A minute after the last has left, nothing is said any more.
+    Those there hear with the next beat that somebody has come, and tell of what they change from then on. A minute
+    after the last has left, nothing is said any more.
     """
     store = Recorded()
     here, there = Engine(store).start(), Engine(store).start()
@@ -244,11 +245,14 @@ async def test_a_process_where_nobody_is_is_told_nothing() -> None:
     before = await there.submit()
     await asyncio.sleep(2 * signals.BEAT_SECONDS)
     assert not store.published
+    assert not store._watchers
     worker = here.worker()
     async with asyncio.timeout(QUICKLY):
         given = await worker.next()
     assert given.key == before.key
     assert store.told == 0
+    await asyncio.sleep(2 * signals.BEAT_SECONDS)
+    assert len(store._watchers) == 1
     after = await there.submit()
     await worker.complete(given)
     async with asyncio.timeout(QUICKLY):
@@ -267,6 +271,7 @@ async def test_a_process_where_nobody_is_is_told_nothing() -> None:
     await here.submit()
     await asyncio.sleep(QUICKLY)
     assert store.told == told
+    assert not store._watchers
 
 
 async def test_what_is_submitted_before_others_have_heard_is_found_soon() -> None:

@@ -4,8 +4,9 @@ Hints, nothing more: they make quick what the sweep and the reads of event strea
 signal is being written goes out together in the next one, so that it costs a write for a batch and not for a task.
 
 A process says nothing while no other wants to be told: it is alone, or nobody is at the others whom it would concern,
-no worker, no subscriber. One that wants to be told says so with its beats; and when somebody comes, at once. Until the
-others have heard of that, and once more, it looks by itself for what they may have changed.
+no worker, no subscriber. One that wants to be told says so with its beats; and when somebody comes, at once, to those
+that listen themselves. Until the others have heard of that, and once more, it looks by itself for what they may have
+changed. Who does not want to be told does not listen: on the embedded server every write costs more for each that does.
 
 Every process hears every signal. So each pauses after its own, the longer the more processes there are: what all say
 together does not grow with their number. Without that, a dozen would have little time left but to listen.
@@ -108,7 +109,10 @@ class Signals:
             try:
                 while True:
                     await self._beat()
-                    if self._others and (listening is None or listening.done()):
+                    if not (self._listens and self._others):
+                        if listening is not None:
+                            listening.cancel()
+                    elif listening is None or listening.done():
                         listening = group.create_task(self._hear())
                         self._unsure = UNSURE_BEATS
                     if self._unsure:
