@@ -9,6 +9,7 @@ from support.service import until
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.task import Failure, Status, Task
+from openmcp_chain.engine import signals
 from openmcp_chain.store.memory import MemoryStore
 
 STORED = 1.5 * LEASE
@@ -108,10 +109,21 @@ async def test_a_cancel_in_another_process_reaches_the_worker_by_signal() -> Non
     """Within a moment, though its next heartbeat may be far away."""
     store = MemoryStore()
     here, there = Engine(store).start(), Engine(store).start()
-    await asyncio.sleep(2)  # they know of each other
     worker, task = await leased(here)
+    await asyncio.sleep(2)  # they know of each other, and that somebody is there
     await cancel(there, task)
     async with asyncio.timeout(0.1):
+        assert (await worker.told_to_stop()).key == task.key
+
+
+async def test_a_cancel_in_another_process_that_has_not_heard_of_the_worker_is_seen_soon() -> None:
+    """Nobody was here until a moment ago, so that nothing was told."""
+    store = MemoryStore()
+    here, there = Engine(store).start(), Engine(store).start()
+    await asyncio.sleep(2)
+    worker, task = await leased(here)
+    await cancel(there, task)
+    async with asyncio.timeout(signals.UNSURE_BEATS * signals.BEAT_SECONDS):
         assert (await worker.told_to_stop()).key == task.key
 
 

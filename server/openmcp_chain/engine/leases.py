@@ -282,6 +282,10 @@ class Leases:
         """Whether a lease on the task is known here."""
         return key in self._held
 
+    def few(self, most: int) -> Sequence[Key]:
+        """The tasks on which leases are known here; none if there are more."""
+        return list({held.key for held in self._held}) if len(self._held) <= most else []
+
     async def look(self, key: Key) -> Task | None:
         """Another process may have changed a task that is held here: it may be to stop, or its lease may have ended.
 

@@ -13,6 +13,8 @@ from openmcp_chain.store.base import Signal
 
 log = logging.getLogger(__name__)
 
+FEW = 100
+
 
 class Neighbours:
     """Passes signals on to those whom they concern: subscribers, what waits here, idle workers, holders of leases."""
@@ -30,9 +32,7 @@ class Neighbours:
             self._events.hint(key)
             self._dispatcher.changed_elsewhere(key)
             if self._leases.holds(key):
-                looking = asyncio.create_task(self._look(key))
-                self._looking.add(looking)
-                looking.add_done_callback(self._looking.discard)
+                self._begin_look(key)
         for waiting in signal.waiting:
             self._dispatcher.hint(waiting)
 
@@ -41,9 +41,20 @@ class Neighbours:
         return bool(self._events.open or self._dispatcher.backlogs or self._leases.any)
 
     def missed(self) -> None:
-        """Looks for what others may have changed."""
+        """Looks for what others may have changed.
+
+        At tasks that are leased here only if they are few, as where the first worker has just come: of what is to stop,
+        heartbeats tell as well.
+        """
         self._events.look_again()
         self._sweep.look_again()
+        for key in self._leases.few(FEW):
+            self._begin_look(key)
+
+    def _begin_look(self, key: Key) -> None:
+        looking = asyncio.create_task(self._look(key))
+        self._looking.add(looking)
+        looking.add_done_callback(self._looking.discard)
 
     async def _look(self, key: Key) -> None:
         try:
