@@ -174,6 +174,8 @@ class Intake:
                 continue
             self._looked_at = loop.time()
             for number, ref in enumerate(self._leases.unheard(session), start=1):
+                if taking.done() and loop.time() > self._looked_at:
+                    return  # it takes long to say them: the worker's own are behind
                 beat = workers_pb2.Heartbeat(lease=codec.named_lease(ref))
                 await self.take(session, workers_pb2.WorkRequest(heartbeat=beat))
                 if number % AT_A_TIME == 0:
