@@ -12,7 +12,7 @@ from support.service import LOCAL
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.keys import CLOCK_SKEW
 from openmcp_chain.domain.workspace import Principal, State
-from openmcp_chain.engine.bearers import LOOK_SECONDS, YOUNG_SECONDS
+from openmcp_chain.engine.bearers import LOOK_SECONDS, YOUNG_SECONDS, Caller
 
 BOUND_SECONDS = 5.0
 """What docs/workspaces.md says."""
@@ -222,3 +222,24 @@ async def test_many_calls_of_a_workspace_cost_one_read_in_seconds() -> None:
             await asyncio.sleep(0)
     await asyncio.sleep(10 * LOOK_SECONDS)
     assert not scene.store.calls["get_workspaces"]
+
+
+async def test_a_call_whose_time_is_up_ends_though_the_database_does_not_answer() -> None:
+    """What is asked of others' tokens meanwhile holds nothing up; who needs no token is not spared either."""
+    scene = await Scene().start()
+    principal = await scene.sign_in()
+    scene.store.gates["get_workspaces"] = asyncio.Event()
+    bearers, loop = scene.here.app.bearers, asyncio.get_running_loop()
+    lasting = asyncio.create_task(scene.call(principal))
+    await asyncio.sleep(10)
+    began = loop.time()
+
+    async def call(caller: Caller) -> float:
+        with pytest.raises(errors.DeadlineExceeded), caller:
+            await asyncio.Event().wait()
+        return loop.time() - began
+
+    for took in await asyncio.gather(call(bearers.present(principal, 3)), call(bearers.stranger(3))):
+        assert 3 <= took <= 3 + LOOK_SECONDS
+    assert not lasting.done()
+    lasting.cancel()

@@ -11,9 +11,11 @@ answer, what is under way goes on: nothing comes of it that was not known before
 """
 
 import asyncio
+import itertools
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -29,7 +31,7 @@ YOUNG_SECONDS = 0.5
 and should seldom hear it of what was done."""
 
 
-class Stranger:
+class Caller:
     """One who makes a call, for as long as it is under way; a context manager.
 
     The block is cancelled when the call is to end, and raises then why; as `asyncio.timeout` does it, so a call that
@@ -38,7 +40,7 @@ class Stranger:
 
     __slots__ = ("_cancelling", "_fault", "_present", "_task", "seconds")
 
-    def __init__(self, present: "dict[Stranger, float]", seconds: float) -> None:
+    def __init__(self, present: "dict[Caller, float]", seconds: float) -> None:
         self.seconds = seconds
         """How long the call may take."""
         self._present = present
@@ -69,12 +71,12 @@ class Stranger:
             self._task.cancel()
 
 
-class Bearer(Stranger):
+class Bearer(Caller):
     """One whose token was checked; the call ends with the token, by what `Identity.recheck` raises."""
 
     __slots__ = ("principal",)
 
-    def __init__(self, present: "dict[Stranger, float]", principal: Principal, seconds: float) -> None:
+    def __init__(self, present: "dict[Caller, float]", principal: Principal, seconds: float) -> None:
         super().__init__(present, seconds)
         self.principal = principal
         """Of the newest token: a call that takes another one on the way sets it."""
@@ -85,7 +87,7 @@ class Bearers:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._present: dict[Stranger, float] = {}
+        self._present: dict[Caller, float] = {}
         """Since when each is there, by the loop's clock: the first to come first."""
 
     def present(self, principal: Principal, seconds: float = math.inf) -> Bearer:
@@ -95,32 +97,46 @@ class Bearers:
         """
         return Bearer(self._present, principal, seconds)
 
-    def stranger(self, seconds: float = math.inf) -> Stranger:
+    def stranger(self, seconds: float = math.inf) -> Caller:
         """The same of one who needs no token."""
-        return Stranger(self._present, seconds)
-
-    async def run_once(self) -> None:
-        """Looks at all, and ends the calls of those whose token or time has ended."""
-        now = asyncio.get_running_loop().time()
-        present = defaultdict[Principal, list[Bearer]](list)
-        for one, since in self._present.items():
-            if since > now - YOUNG_SECONDS:
-                break
-            if now - since >= one.seconds:
-                one.end(errors.DeadlineExceeded())
-            elif isinstance(one, Bearer):
-                present[one.principal].append(one)
-        doubtful = [principal for principal in present if not self._identity.holds(principal)]
-        await asyncio.gather(*(self._look(principal, present[principal]) for principal in doubtful))
+        return Caller(self._present, seconds)
 
     async def run(self) -> None:
-        """Goes on until cancelled."""
+        """Goes on until cancelled. A call whose time is up waits for no read of others' tokens."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_times())
+            group.create_task(self._run_tokens())
+
+    async def _run_times(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = loop.time()
+            for one, since in self._grown_up():
+                if now - since >= one.seconds:
+                    one.end(errors.DeadlineExceeded())
+
+    async def _run_tokens(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self.run_once()
             except Exception:
                 log.exception("unforeseen")
+
+    def _grown_up(self) -> Iterator[tuple[Caller, float]]:
+        """Those that are not young any more, and since when they are there."""
+        young = asyncio.get_running_loop().time() - YOUNG_SECONDS
+        return itertools.takewhile(lambda entry: entry[1] <= young, self._present.items())
+
+    async def run_once(self) -> None:
+        """Looks at all tokens, and ends the calls of those whose token has ended."""
+        present = defaultdict[Principal, list[Bearer]](list)
+        for one, _ in self._grown_up():
+            if isinstance(one, Bearer):
+                present[one.principal].append(one)
+        doubtful = [principal for principal in present if not self._identity.holds(principal)]
+        await asyncio.gather(*(self._look(principal, present[principal]) for principal in doubtful))
 
     async def _look(self, principal: Principal, bearers: list[Bearer]) -> None:
         try:

@@ -41,7 +41,7 @@ from openmcp_chain.domain import errors
 from openmcp_chain.domain.errors import Violation
 from openmcp_chain.domain.workspace import Principal, Scope
 from openmcp_chain.engine.answers import Ask
-from openmcp_chain.engine.bearers import Bearer, Bearers, Stranger
+from openmcp_chain.engine.bearers import Bearer, Bearers, Caller
 from openmcp_chain.engine.identity import Identity
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.engine.volume import SMALL
@@ -310,9 +310,7 @@ class Rpc:
             logs.trace_id.set(trace.format_trace_id(span.get_span_context().trace_id))
         return span
 
-    async def _authorised(
-        self, access: Access, metadata: Mapping[str, str], seconds: float = math.inf
-    ) -> Bearer | Stranger:
+    async def _authorised(self, access: Access, metadata: Mapping[str, str], seconds: float = math.inf) -> Caller:
         """Who makes the call, for as long as it goes on: the bearer of its token, if the method needs one."""
         if access.scope is None:
             return self._bearers.stranger(seconds)
