@@ -18,6 +18,8 @@ from support.service import NOBODYS, PATIENCE, SETTINGS, Caller, Service, WorkSt
 from openmcp.chain.v1 import tasks_pb2, workers_pb2
 from openmcp_chain import structs
 from openmcp_chain.domain import errors
+from openmcp_chain.domain.task import Key
+from openmcp_chain.engine.leases import LeaseRef
 from openmcp_chain.store.memory import MemoryStore
 from openmcp_chain.transport import intake, outline, workstream
 from openmcp_chain.transport.reports import Completed
@@ -226,6 +228,24 @@ async def test_while_many_ends_are_read_no_lease_is_lost(monkeypatch: pytest.Mon
                 assert not ack.error_code
                 left -= ack.kind == workers_pb2.REPORT_KIND_COMPLETE
         assert {task.attempt for task in store._tasks.values()} == {1}
+        await worker.end()
+
+
+async def test_when_an_end_is_taken_the_worker_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slowly its heartbeats were said, and however many are due."""
+    monkeypatch.setattr(intake, "BEAT_SECONDS", 0.05)
+    async with serving() as service:
+        worker, (done, other) = await leased(service, await service.workspace(), 2)
+        due = [LeaseRef(Key(other.workspace_id, other.task_id), other.lease_token)] * 1000
+        monkeypatch.setattr(service.app.leases, "unheard", lambda _: due)
+        monkeypatch.setattr(service.app.leases, "hear", lambda _: asyncio.sleep(0.02))
+        async with service.app.large.turn:
+            await worker.say(complete=workers_pb2.Complete(lease=done, result=LARGE))
+            await worker.say(log=workers_pb2.Log(lease=other, message="behind it"))
+            assert (await worker.ack()).kind == workers_pb2.REPORT_KIND_HEARTBEAT
+        async with asyncio.timeout(PATIENCE):
+            while (await worker.ack()).kind != workers_pb2.REPORT_KIND_LOG:
+                pass
         await worker.end()
 
 

@@ -166,20 +166,24 @@ class Intake:
         """
         loop = asyncio.get_running_loop()
         while True:
-            wait = self._looked_at + BEAT_SECONDS - loop.time()
-            if wait > 0:
+            if (wait := self._looked_at + BEAT_SECONDS - loop.time()) > 0:
                 await asyncio.wait([taking], timeout=wait)
-                if taking.done():
-                    return
-                continue
-            self._looked_at = loop.time()
-            for number, ref in enumerate(self._leases.unheard(session), start=1):
-                if taking.done() and loop.time() > self._looked_at:
-                    return  # it takes long to say them: the worker's own are behind
-                beat = workers_pb2.Heartbeat(lease=codec.named_lease(ref))
-                await self.take(session, workers_pb2.WorkRequest(heartbeat=beat))
-                if number % AT_A_TIME == 0:
-                    await asyncio.sleep(0)
+            else:
+                await self._say_heartbeats(session, taking)
+            if taking.done():
+                return
+
+    async def _say_heartbeats(self, session: Session, taking: "asyncio.Future[None]") -> None:
+        """Says all that are due, unless that takes so long that the worker's own can be read before."""
+        loop = asyncio.get_running_loop()
+        self._looked_at = loop.time()
+        for number, ref in enumerate(self._leases.unheard(session), start=1):
+            beat = workers_pb2.Heartbeat(lease=codec.named_lease(ref))
+            await self.take(session, workers_pb2.WorkRequest(heartbeat=beat))
+            if number % AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            if taking.done() and loop.time() >= self._looked_at + BEAT_SECONDS:
+                return
 
     async def _read_end(self, kind: str, lease: workers_pb2.LeaseRef, data: bytes) -> Report:
         principal, size = self._bearer.principal, len(data)
