@@ -112,6 +112,7 @@ class Signals:
                     if not (self._listens and self._others):
                         if listening is not None:
                             listening.cancel()
+                            listening = None  # once: it may take a while to close its stream
                     elif listening is None or listening.done():
                         listening = group.create_task(self._hear())
                         self._unsure = UNSURE_BEATS

@@ -153,17 +153,18 @@ class Tasks(Part):
     async def _stretches(self, keys: Sequence[Key], after: int, limit: int) -> dict[Position, Stretch]:
         """What follows the same place in the histories of several tasks; read with the event before, if it is there."""
         before = min(after, 1)
-        found, nowhere = {}, []
+        found, nowhere = dict[Position, Stretch](), dict[Key, Stretch]()
         for document in await self._slices(keys, [after - before, before + limit]):
             key, events = documents.to_key(document), documents.to_events(document)
             version, status = document["version"], Status(document["status"])
-            found[Position(key, after)] = Stretch(version, status, events[before:], events[-1].seq if events else 0)
-            if not events:
-                nowhere.append(key)
+            if events:
+                found[Position(key, after)] = Stretch(version, status, events[before:], events[-1].seq)
+            else:
+                nowhere[key] = Stretch(version, status, (), 0)
         if nowhere:
-            for document in await self._slices(nowhere, -1):
-                position, (last,) = Position(documents.to_key(document), after), documents.to_events(document)
-                found[position] = replace(found[position], last=last.seq)
+            for document in await self._slices(list(nowhere), -1):
+                key, (last,) = documents.to_key(document), documents.to_events(document)
+                found[Position(key, after)] = replace(nowhere[key], last=last.seq)
         return found
 
     async def _slices(self, keys: Sequence[Key], part: int | list[int]) -> Sequence[Document]:
