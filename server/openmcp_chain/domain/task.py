@@ -71,7 +71,7 @@ class Event:
 
 
 class View(enum.Enum):
-    """What of a task is wanted. Its events may be megabytes: only what follows them, or adds to them, reads them."""
+    """What of a task is wanted. Its events may be megabytes; only what adds to them reads all, followers a part."""
 
     OUTLINE = enum.auto()
     """Which request made it, and where it is now: all but payload, result, metadata, labels and events."""

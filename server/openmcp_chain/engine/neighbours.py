@@ -14,6 +14,7 @@ from openmcp_chain.store.base import Signal
 log = logging.getLogger(__name__)
 
 FEW = 100
+"""Tasks leased here that are read when something may have been missed; more would hold up what is known to be new."""
 
 
 class Neighbours:
