@@ -78,6 +78,53 @@ async def test_idle_writes_at_once() -> None:
     assert disk.batches == [[1], [2]]
 
 
+async def test_those_who_have_their_answers_come_again_together() -> None:
+    """Behind a batch of several there is a pause, in proportion to the write."""
+    batches: list[list[int]] = []
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        batches.append(list(items))
+        await asyncio.sleep(0.001 * len(items))
+        return items
+
+    commit = GroupCommit(flush)
+
+    async def call(item: int) -> None:
+        await commit(item)
+        await asyncio.sleep(0.0001 * item)  # its answer goes out, and the next request comes in
+        await commit(10 + item)
+
+    await asyncio.gather(*map(call, range(5)))
+    assert batches == [[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]]
+
+
+async def test_nobody_waits_for_those_who_may_come_where_few_do_or_enough_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of fewer than SIBLINGS none is waited for; nor if the next batch is full; nor for longer than PAUSE_SECONDS."""
+    clock = asyncio.get_running_loop().time
+    began: list[float] = []
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        began.append(clock())
+        await asyncio.sleep(1)
+        return items
+
+    async def starts(count: int, most: int) -> list[float]:
+        began.clear()
+        first, commit = clock(), GroupCommit(flush, most=most)
+        for _ in range(2):
+            await asyncio.gather(*map(commit, range(count)))
+        return [pytest.approx(start - first, abs=1e-9) for start in began]
+
+    few = groupcommit.SIBLINGS - 1
+    assert await starts(few, most=10) == [0, 1]
+    assert await starts(4, most=10) == [0, 1 + groupcommit.PAUSE_SECONDS]
+    monkeypatch.setattr(groupcommit, "PAUSE_SECONDS", 10)
+    assert await starts(4, most=10) == [0, 1.5]
+    assert await starts(8, most=4) == [0, 1, 2.5, 3.5]
+
+
 async def test_batches_are_bounded_by_items_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch closes at `most`, or with the item that reaches BATCH_BYTES."""
     monkeypatch.setattr(groupcommit, "BATCH_BYTES", 100)

@@ -1,8 +1,13 @@
 """Group commit: what arrives while a write is under way goes out together in the next one.
 
 A durable write costs the database much more than the document in it: a batch of 100 costs about a fifth of 100 single
-writes. So callers queue for one writer, which takes all that wait each time round. There is no timer: an idle system
-writes at once, a busy one makes larger batches the busier it is (as PostgreSQL's and InnoDB's log writers do).
+writes. So callers queue for one writer, which takes all that wait each time round: an idle system writes at once, a
+busy one makes larger batches the busier it is (as PostgreSQL's and InnoDB's log writers do).
+
+Behind a batch of several it pauses, for half as long as the write took: those who have their answers come again, and
+were the next write to begin with the first of them, it would be a small one, and cost them all. (PostgreSQL's
+`commit_delay` and `commit_siblings`, whose manual says to try half of what a write takes.) Whoever is alone never
+waits.
 
 Those who share a writer take turns: each item is of a lane, its workspace's, and a batch takes one of each lane, then
 another. So what comes beside another tenant's thousands is in the next batch.
@@ -22,6 +27,12 @@ R = TypeVar("R")
 BATCH_ITEMS = 500
 BATCH_BYTES = 8 * 1024 * 1024
 """A batch is closed at either bound; MongoDB itself takes 48 MB."""
+
+SIBLINGS = 4
+"""Who writes so many at a time may wait for more."""
+PAUSE = 0.5
+PAUSE_SECONDS = 0.004
+"""For what part of the time that the last write took, and how long at most."""
 
 
 class GroupCommit(Generic[T, R]):
@@ -44,6 +55,7 @@ class GroupCommit(Generic[T, R]):
         self._lane = lane
         self._lanes: OrderedDict[str, deque[tuple[T, asyncio.Future[R]]]] = OrderedDict()
         """What waits; the lane whose turn it is first."""
+        self._waiting = 0
         self._writer: asyncio.Task[None] | None = None
 
     async def __call__(self, item: T) -> R:
@@ -53,6 +65,7 @@ class GroupCommit(Generic[T, R]):
         """
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._lanes.setdefault(self._lane(item), deque()).append((item, answer))
+        self._waiting += 1
         if self._writer is None:
             self._writer = shared.alone(self._write_all())
         try:
@@ -67,9 +80,14 @@ class GroupCommit(Generic[T, R]):
             await asyncio.wait([self._writer])
 
     async def _write_all(self) -> None:
+        clock = asyncio.get_running_loop().time
         try:
             while self._lanes:
-                await self._write(self._take())
+                began, batch = clock(), self._take()
+                size = len(batch)
+                await self._write(batch)
+                if size >= SIBLINGS and self._waiting < self._most:
+                    await asyncio.sleep(min(PAUSE * (clock() - began), PAUSE_SECONDS))
         finally:
             self._writer = None
 
@@ -88,6 +106,7 @@ class GroupCommit(Generic[T, R]):
             if waiting:
                 (self._lanes if sizes[lane] < share else full)[lane] = waiting
         self._lanes.update(full)
+        self._waiting -= len(batch)
         return batch
 
     async def _write(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
