@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import uuid_utils
@@ -73,7 +74,7 @@ class Submit:
             "priority": self.priority,
             "dedupe_key": self.dedupe_key,
             "schedule_time": self.schedule_time and self.schedule_time.isoformat(),
-            "terms": asdict(self.terms),
+            "terms": _words(self.terms),
         }
         words = json.dumps(rest, sort_keys=True, default=_plain).encode()
         return hashlib.sha256(len(words).to_bytes(4, "big") + words + self.payload).digest()
@@ -279,6 +280,12 @@ def _same(stored: Task, task: Task) -> Task:
 
 def _call(task: Task, request_id: str) -> Call:
     return Call(task.workspace, f"submit/{request_id.lower()}")
+
+
+@lru_cache(maxsize=100)
+def _words(terms: Terms) -> Mapping[str, Any]:
+    """The terms by name, for the fingerprint. Most submits have the same; to spell them out is most of its cost."""
+    return asdict(terms)
 
 
 def _plain(value: object) -> object:
