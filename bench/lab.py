@@ -32,6 +32,8 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.server_environment: Mapping[str, str] = {}
+        """What our server's processes are told besides what they need."""
         self._processes: defaultdict[str, list[subprocess.Popen[bytes]]] = defaultdict(list)
         self._ended_by: dict[int, signal.Signals] = {}
 

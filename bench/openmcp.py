@@ -62,7 +62,8 @@ async def serve(lab: Lab, servers: int = 1, argv: Sequence[str] = ()) -> Served:
     command = database.find("openmcp")
     assert command, "the project is not installed"
     for target in targets:
-        lab.start("server", argv or [command, "server"], {**environment, "OPENMCP_GRPC_LISTEN": target})
+        told = {**environment, **lab.server_environment, "OPENMCP_GRPC_LISTEN": target}
+        lab.start("server", argv or [command, "server"], told)
         async with grpc.aio.insecure_channel(target, options=RECONNECT) as channel:
             await lab.until("server", partial(_serves, channel))
     if servers > 1:

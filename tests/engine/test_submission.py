@@ -82,6 +82,13 @@ def test_every_part_of_a_request_tells_it_from_another(difference: dict[str, Any
     assert Submit(**_PLAIN | {"use_existing": True}).fingerprint() == plain.fingerprint()
 
 
+def test_a_fingerprint_is_what_it_was_when_it_was_stored() -> None:
+    """Servers of two versions, or one after its update, must not take a repeated submit for another one."""
+    terms = Terms(retry=RetryPolicy(non_retryable_error_codes=frozenset({"B", "A"})), heartbeat=timedelta(seconds=5))
+    request = Submit(**_PLAIN | {"schedule_time": NOW, "dedupe_key": "k", "terms": terms})
+    assert request.fingerprint().hex() == "61a69ba146abda3cc7d154878609fac84c97074f4018d440909b5b04ffdcfff6"
+
+
 async def test_caller_that_gives_up_does_not_lose_the_task() -> None:
     """A submit that is cancelled in mid-write is stored and offered all the same."""
     store = DistantStore()
