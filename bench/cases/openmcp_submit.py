@@ -1,7 +1,9 @@
 """Our own submit: authenticated, checked, durable. No worker takes the tasks; others wait already, or none."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
+from types import MappingProxyType
 
 from bench import openmcp, task
 from bench.case import Case, Size
@@ -9,10 +11,20 @@ from bench.lab import Lab
 from bench.sample import Sample
 
 BACKLOG = 100_000
+RATE = 400
+"""Calls a second, where two ways to call are to be given the same work: less than any of them can take."""
+AT_RATE = MappingProxyType({"rate": float(RATE)})
 
 
 async def run(
-    lab: Lab, size: Size, *, backlog: int = 0, servers: int = 1, times: int = 1, listening: bool = False
+    lab: Lab,
+    size: Size,
+    *,
+    backlog: int = 0,
+    servers: int = 1,
+    times: int = 1,
+    listening: bool = False,
+    pace: Mapping[str, float] = MappingProxyType({}),
 ) -> Sample:
     """`times` as many callers, spread evenly over the servers; `listening`: each server wants to be told of tasks."""
     served = await openmcp.serve(lab, servers)
@@ -28,11 +40,13 @@ async def run(
                 "calls": size.calls,
                 "callers": times * size.callers,
                 "warm_up": size.warm_up,
+                **pace,
             },
         )
 
 
 CASE = Case("submit", "OpenMCP Chain, SubmitTask", run)
+PACED = Case("submit-paced", f"the same, {RATE:,} a second", partial(run, pace=AT_RATE))
 BEHIND = Case("submit-behind", f"SubmitTask, {BACKLOG:,} tasks waiting", partial(run, backlog=BACKLOG))
 TWO = Case("submit-two", "2 server processes, 64 callers each", partial(run, servers=2, times=2))
 TWO_TOLD = Case("submit-two-told", "the same, a worker at each", partial(run, servers=2, times=2, listening=True))

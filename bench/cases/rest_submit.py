@@ -1,14 +1,18 @@
 """The same submit by REST: Envoy makes the gRPC call of it, checks the token, and makes JSON of the answer."""
 
 import json
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
 
 from bench import gateway, openmcp, task
 from bench.case import Case, Size
+from bench.cases.openmcp_submit import AT_RATE, RATE
 from bench.lab import Lab
 from bench.sample import Sample
 
 
-async def run(lab: Lab, size: Size) -> Sample:
+async def run(lab: Lab, size: Size, *, pace: Mapping[str, float] = MappingProxyType({})) -> Sample:
     served = await openmcp.serve(lab)
     return await lab.measure(
         "bench.load.http_calls",
@@ -20,8 +24,10 @@ async def run(lab: Lab, size: Size) -> Sample:
             "calls": size.calls,
             "callers": size.callers,
             "warm_up": size.warm_up,
+            **pace,
         },
     )
 
 
 CASE = Case("rest", "OpenMCP Chain, POST /v1/tasks through Envoy", run)
+PACED = Case("rest-paced", f"the same, {RATE:,} a second", partial(run, pace=AT_RATE))

@@ -5,6 +5,7 @@ base64, sent in turn; and what `protocol.drive` takes.
 """
 
 import base64
+import math
 from typing import Any
 
 import grpc
@@ -29,6 +30,7 @@ async def main(plan: dict[str, Any]) -> None:
             callers=plan["callers"],
             warm_up=plan["warm_up"],
             operations=plan.get("operations", 1),
+            rate=plan.get("rate", math.inf),
         )
 
 

@@ -7,6 +7,7 @@ Plan: `port` on loopback; `path`; `token`, if one is needed; `body`; and what `p
 """
 
 import asyncio
+import math
 from typing import Any
 
 from bench.load import protocol
@@ -30,7 +31,13 @@ async def main(plan: dict[str, Any]) -> None:
         await reader.readexactly(int(fields[b"content-length"]))
         connections.append(connection)
 
-    await protocol.drive(call, calls=plan["calls"], callers=plan["callers"], warm_up=plan["warm_up"])
+    await protocol.drive(
+        call,
+        calls=plan["calls"],
+        callers=plan["callers"],
+        warm_up=plan["warm_up"],
+        rate=plan.get("rate", math.inf),
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ ended.
 import asyncio
 import gc
 import json
+import math
 import random
 import sys
 import time
@@ -48,12 +49,17 @@ async def wait_for_end() -> None:
     await asyncio.to_thread(sys.stdin.readline)
 
 
-async def drive(call: Call, *, calls: int, callers: int, warm_up: int, operations: int = 1) -> None:
-    """Makes `calls` calls of so many operations, `callers` of them at any time, and tells what came of it."""
-    await _make(call, range(warm_up), callers)
+async def drive(
+    call: Call, *, calls: int, callers: int, warm_up: int, operations: int = 1, rate: float = math.inf
+) -> None:
+    """Makes `calls` calls of so many operations, and tells what came of it.
+
+    `callers` of them at any time; at a `rate`, in calls a second, as many as it takes, if so many are enough.
+    """
+    await _make(call, range(warm_up), callers, rate)
     await wait_for_go()
     began = time.perf_counter()
-    latencies = await _make(call, range(warm_up, warm_up + calls), callers)
+    latencies = await _make(call, range(warm_up, warm_up + calls), callers, rate)
     tell(calls * operations, time.perf_counter() - began, percentiles(latencies))
 
 
@@ -110,13 +116,16 @@ def run(main: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         runner.run(live())
 
 
-async def _make(call: Call, numbers: range, callers: int) -> list[float]:
+async def _make(call: Call, numbers: range, callers: int, rate: float) -> list[float]:
     """Seconds that each call took."""
     left = iter(numbers)
     latencies: list[float] = []
+    first = time.perf_counter()
 
     async def caller() -> None:
         for number in left:
+            if (wait := first + (number - numbers.start) / rate - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
             began = time.perf_counter()
             await call(number)
             latencies.append(time.perf_counter() - began)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,7 @@ async def test_nobody_waits_for_those_who_may_come_where_few_do_or_enough_are_th
         await asyncio.sleep(1)
         return items
 
-    async def starts(count: int, most: int) -> list[float]:
+    async def starts(count: int, most: int) -> list[Any]:
         began.clear()
         first, commit = clock(), GroupCommit(flush, most=most)
         for _ in range(2):
@@ -123,6 +124,35 @@ async def test_nobody_waits_for_those_who_may_come_where_few_do_or_enough_are_th
     monkeypatch.setattr(groupcommit, "PAUSE_SECONDS", 10)
     assert await starts(4, most=10) == [0, 1.5]
     assert await starts(8, most=4) == [0, 1, 2.5, 3.5]
+
+
+async def test_a_second_writer_begins_when_a_full_batch_waits() -> None:
+    """And ends when none does: what comes one by one goes out together, however many writers there may be."""
+    disk = Disk()
+    commit = GroupCommit(disk.flush, most=3, writers=2)
+    calls = [asyncio.create_task(commit(0))]
+    await disk.began.wait()
+    calls += [asyncio.create_task(commit(item)) for item in (1, 2)]
+    await asyncio.sleep(1)
+    assert disk.batches == [[0]]
+    calls += [asyncio.create_task(commit(item)) for item in range(3, 12)]
+    await asyncio.sleep(1)
+    assert disk.batches == [[0], [1, 2, 3]], "no third, though two more are full"
+    disk.gate.set()
+    assert await asyncio.gather(*calls) == [2 * item for item in range(12)]
+    assert disk.batches == [[0], [1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11]]
+    await commit.settle()
+
+    disk.gate.clear()
+    disk.batches.clear()
+    disk.began.clear()
+    calls = [asyncio.create_task(commit(20))]
+    await disk.began.wait()
+    calls += [asyncio.create_task(commit(item)) for item in (21, 22)]
+    await asyncio.sleep(1)
+    disk.gate.set()
+    await asyncio.gather(*calls)
+    assert disk.batches == [[20], [21, 22]]
 
 
 async def test_batches_are_bounded_by_items_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,16 @@
 """Group commit: what arrives while a write is under way goes out together in the next one.
 
 A durable write costs the database much more than the document in it: a batch of 100 costs about a fifth of 100 single
-writes. So callers queue for one writer, which takes all that wait each time round: an idle system writes at once, a
+writes. So callers queue for a writer, which takes all that wait each time round: an idle system writes at once, a
 busy one makes larger batches the busier it is (as PostgreSQL's and InnoDB's log writers do).
 
 Behind a batch of several it pauses, for half as long as the write took: those who have their answers come again, and
 were the next write to begin with the first of them, it would be a small one, and cost them all. (PostgreSQL's
 `commit_delay` and `commit_siblings`, whose manual says to try half of what a write takes.) Whoever is alone never
 waits.
+
+There may be several writers: another begins when as many wait as go into one batch, and ends when fewer do. So the
+database has the next full batch at hand, while answers to the last are given out and others are made ready.
 
 Those who share a writer take turns: each item is of a lane, its workspace's, and a batch takes one of each lane, then
 another. So what comes beside another tenant's thousands is in the next batch.
@@ -44,19 +47,22 @@ class GroupCommit(Generic[T, R]):
         weigh: Callable[[T], int] = lambda _: 0,
         most: int = BATCH_ITEMS,
         lane: Callable[[T], str] = lambda _: "",
+        writers: int = 1,
     ) -> None:
         """`flush` does the operation and returns an answer for each item, in order; it is given `most` at a time.
 
+        `writers`: so many batches are under way at a time, if they are full.
         `weigh` gives an item's bytes; `lane` says among which it waits, in the order in which they came.
         """
         self._flush = flush
         self._weigh = weigh
         self._most = most
         self._lane = lane
+        self._most_writers = writers
         self._lanes: OrderedDict[str, deque[tuple[T, asyncio.Future[R]]]] = OrderedDict()
         """What waits; the lane whose turn it is first."""
         self._waiting = 0
-        self._writer: asyncio.Task[None] | None = None
+        self._writers: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: T) -> R:
         """Does the operation on `item`, in a batch with others. Raises what the batch raises.
@@ -66,8 +72,8 @@ class GroupCommit(Generic[T, R]):
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._lanes.setdefault(self._lane(item), deque()).append((item, answer))
         self._waiting += 1
-        if self._writer is None:
-            self._writer = shared.alone(self._write_all())
+        if not self._writers or (self._waiting >= self._most and len(self._writers) < self._most_writers):
+            self._writers.add(shared.alone(self._write_all()))
         try:
             return await answer
         finally:
@@ -76,20 +82,24 @@ class GroupCommit(Generic[T, R]):
 
     async def settle(self) -> None:
         """Returns when nothing waits any more."""
-        while self._writer is not None:
-            await asyncio.wait([self._writer])
+        while self._writers:
+            await asyncio.wait(self._writers)
 
     async def _write_all(self) -> None:
-        clock = asyncio.get_running_loop().time
+        clock, writer = asyncio.get_running_loop().time, asyncio.current_task()
         try:
             while self._lanes:
                 began, batch = clock(), self._take()
                 size = len(batch)
                 await self._write(batch)
-                if size >= SIBLINGS and self._waiting < self._most:
+                if self._waiting >= self._most:
+                    continue
+                if len(self._writers) > 1:
+                    return  # one is enough for what waits
+                if size >= SIBLINGS:
                     await asyncio.sleep(min(PAUSE * (clock() - began), PAUSE_SECONDS))
         finally:
-            self._writer = None
+            self._writers = {other for other in self._writers if other is not writer}
 
     def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
         """The next batch. A lane that has filled its share of the bytes leaves what room there is to the others."""

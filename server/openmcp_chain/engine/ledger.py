@@ -21,6 +21,8 @@ DECISIONS = 10
 INSERTS = 200
 """New tasks in a batch: all of it wait for its last, on the embedded server 0.1 s. Of a thousand each would cost a
 sixth less, and everybody wait for half a second (docs/performance.md)."""
+INSERTERS = 2
+"""Full batches of them at the database: one is inserted while the next is sent."""
 STRETCH = 100
 """Events of a history that are read at a time; of long lines, some 400 KiB."""
 STRETCHES = 10
@@ -53,7 +55,9 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._followers: list[Follower] = []
         self._store = store
-        self._inserts = GroupCommit[Task, Task](self._insert, sizes.of_submit, INSERTS, lambda task: task.workspace)
+        self._inserts = GroupCommit[Task, Task](
+            self._insert, sizes.of_submit, INSERTS, lambda task: task.workspace, INSERTERS
+        )
         self._updates = GroupCommit[Change, Task | None](
             self._update, _weight, UPDATES, lambda change: change.after.workspace
         )
