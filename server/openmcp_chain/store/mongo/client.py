@@ -23,9 +23,9 @@ Database: TypeAlias = AsyncDatabase[dict[str, Any]]
 _Client: TypeAlias = AsyncMongoClient[dict[str, Any]]
 
 CONNECTIONS = 6
-"""At most, for each process. Writes go out in batches, one of a kind at a time or two, so more would wait for each other
-in the database; on the embedded server, 50 did a third of the inserts that one did. Reads need not wait for a long
-batch either, and one is nearly always taken by the change stream."""
+"""At most, for each process. Writes go out in batches, one of a kind at a time or two, so more would wait for each
+other in the database; on the embedded server, 50 did a third of the inserts that one did. Reads need not wait for a
+long batch either, and one is nearly always taken by the change stream."""
 
 SELECTION_MS = 3000
 """How long to look for a primary before that counts as a failure. Longer than the restart of the embedded server (under
