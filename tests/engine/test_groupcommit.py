@@ -88,7 +88,7 @@ async def test_those_who_have_their_answers_come_again_together() -> None:
         await asyncio.sleep(0.001 * len(items))
         return items
 
-    commit = GroupCommit(flush)
+    commit = GroupCommit(flush, pauses=True)
 
     async def call(item: int) -> None:
         await commit(item)
@@ -111,9 +111,9 @@ async def test_nobody_waits_for_those_who_may_come_where_few_do_or_enough_are_th
         await asyncio.sleep(1)
         return items
 
-    async def starts(count: int, most: int) -> list[Any]:
+    async def starts(count: int, most: int, *, pauses: bool = True) -> list[Any]:
         began.clear()
-        first, commit = clock(), GroupCommit(flush, most=most)
+        first, commit = clock(), GroupCommit(flush, most=most, pauses=pauses)
         for _ in range(2):
             await asyncio.gather(*map(commit, range(count)))
         return [pytest.approx(start - first, abs=1e-9) for start in began]
@@ -121,6 +121,7 @@ async def test_nobody_waits_for_those_who_may_come_where_few_do_or_enough_are_th
     few = groupcommit.SIBLINGS - 1
     assert await starts(few, most=10) == [0, 1]
     assert await starts(4, most=10) == [0, 1 + groupcommit.PAUSE_SECONDS]
+    assert await starts(4, most=10, pauses=False) == [0, 1]
     monkeypatch.setattr(groupcommit, "PAUSE_SECONDS", 10)
     assert await starts(4, most=10) == [0, 1.5]
     assert await starts(8, most=4) == [0, 1, 2.5, 3.5]

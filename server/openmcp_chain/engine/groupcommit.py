@@ -4,10 +4,10 @@ A durable write costs the database much more than the document in it: a batch of
 writes. So callers queue for a writer, which takes all that wait each time round: an idle system writes at once, a
 busy one makes larger batches the busier it is (as PostgreSQL's and InnoDB's log writers do).
 
-Behind a batch of several it pauses, for half as long as the write took: those who have their answers come again, and
-were the next write to begin with the first of them, it would be a small one, and cost them all. (PostgreSQL's
-`commit_delay` and `commit_siblings`, whose manual says to try half of what a write takes.) Whoever is alone never
-waits.
+Where it serves callers, it pauses behind a batch of several, for half as long as the write took: those who have their
+answers come again, and were the next write to begin with the first of them, it would be a small one, and cost them all.
+(PostgreSQL's `commit_delay` and `commit_siblings`, whose manual says to try half of what a write takes.) Whoever is
+alone never waits.
 
 There may be several writers: another begins when as many wait as go into one batch, and ends when fewer do. So the
 database has the next full batch at hand, while answers to the last are given out and others are made ready.
@@ -47,11 +47,13 @@ class GroupCommit(Generic[T, R]):
         weigh: Callable[[T], int] = lambda _: 0,
         most: int = BATCH_ITEMS,
         lane: Callable[[T], str] = lambda _: "",
+        *,
         writers: int = 1,
+        pauses: bool = False,
     ) -> None:
         """`flush` does the operation and returns an answer for each item, in order; it is given `most` at a time.
 
-        `writers`: so many batches are under way at a time, if they are full.
+        `writers`: so many batches are under way at a time, if they are full. `pauses`: behind a batch of several.
         `weigh` gives an item's bytes; `lane` says among which it waits, in the order in which they came.
         """
         self._flush = flush
@@ -59,6 +61,7 @@ class GroupCommit(Generic[T, R]):
         self._most = most
         self._lane = lane
         self._most_writers = writers
+        self._pauses = pauses
         self._lanes: OrderedDict[str, deque[tuple[T, asyncio.Future[R]]]] = OrderedDict()
         """What waits; the lane whose turn it is first."""
         self._waiting = 0
@@ -96,7 +99,7 @@ class GroupCommit(Generic[T, R]):
                     continue
                 if len(self._writers) > 1:
                     return  # one is enough for what waits
-                if size >= SIBLINGS:
+                if self._pauses and size >= SIBLINGS:
                     await asyncio.sleep(min(PAUSE * (clock() - began), PAUSE_SECONDS))
         finally:
             self._writers = {other for other in self._writers if other is not writer}

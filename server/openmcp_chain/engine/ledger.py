@@ -56,10 +56,15 @@ class Ledger:
         self._followers: list[Follower] = []
         self._store = store
         self._inserts = GroupCommit[Task, Task](
-            self._insert, sizes.of_submit, INSERTS, lambda task: task.workspace, INSERTERS
+            self._insert,
+            sizes.of_submit,
+            INSERTS,
+            lambda task: task.workspace,
+            writers=INSERTERS,
+            pauses=True,
         )
         self._updates = GroupCommit[Change, Task | None](
-            self._update, _weight, UPDATES, lambda change: change.after.workspace
+            self._update, _weight, UPDATES, lambda change: change.after.workspace, pauses=True
         )
         self._turns: dict[Key, _Turns] = {}
         self._reads = {view: Reads(store, view) for view in View}

@@ -43,7 +43,9 @@ class Reads:
         self._store = store
         self._view = view
         most = SIZES if view is View.OUTLINE else BATCH_ITEMS
-        self._all = GroupCommit[Key, Task | _Large | None](self._read, most=most, lane=lambda key: key.workspace)
+        self._all = GroupCommit[Key, Task | _Large | None](
+            self._read, most=most, lane=lambda key: key.workspace, pauses=True
+        )
         self._large = GroupCommit[_Large, Task | None](self._read_large, lambda large: sum(large.size))
         self._sizes = GroupCommit[Key, int](self._read_sizes, most=SIZES, lane=lambda key: key.workspace)
         self._few = Few(LARGE_AT_ONCE)
