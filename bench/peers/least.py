@@ -1,8 +1,9 @@
-"""The least that a server can do to accept a task: what our own submit can't go below.
+"""The least of our own server that accepts a task: beside it one sees what all else costs.
 
-It reads the call as ours must (see `transport.messages`), looks its token up in a dict, checks the request as ours
-does, makes the task, writes all that wait in one durable batch, and answers. There are no tokens to verify, no plans,
-no workers to offer it to, nobody who follows it, no logs, no traces and no other processes.
+It is made of our own parts, so it is no bound of what could be written anew. It reads the call as ours must (see
+`transport.messages`), looks its token up in a dict, checks the request as ours does, makes the task, writes all that
+wait in durable batches, and answers. There are no tokens to verify, no plans, no workers to offer it to, nobody who
+follows it, no logs, no traces and no other processes.
 
 `python -m bench.peers.least HOST:PORT MONGODB_URI`
 """
@@ -21,7 +22,7 @@ from openmcp_chain.domain import transitions
 from openmcp_chain.domain.task import Task
 from openmcp_chain.engine import clock
 from openmcp_chain.engine.groupcommit import GroupCommit
-from openmcp_chain.engine.ledger import INSERTS
+from openmcp_chain.engine.ledger import INSERTERS, INSERTS
 from openmcp_chain.engine.submission import new_task_id
 from openmcp_chain.store.mongo import client, documents, indexes
 from openmcp_chain.transport import codec, messages, submits
@@ -35,7 +36,7 @@ class Least(grpc.GenericRpcHandler):
 
     def __init__(self, tasks: Any) -> None:  # noqa: ANN401 - the driver's
         self._tasks = tasks
-        self._insert = GroupCommit[Task, Task](self._insert_all, most=INSERTS)
+        self._insert = GroupCommit[Task, Task](self._insert_all, most=INSERTS, writers=INSERTERS, pauses=True)
         self._known: dict[str, str] = {}
         self._method: Handler = grpc.stream_unary_rpc_method_handler(self._submit)
 

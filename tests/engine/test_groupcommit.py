@@ -124,36 +124,67 @@ async def test_nobody_waits_for_those_who_may_come_where_few_do_or_enough_are_th
     assert await starts(4, most=10, pauses=False) == [0, 1]
     monkeypatch.setattr(groupcommit, "PAUSE_SECONDS", 10)
     assert await starts(4, most=10) == [0, 1.5]
-    assert await starts(8, most=4) == [0, 1, 2.5, 3.5]
+    assert await starts(8, most=4) == [0, 1, 2, 3]
 
 
 async def test_a_second_writer_begins_when_a_full_batch_waits() -> None:
     """And ends when none does: what comes one by one goes out together, however many writers there may be."""
-    disk = Disk()
-    commit = GroupCommit(disk.flush, most=3, writers=2)
+    batches: list[list[int]] = []
+    under_way = most = 0
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        nonlocal under_way, most
+        batches.append(list(items))
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(1)
+        under_way -= 1
+        return items
+
+    commit = GroupCommit(flush, most=3, writers=2)
     calls = [asyncio.create_task(commit(0))]
-    await disk.began.wait()
+    await asyncio.sleep(0.1)
     calls += [asyncio.create_task(commit(item)) for item in (1, 2)]
-    await asyncio.sleep(1)
-    assert disk.batches == [[0]]
+    await asyncio.sleep(0.1)
+    assert batches == [[0]]
     calls += [asyncio.create_task(commit(item)) for item in range(3, 12)]
-    await asyncio.sleep(1)
-    assert disk.batches == [[0], [1, 2, 3]], "no third, though two more are full"
-    disk.gate.set()
-    assert await asyncio.gather(*calls) == [2 * item for item in range(12)]
-    assert disk.batches == [[0], [1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11]]
+    await asyncio.sleep(0.1)
+    assert batches == [[0], [1, 2, 3]], "no third, though two more are full"
+    assert await asyncio.gather(*calls) == list(range(12))
+    assert batches == [[0], [1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11]]
+    assert most == 2
+
+    # The same two writers, at the same time, with less than a batch between them: one is enough.
+    batches.clear()
+    calls = [asyncio.create_task(commit(item)) for item in range(6)]
+    await asyncio.sleep(0.5)
+    assert batches == [[0, 1, 2], [3, 4, 5]]
+    calls += [asyncio.create_task(commit(item)) for item in (6, 7)]
+    await asyncio.sleep(0.6)
+    calls.append(asyncio.create_task(commit(8)))
+    await asyncio.gather(*calls)
+    assert batches == [[0, 1, 2], [3, 4, 5], [6, 7], [8]]
     await commit.settle()
 
-    disk.gate.clear()
-    disk.batches.clear()
-    disk.began.clear()
-    calls = [asyncio.create_task(commit(20))]
-    await disk.began.wait()
-    calls += [asyncio.create_task(commit(item)) for item in (21, 22)]
+
+async def test_a_full_batch_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes while the only writer pauses goes out at once, if it is as much as one batch may have."""
+    monkeypatch.setattr(groupcommit, "PAUSE_SECONDS", 10)
+    clock = asyncio.get_running_loop().time
+    began: list[float] = []
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        began.append(clock())
+        await asyncio.sleep(8)
+        return items
+
+    first, commit = clock(), GroupCommit(flush, most=5, pauses=True)
+    await asyncio.gather(*map(commit, range(4)))
+    calls = [asyncio.create_task(commit(item)) for item in range(4)]
     await asyncio.sleep(1)
-    disk.gate.set()
-    await asyncio.gather(*calls)
-    assert disk.batches == [[20], [21, 22]]
+    assert len(began) == 1
+    await asyncio.gather(commit(4), *calls)
+    assert [start - first for start in began] == pytest.approx([0, 9])
 
 
 async def test_batches_are_bounded_by_items_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

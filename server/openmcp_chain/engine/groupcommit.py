@@ -6,11 +6,11 @@ busy one makes larger batches the busier it is (as PostgreSQL's and InnoDB's log
 
 Where it serves callers, it pauses behind a batch of several, for half as long as the write took: those who have their
 answers come again, and were the next write to begin with the first of them, it would be a small one, and cost them all.
-(PostgreSQL's `commit_delay` and `commit_siblings`, whose manual says to try half of what a write takes.) Whoever is
-alone never waits.
+(PostgreSQL's `commit_delay` and `commit_siblings`, whose manual says to try half of what a write takes.) Once a whole
+batch waits it goes out; and where callers are so few that a batch has less than four, there is no pause.
 
-There may be several writers: another begins when as many wait as go into one batch, and ends when fewer do. So the
-database has the next full batch at hand, while answers to the last are given out and others are made ready.
+There may be several writers: another begins when as many items wait as go into one batch, and ends when fewer do. So
+the database has the next full batch at hand, while answers to the last are given out and others are made ready.
 
 Those who share a writer take turns: each item is of a lane, its workspace's, and a batch takes one of each lane, then
 another. So what comes beside another tenant's thousands is in the next batch.
@@ -19,6 +19,7 @@ another. So what comes beside another tenant's thousands is in the next batch.
 import asyncio
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from openmcp_chain.domain import errors
@@ -65,6 +66,8 @@ class GroupCommit(Generic[T, R]):
         self._lanes: OrderedDict[str, deque[tuple[T, asyncio.Future[R]]]] = OrderedDict()
         """What waits; the lane whose turn it is first."""
         self._waiting = 0
+        self._enough = asyncio.Event()
+        """Set when a whole batch waits."""
         self._writers: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: T) -> R:
@@ -75,7 +78,10 @@ class GroupCommit(Generic[T, R]):
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._lanes.setdefault(self._lane(item), deque()).append((item, answer))
         self._waiting += 1
-        if not self._writers or (self._waiting >= self._most and len(self._writers) < self._most_writers):
+        full = self._waiting >= self._most
+        if full:
+            self._enough.set()
+        if not self._writers or (full and len(self._writers) < self._most_writers):
             self._writers.add(shared.alone(self._write_all()))
         try:
             return await answer
@@ -100,9 +106,15 @@ class GroupCommit(Generic[T, R]):
                 if len(self._writers) > 1:
                     return  # one is enough for what waits
                 if self._pauses and size >= SIBLINGS:
-                    await asyncio.sleep(min(PAUSE * (clock() - began), PAUSE_SECONDS))
+                    await self._pause(min(PAUSE * (clock() - began), PAUSE_SECONDS))
         finally:
             self._writers = {other for other in self._writers if other is not writer}
+
+    async def _pause(self, seconds: float) -> None:
+        self._enough.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._enough.wait()
 
     def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
         """The next batch. A lane that has filled its share of the bytes leaves what room there is to the others."""

@@ -18,11 +18,9 @@ log = logging.getLogger(__name__)
 DECISIONS = 10
 """How often a change is decided anew when others, such as other processes, keep changing the task first."""
 
-INSERTS = 200
-"""New tasks in a batch: all of it wait for its last, on the embedded server 0.1 s. Of a thousand each would cost a
-sixth less, and everybody wait for half a second (docs/performance.md)."""
-INSERTERS = 2
-"""Full batches of them at the database: one is inserted while the next is sent."""
+INSERTS, INSERTERS = 100, 2
+"""New tasks in a batch, and full batches at the database: one is inserted while the next is sent. Whoever comes beside
+a crowd waits for those two, and his own (docs/decisions/0011-group-commit.md)."""
 STRETCH = 100
 """Events of a history that are read at a time; of long lines, some 400 KiB."""
 STRETCHES = 10
