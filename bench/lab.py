@@ -68,9 +68,12 @@ class Lab:
         process = self.start(name, [python, "-m", module, *arguments], {}, stdout=subprocess.PIPE)
         await self._line(name, process.stdout, START_SECONDS)
 
-    async def start_database(self) -> str:
-        """Starts the stack's own database on an empty folder; returns its URI when it takes writes."""
-        folder = self.folder / "database"
+    async def start_database(self, number: int = 0) -> str:
+        """Starts the stack's own database on an empty folder; returns its URI when it takes writes.
+
+        `number` tells several apart.
+        """
+        folder = self.folder / f"database-{number}"
         folder.mkdir()
         chosen = database.choose("", folder)
         assert chosen.program, "a database is chosen that is not ours to start"

@@ -1,6 +1,7 @@
 """What a submit can't go below: our checks and one durable batch after the other, and nothing else."""
 
 from functools import partial
+from itertools import cycle
 
 from bench import task
 from bench.case import Case, Size
@@ -9,11 +10,11 @@ from bench.sample import Sample
 from openmcp_chain.stack import ports
 
 
-async def run(lab: Lab, size: Size, *, servers: int = 1) -> Sample:
-    """As many callers for each of the servers, which know nothing of each other but their database."""
-    uri = await lab.start_database()
+async def run(lab: Lab, size: Size, *, servers: int = 1, times: int = 1, databases: int = 1) -> Sample:
+    """`times` as many callers, spread evenly over the servers, which know nothing of each other but their database."""
+    uris = [await lab.start_database(number) for number in range(databases)]
     targets = [f"{ports.HOST}:{port}" for port in ports.choose({f"server {n}": 0 for n in range(servers)})]
-    for target in targets:
+    for target, uri in zip(targets, cycle(uris), strict=False):
         await lab.start_module("server", "bench.peers.least", target, uri)
     return await lab.measure(
         "bench.load.grpc_calls",
@@ -24,11 +25,15 @@ async def run(lab: Lab, size: Size, *, servers: int = 1) -> Sample:
             "token": "x" * 600,
             "requests": [task.as_base64("bench")],
             "calls": size.calls,
-            "callers": servers * size.callers,
+            "callers": times * size.callers,
             "warm_up": size.warm_up,
         },
     )
 
 
 CASE = Case("least", "the least that checks a task and stores it", run)
-TWO = Case("least-two", "2 of the least that stores a task, 64 callers each", partial(run, servers=2))
+TWO = Case("least-two", "2 of the least that stores a task, 64 callers each", partial(run, servers=2, times=2))
+TWO_SHARED = Case("least-shared", "the same, 64 callers in all", partial(run, servers=2))
+TWO_APART = Case(
+    "least-apart", "the same 64, each server with a database of its own", partial(run, servers=2, databases=2)
+)

@@ -31,6 +31,10 @@ async def _spread() -> Mapping[str, Any]:
     return {"runs": [asdict(await spread.measure(servers)) for servers in spread.SERVERS]}
 
 
+async def _busy() -> Mapping[str, Any]:
+    return {"runs": [asdict(await spread.measure(1, rate=rate)) for rate in spread.RATES]}
+
+
 async def _follow() -> Mapping[str, Any]:
     none, followed = [await spread.measure(2, followers) for followers in (0, spread.FOLLOWERS)]
     return {"server_ms": (followed.server_ms - none.server_ms) / spread.FOLLOWERS}
@@ -58,6 +62,7 @@ async def _shards() -> Mapping[str, Any]:
 
 PARTS: Mapping[str, Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]] = {
     "streams": _streams,
+    "busy": _busy,
     "hearing": _hearing,
     "spread": _spread,
     "follow": _follow,

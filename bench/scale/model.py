@@ -24,9 +24,8 @@ WRITES = CHANGES + 1
 class Prices:
     """CPU milliseconds of a server, if nothing else is said."""
 
-    submit: float
-    run: float
-    """To claim a task and to end it, over a worker's stream."""
+    task: float
+    """From its submit to its end, for the server that has it."""
     follow: float
     """More for a task whose events somebody follows at another server, to its end."""
     envoy: float
@@ -63,7 +62,7 @@ def left(prices: Prices, tasks: float) -> float:
 
 def own(prices: Prices, followed: float) -> float:
     """CPU milliseconds that a task costs the server that has it, and those that follow it."""
-    return prices.submit + prices.run + followed * prices.follow
+    return prices.task + followed * prices.follow
 
 
 def servers(prices: Prices, load: Load) -> int | None:
@@ -90,6 +89,11 @@ def cell(prices: Prices, part: float = 0.15) -> float:
 def envoys(prices: Prices, calls: float) -> int:
     """How many of two threads each."""
     return math.ceil(calls * prices.envoy / (BUSY * 2 * 1000))
+
+
+def shards(load: Load, takes: float) -> int:
+    """How many, if the primary of one takes so many writes a second, and all have even parts of them."""
+    return math.ceil(WRITES * load.tasks / takes)
 
 
 def told_late(servers: int) -> float:

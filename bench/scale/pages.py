@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.scale import model
+from bench.scale import model, shards
 from bench.scale.model import Load, Prices
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -15,6 +15,8 @@ PAGE = RESULTS.parents[1] / "docs" / "scale.md"
 RATES = (1_000, 10_000, 100_000, 1_000_000)
 FOLLOWED = 0.1
 KEPT_DAYS = 7
+TAKES = 10_000
+"""Writes a second of a shard's primary: an example, to be replaced by what yours take."""
 CELL = 5_000
 """Tasks a second of servers that hear only each other, at most."""
 
@@ -37,9 +39,9 @@ def results(measured: Measured) -> str:
         lines += [f"## {title}", "", *(line.replace("../bench/results/", "") for line in table), ""]
     told = ", ".join(f"{name} {part['at']} (load {part['load']:.0f})" for name, part in sorted(measured.items()))
     told_of = (
-        "CPU time by `/proc`, one run each, on 2 cores that others used as well: the machine's load average then is in "
-        "brackets, and a load above 2 stretches CPU times, by half and more. `python -m bench.scale PART` measures a "
-        f"part again. Measured: {told}. What it means: [docs/scale.md](../../docs/scale.md)."
+        "CPU time by `/proc`, one run each, on 2 cores: the machine's load average then is in brackets, of which these "
+        "runs themselves are some 2; more stretches CPU times, by half and more. `python -m bench.scale PART` measures "
+        f"a part again. Measured: {told}. What it means: [docs/scale.md](../../docs/scale.md)."
     )
     return "\n".join([*lines, told_of, ""])
 
@@ -51,13 +53,12 @@ def filled(text: str, measured: Measured) -> str:
 
 
 def prices(measured: Measured) -> Prices:
-    """Those of the calls are the bench's own, taken while the machine was quiet."""
+    """That of a task is the one of the busiest server; Envoy's is the bench's own."""
     hearing, runs = measured["hearing"], measured["spread"]["runs"]
     return Prices(
-        submit=_of_page("submit", "OpenMCP Chain, SubmitTask"),
-        run=_of_page("drain", "OpenMCP Chain, one worker, 100 tasks at a time"),
+        task=measured["busy"]["runs"][-1]["server_ms"],
         follow=measured["follow"]["server_ms"],
-        envoy=measured["edge"]["envoy_ms"],
+        envoy=_of_page("rest", "OpenMCP Chain, POST /v1/tasks through Envoy", "Envoy CPU ms"),
         signal=hearing["signal"],
         changed=hearing["changed"],
         waiting=hearing["waiting"],
@@ -71,6 +72,7 @@ def tables(measured: Measured) -> Mapping[str, tuple[str, Sequence[str]]]:
     return {
         "prices": ("Prices", _prices(measured)),
         "capacity": ("What a rate of tasks takes", _capacity(prices(measured))),
+        "busy": ("More tasks at one server", _busy(measured)),
         "spread": ("The same rate over more servers", _spread(measured)),
         "shards": ("The busiest shard's load, as a multiple of the mean", _shards(measured)),
     }
@@ -78,12 +80,16 @@ def tables(measured: Measured) -> Mapping[str, tuple[str, Sequence[str]]]:
 
 def _prices(measured: Measured) -> Sequence[str]:
     p, idle, memory, edge = prices(measured), measured["idle"], measured["memory"], measured["edge"]
+    rate = measured["busy"]["runs"][-1]["rate"]
+    submit = _of_page("submit", "OpenMCP Chain, SubmitTask")
+    run = _of_page("drain", "OpenMCP Chain, one worker, 100 tasks at a time")
     page, part = "[{0}](../bench/results/{0}.md)".format, "`{}`".format
     rows = [
-        ("a submit by gRPC", "server CPU", f"{p.submit:.2f} ms", page("submit")),
-        ("a claim and an end, by a worker's stream", "server CPU", f"{p.run:.2f} ms", page("drain")),
+        (f"a task, where one server does {rate:.0f} a second", "server CPU", f"{p.task:.2f} ms", part("busy")),
+        ("… a submit, where 64 callers share writes", "the same", f"{submit:.2f} ms", page("submit")),
+        ("… a claim and an end, where a worker does 100 at a time", "the same", f"{run:.2f} ms", page("drain")),
         ("to follow a task to its end, at another server", "server CPU", f"{p.follow:.1f} ms", part("follow")),
-        ("a submit by REST", "Envoy CPU", f"{p.envoy:.2f} ms", part("edge")),
+        ("a submit by REST", "Envoy CPU", f"{p.envoy:.2f} ms", page("rest")),
         ("a signal of another server, heard", "CPU of each other server", f"{p.signal:.2f} ms", part("hearing")),
         ("… a new task named in it", "the same", f"{p.waiting * 1000:.1f} µs", part("hearing")),
         ("… a task that was claimed or has ended", "the same", f"{p.changed * 1000:.1f} µs", part("hearing")),
@@ -117,6 +123,8 @@ def _capacity(p: Prices) -> Sequence[str]:
                 f"{count:,}" if count else "none are enough",
                 f"{cells:,} × {each:,}",
                 f"{model.WRITES * rate:,}",
+                f"{model.shards(load, TAKES):,}",
+                f"{rate * shards.shares()[0]:,.0f}",
                 f"{model.envoys(p, rate):,}",
                 f"{model.kept(p, load, KEPT_DAYS) / 1e12:,.1f} TB",
             )
@@ -128,10 +136,20 @@ def _capacity(p: Prices) -> Sequence[str]:
         "servers",
         f"cells of {CELL:,} × servers",
         "documents written a second",
+        f"shards, if one takes {TAKES:,}",
+        "the largest workspace's tasks",
         "Envoys, if all is REST",
         f"kept {KEPT_DAYS} days",
     )
     return _table(heads, rows)
+
+
+def _busy(measured: Measured) -> Sequence[str]:
+    rows = [
+        (f"{run['rate']:.0f}", f"{run['server_ms']:.1f}", f"{run['database_ms']:.1f}")
+        for run in measured["busy"]["runs"]
+    ]
+    return _table(("tasks a second", "server CPU ms a task", "database CPU ms a task"), rows)
 
 
 def _spread(measured: Measured) -> Sequence[str]:
@@ -171,8 +189,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Sequence[str]
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
-def _of_page(name: str, title: str) -> float:
-    """The server's CPU time of a case, on its page."""
+def _of_page(name: str, title: str, column: str = "server CPU ms") -> float:
+    """The CPU time of a case, on its page."""
     rows = [line.split(" | ") for line in (RESULTS / f"{name}.md").read_text().splitlines() if line.startswith("| ")]
     (row,) = (row for row in rows if row[0] == f"| {title}")
-    return float(row[rows[0].index("server CPU ms")].split("**")[1])
+    return float(row[rows[0].index(column)].split("**")[1])

@@ -16,6 +16,10 @@ from bench.load.paced import WARM_UP_SECONDS
 RATE, SECONDS = 60.0, 12.0
 REST_SECONDS = 4.0
 SERVERS = (1, 2, 4, 6)
+RATES = (60.0, 120.0, 200.0)
+"""Tasks a second of one server; it may be that the embedded database takes less."""
+TRIES = 3
+"""How often a run is made anew because others used the machine."""
 FOLLOWERS = 4
 """Of each task, at another of two servers, where that is measured."""
 
@@ -27,6 +31,8 @@ class Spread:
     servers: int
     followers: int
     """Of each task."""
+    rate: float
+    """Tasks a second that were done."""
     server_ms: float
     """CPU milliseconds a task, beyond what the servers take when idle."""
     database_ms: float
@@ -43,7 +49,16 @@ class Spread:
     """Bytes of one that has ended."""
 
 
-async def measure(servers: int, followers: int = 0) -> Spread:
+async def measure(servers: int, followers: int = 0, rate: float = RATE) -> Spread:
+    for _ in range(TRIES):
+        found, believed = await _measure(servers, followers, rate)
+        if believed:
+            break
+    return found
+
+
+async def _measure(servers: int, followers: int, rate: float) -> tuple[Spread, bool]:
+    """What was found, and whether the machine was ours."""
     async with lab.opened() as place:
         served = await openmcp.serve(place, servers)
         idle = await place.rest(REST_SECONDS)
@@ -52,13 +67,13 @@ async def measure(servers: int, followers: int = 0) -> Spread:
             "workspace": served.workspace,
             "secret": served.secret,
             "token": served.token,
-            "rate": RATE,
+            "rate": rate,
             "seconds": SECONDS,
             "followers": followers,
         }
         sample = await place.measure("bench.load.paced", plan)
         signals, named, document = await _told(served.environment["OPENMCP_MONGODB_URI"])
-        tasks = sample.operations + RATE * WARM_UP_SECONDS
+        tasks = sample.operations + rate * WARM_UP_SECONDS
 
     def beyond(name: str) -> float:
         rest = idle.cpu[name] / REST_SECONDS * sample.seconds
@@ -67,6 +82,7 @@ async def measure(servers: int, followers: int = 0) -> Spread:
     return Spread(
         servers,
         followers,
+        sample.rate,
         beyond("server"),
         beyond("database"),
         idle.cpu["server"] * 1000 / REST_SECONDS / servers,
@@ -74,7 +90,7 @@ async def measure(servers: int, followers: int = 0) -> Spread:
         signals / tasks,
         named / tasks,
         document,
-    )
+    ), sample.believed
 
 
 async def _told(uri: str) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from openmcp_chain.domain.task import PRIORITIES
 from openmcp_chain.engine import identity, looks, queues, room, signals, sweep
 from openmcp_chain.store.mongo import client
 
-PRICES = Prices(submit=1, run=2, follow=1, envoy=0.5, signal=0.5, changed=0.002, waiting=0.01, idle=20, document=1000)
+PRICES = Prices(task=3, follow=1, envoy=0.5, signal=0.5, changed=0.002, waiting=0.01, idle=20, document=1000)
 
 
 @cache
@@ -32,9 +32,11 @@ def test_links_lead_somewhere() -> None:
     for link in re.findall(r"\]\(([^)]+)\)", pages.PAGE.read_text()):
         path, _, heading = link.partition("#")
         if "://" not in link:
-            assert (pages.PAGE.parent / path).exists(), link
-            headings = re.findall(r"^#+ (.+)$", (pages.PAGE.parent / path).read_text(), re.MULTILINE) if heading else []
-            assert not heading or heading in [one.lower().replace(" ", "-") for one in headings], link
+            target = pages.PAGE.parent / path if path else pages.PAGE
+            assert target.exists(), link
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if heading else []
+            anchors = [one.lower().replace(",", "").replace(" ", "-") for one in headings]
+            assert not heading or heading in anchors, link
 
 
 def test_numbers_are_those_of_the_code() -> None:
