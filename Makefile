@@ -6,7 +6,7 @@ LOCK := requirements/dev.lock
 SBOM := dist/sbom.json
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults bench check audit sbom fix generate lock clean
+.PHONY: help install run test faults bench against check audit sbom fix generate lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -39,6 +39,9 @@ faults: install ## run the slow tests: kill -9 amid 200 tasks with ten seeds, a 
 
 bench: install $(PEERS:%=.venv/%/installed) ## measure against peers and lower bounds; writes bench/results. ARGS="submit --rounds 3" passes arguments on
 	@$(BIN)/python -m bench $(ARGS)
+
+against: install ## fail if an operation has become dearer by more than 15 % of CPU time; ARGS="REVISION" beside which, HEAD by default
+	@$(BIN)/python -m bench.against $(ARGS)
 
 # The peers have environments of their own: nothing of theirs is the product's.
 .venv/%/installed: requirements/%.lock | .venv/installed

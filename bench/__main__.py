@@ -4,7 +4,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from bench import chart, environment, report, rounds
+from bench import chart, environment, report, rounds, summary
 from bench.case import Size
 from bench.cases import TABLES
 from bench.scale import pages
@@ -42,6 +42,7 @@ def main() -> None:
         print(options.results / f"{table.name}.md")
     if options.results == RESULTS:
         pages.write()  # prices are among them
+        summary.write()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 By default beside the last commit's: is what has changed since worth what it costs? Each round runs every case with
 either, in turns; the load generators are this revision's, and so are the libraries. It ends with 1 if an operation
-takes server and database more than `--most` times the CPU time that it took before, or if nothing can be said since
-others used the machine.
+takes server and database more than `--most` times the CPU time that it took before; with 2 if none does, but of some
+nothing can be said, since others used the machine.
 """
 
 import argparse
@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from bench import rounds
-from bench.case import Case, Ratio, Size
+from bench.case import Case, Size
 from bench.cases import openmcp_batch, openmcp_drain, openmcp_get, openmcp_submit
-from bench.figures import BEHIND
 from bench.lab import ROOT, Lab
 from bench.sample import Sample
 
@@ -44,23 +44,35 @@ def main() -> None:
         except subprocess.CalledProcessError as error:
             parser.error(f"no server in {options.revision}: {error.stderr.decode().strip()}")
         size = Size(calls=options.calls, warm_up=1000, callers=64)
-        dearer = asyncio.run(_measure(before, size, options.rounds, options.most))
-    sys.exit(f"dearer than {options.most:g} times {options.revision}: {', '.join(dearer)}" if dearer else 0)
+        found = asyncio.run(_measure(before, size, options.rounds))
+    times = {name: judged(rounds_of) for name, rounds_of in found.items()}
+    for name, one in times.items():
+        told = "nothing is said, others used the machine" if one is None else f"{one:.2f} ×"
+        print(f"{name:<8} CPU of server and database for one, beside what it was: {told}")
+    dearer = [name for name, one in times.items() if one is not None and one > options.most]
+    if dearer:
+        sys.exit(f"dearer than {options.most:g} times {options.revision}: {', '.join(dearer)}")
+    sys.exit(2 if None in times.values() else 0)
 
 
-async def _measure(before: Path, size: Size, count: int, most: float) -> list[str]:
-    """The names of the cases that have become dearer."""
+def judged(pairs: Sequence[tuple[Sample, Sample]]) -> float | None:
+    """How many times as much an operation takes now as before: the median of the rounds in which both are believed."""
+    sound = [(now, before) for now, before in pairs if now.believed and before.believed]
+    times = [now.cpu_ms("server", "database") / before.cpu_ms("server", "database") for now, before in sound]
+    return median(times) if times else None
+
+
+async def _measure(before: Path, size: Size, count: int) -> Mapping[str, Sequence[tuple[Sample, Sample]]]:
+    """What each round gave, now and before, by the case."""
     pairs = [(_served(case, "now", ROOT / "server"), _served(case, "before", before)) for case in CASES]
-    results = await rounds.run([case for pair in pairs for case in pair], size, count)
-    dearer = []
-    for (now, then), case in zip(pairs, CASES, strict=True):
-        if not all(any(sample.believed for sample in results.samples[one.name]) for one in (now, then)):
-            sys.exit("others used the machine: nothing is said")
-        times = results.ratio(Ratio(case.title, now, then, BEHIND))
-        print(f"{case.name:<8} CPU of server and database for one, beside what it was: {times:.2f} ×")
-        if times > most:
-            dearer.append(case.name)
-    return dearer
+    found: dict[str, list[tuple[Sample, Sample]]] = {case.name: [] for case in CASES}
+    for number in range(count):
+        # One after the other, and each of the two first in every other round.
+        order = [case for pair in pairs for case in (pair if number % 2 else pair[::-1])]
+        results = await rounds.run(order, size, 1)
+        for case, (now, then) in zip(CASES, pairs, strict=True):
+            found[case.name].append((results.samples[now.name][0], results.samples[then.name][0]))
+    return found
 
 
 def _served(case: Case, name: str, code: Path) -> Case:

@@ -1,4 +1,4 @@
-"""What a submit can't go below: our checks and one durable batch after the other, and nothing else."""
+"""The least of our own parts that accepts a task: our checks and durable batches, and nothing else."""
 
 from functools import partial
 from itertools import cycle

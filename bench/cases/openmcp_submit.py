@@ -46,7 +46,7 @@ async def run(
 
 
 CASE = Case("submit", "OpenMCP Chain, SubmitTask", run)
-PACED = Case("submit-paced", f"the same, {RATE:,} a second", partial(run, pace=AT_RATE))
+PACED = Case("submit-paced", f"SubmitTask, {RATE:,} a second", partial(run, pace=AT_RATE))
 BEHIND = Case("submit-behind", f"SubmitTask, {BACKLOG:,} tasks waiting", partial(run, backlog=BACKLOG))
 TWO = Case("submit-two", "2 server processes, 64 callers each", partial(run, servers=2, times=2))
 TWO_TOLD = Case("submit-two-told", "the same, a worker at each", partial(run, servers=2, times=2, listening=True))

@@ -30,4 +30,4 @@ async def run(lab: Lab, size: Size, *, pace: Mapping[str, float] = MappingProxyT
 
 
 CASE = Case("rest", "OpenMCP Chain, POST /v1/tasks through Envoy", run)
-PACED = Case("rest-paced", f"the same, {RATE:,} a second", partial(run, pace=AT_RATE))
+PACED = Case("rest-paced", f"POST /v1/tasks, {RATE:,} a second", partial(run, pace=AT_RATE))

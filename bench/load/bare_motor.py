@@ -24,8 +24,8 @@ AT_A_TIME = 2
 """Batches under way: more are no quicker, nor is PyMongo's client instead of motor."""
 
 
-def new(payload: bytes) -> dict[str, Any]:
-    now = datetime.now(UTC)
+def new(payload: bytes, now: datetime | None = None) -> dict[str, Any]:
+    now = now or datetime.now(UTC)
     return {
         "_id": f"bench/{uuid.uuid4()}",
         "workspace": "bench",
@@ -72,11 +72,14 @@ async def main(plan: dict[str, Any]) -> None:
     async def insert() -> None:
         """Leaves marks: from when to when each batch is due."""
         begins = iter(range(0, count, size))
+        first = datetime.now(UTC).replace(microsecond=0)
 
         async def some() -> None:
             for begin in begins:
-                made = [new(payload) for _ in range(min(size, count - begin))]
-                marks.append(made[0]["due_at"])
+                # A millisecond for each batch, which is what the database tells apart.
+                due = first + timedelta(milliseconds=begin // size)
+                marks.append(due)
+                made = [new(payload, due) for _ in range(min(size, count - begin))]
                 await tasks.insert_many(made, ordered=False)
 
         await asyncio.gather(*(some() for _ in range(AT_A_TIME)))

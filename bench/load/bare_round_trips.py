@@ -10,11 +10,10 @@ import base64
 from typing import Any
 
 import grpc
-from pymongo import AsyncMongoClient, WriteConcern
 
 from bench import task
 from bench.load import bare_motor, protocol
-from openmcp_chain.store.mongo import indexes
+from openmcp_chain.store.mongo import client, indexes
 
 
 async def main(plan: dict[str, Any]) -> None:
@@ -34,8 +33,8 @@ async def _call(plan: dict[str, Any], count: dict[str, int]) -> None:
 
 
 async def _write(uri: str, deed: str, count: dict[str, int]) -> None:
-    client = AsyncMongoClient[dict[str, Any]](uri, retryWrites=False)
-    tasks = client.bench.get_collection("tasks", write_concern=WriteConcern(w="majority", j=True))
+    connection = await client.connect(uri, "bench", "pymongo")
+    tasks = connection.database.tasks
     await tasks.create_indexes(list(indexes.INDEXES["tasks"]))
     payload = task.as_message("bench").payload.SerializeToString()
     there: list[str] = []
@@ -53,7 +52,7 @@ async def _write(uri: str, deed: str, count: dict[str, int]) -> None:
         assert result.matched_count == 1, "nobody else is here"
 
     await protocol.round_trips(insert if deed == "insert" else update, **count)
-    await client.close()
+    await connection.close()
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ async def drive(
 ) -> None:
     """Makes `calls` calls of so many operations, and tells what came of it.
 
-    `callers` of them at any time; at a `rate`, in calls a second, as many as it takes, if so many are enough.
+    `callers` of them at any time; at a `rate`, in calls a second, as many as it takes, if so many are enough: then what
+    one takes counts from when it was due.
     """
     await _make(call, range(warm_up), callers, rate)
     await wait_for_go()
@@ -124,9 +125,11 @@ async def _make(call: Call, numbers: range, callers: int, rate: float) -> list[f
 
     async def caller() -> None:
         for number in left:
-            if (wait := first + (number - numbers.start) / rate - time.perf_counter()) > 0:
-                await asyncio.sleep(wait)
             began = time.perf_counter()
+            if math.isfinite(rate):
+                due = first + (number - numbers.start) / rate
+                await asyncio.sleep(due - began)
+                began = due
             await call(number)
             latencies.append(time.perf_counter() - began)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from bench import lab
+from bench import lab, summary
 from bench.case import Size
 from bench.cases import idle_streams
 from bench.scale import edge, hearing, idle, memory, pages, shards, spread
@@ -77,7 +77,11 @@ def main() -> None:
     """Measures what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
-    parser.add_argument("--render", action="store_true", help="measure nothing: write the pages of what is kept")
+    parser.add_argument(
+        "--render",
+        action="store_true",
+        help="measure nothing: write the pages, and docs/performance.md, of what is kept",
+    )
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
@@ -91,6 +95,7 @@ def main() -> None:
     if missing := set(PARTS) - set(measured):
         parser.exit(0, f"to be measured before there is a page: {', '.join(sorted(missing))}\n")
     pages.write()
+    summary.write()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ however many there are. Where nothing is left, more servers carry no more.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from openmcp_chain.domain.task import PRIORITIES
 from openmcp_chain.engine.looks import RARELY_SECONDS
@@ -24,8 +26,8 @@ WRITES = CHANGES + 1
 class Prices:
     """CPU milliseconds of a server, if nothing else is said."""
 
-    task: float
-    """From its submit to its end, for the server that has it."""
+    busy: Sequence[tuple[float, float]]
+    """Of a server that does so many tasks a second, a task, from its submit to its end."""
     follow: float
     """More for a task whose events somebody follows at another server, to its end."""
     envoy: float
@@ -40,6 +42,13 @@ class Prices:
     """A second, whatever there is to do."""
     document: float
     """Bytes of a task that has ended, without indexes."""
+
+    def task(self, rate: float) -> float:
+        """The price of a task at a server that does so many a second: what was measured, and between that a line."""
+        for (low, dear), (high, cheap) in pairwise(self.busy):
+            if low <= rate <= high:
+                return dear + (rate - low) / (high - low) * (cheap - dear)
+        return self.busy[0][1] if rate < self.busy[0][0] else self.busy[-1][1]
 
     @property
     def heard(self) -> float:
@@ -60,20 +69,27 @@ def left(prices: Prices, tasks: float) -> float:
     return BUSY * 1000 - prices.idle - HEARD_A_SECOND * prices.signal - tasks * prices.heard
 
 
-def own(prices: Prices, followed: float) -> float:
-    """CPU milliseconds that a task costs the server that has it, and those that follow it."""
-    return prices.task + followed * prices.follow
+def each(prices: Prices, followed: float, room: float) -> float:
+    """Tasks a second that a server does with so many CPU milliseconds a second: the more, the cheaper."""
+    few, many = 0.0, room / prices.busy[-1][1]
+    for _ in range(60):
+        rate = (few + many) / 2
+        if rate * (prices.task(rate) + followed * prices.follow) < room:
+            few = rate
+        else:
+            many = rate
+    return few
 
 
 def servers(prices: Prices, load: Load) -> int | None:
     """How many it takes; None: none are enough."""
     room = left(prices, load.tasks)
-    return math.ceil(load.tasks * own(prices, load.followed) / room) if room > 0 else None
+    return math.ceil(load.tasks / each(prices, load.followed, room)) if room > 0 else None
 
 
 def alone(prices: Prices, load: Load) -> int:
     """How many it would take if none had to hear of another's tasks."""
-    return math.ceil(load.tasks * own(prices, load.followed) / (BUSY * 1000 - prices.idle))
+    return math.ceil(load.tasks / each(prices, load.followed, BUSY * 1000 - prices.idle))
 
 
 def ceiling(prices: Prices) -> float:
@@ -92,8 +108,8 @@ def envoys(prices: Prices, calls: float) -> int:
 
 
 def shards(load: Load, takes: float) -> int:
-    """How many, if the primary of one takes so many writes a second, and all have even parts of them."""
-    return math.ceil(WRITES * load.tasks / takes)
+    """How many, if a primary takes so many writes a second at most, and all have even parts of them."""
+    return math.ceil(WRITES * load.tasks / (BUSY * takes))
 
 
 def told_late(servers: int) -> float:

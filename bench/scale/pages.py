@@ -53,10 +53,10 @@ def filled(text: str, measured: Measured) -> str:
 
 
 def prices(measured: Measured) -> Prices:
-    """That of a task is the one of the busiest server; Envoy's is the bench's own."""
+    """Envoy's is the bench's own."""
     hearing, runs = measured["hearing"], measured["spread"]["runs"]
     return Prices(
-        task=measured["busy"]["runs"][-1]["server_ms"],
+        busy=[(run["rate"], run["server_ms"]) for run in measured["busy"]["runs"]],
         follow=measured["follow"]["server_ms"],
         envoy=_of_page("rest", "OpenMCP Chain, POST /v1/tasks through Envoy", "Envoy CPU ms"),
         signal=hearing["signal"],
@@ -85,9 +85,9 @@ def _prices(measured: Measured) -> Sequence[str]:
     run = _of_page("drain", "OpenMCP Chain, one worker, 100 tasks at a time")
     page, part = "[{0}](../bench/results/{0}.md)".format, "`{}`".format
     rows = [
-        (f"a task, where one server does {rate:.0f} a second", "server CPU", f"{p.task:.2f} ms", part("busy")),
-        ("… a submit, where 64 callers share writes", "the same", f"{submit:.2f} ms", page("submit")),
-        ("… a claim and an end, where a worker does 100 at a time", "the same", f"{run:.2f} ms", page("drain")),
+        (f"a task, where one server does {rate:.0f} a second", "server CPU", f"{p.task(rate):.2f} ms", part("busy")),
+        ("a submit alone, where 64 callers share writes", "server CPU", f"{submit:.2f} ms", page("submit")),
+        ("a claim and an end, of 100 tasks at a time", "server CPU", f"{run:.2f} ms", page("drain")),
         ("to follow a task to its end, at another server", "server CPU", f"{p.follow:.1f} ms", part("follow")),
         ("a submit by REST", "Envoy CPU", f"{p.envoy:.2f} ms", page("rest")),
         ("a signal of another server, heard", "CPU of each other server", f"{p.signal:.2f} ms", part("hearing")),
@@ -136,7 +136,7 @@ def _capacity(p: Prices) -> Sequence[str]:
         "servers",
         f"cells of {CELL:,} × servers",
         "documents written a second",
-        f"shards, if one takes {TAKES:,}",
+        f"shards, if one takes {TAKES:,} at most",
         "the largest workspace's tasks",
         "Envoys, if all is REST",
         f"kept {KEPT_DAYS} days",

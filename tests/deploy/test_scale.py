@@ -12,7 +12,7 @@ from openmcp_chain.domain.task import PRIORITIES
 from openmcp_chain.engine import identity, looks, queues, room, signals, sweep
 from openmcp_chain.store.mongo import client
 
-PRICES = Prices(task=3, follow=1, envoy=0.5, signal=0.5, changed=0.002, waiting=0.01, idle=20, document=1000)
+PRICES = Prices(busy=((100, 3),), follow=1, envoy=0.5, signal=0.5, changed=0.002, waiting=0.01, idle=20, document=1000)
 
 
 @cache

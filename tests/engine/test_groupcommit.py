@@ -127,44 +127,57 @@ async def test_nobody_waits_for_those_who_may_come_where_few_do_or_enough_are_th
     assert await starts(8, most=4) == [0, 1, 2, 3]
 
 
-async def test_a_second_writer_begins_when_a_full_batch_waits() -> None:
-    """And ends when none does: what comes one by one goes out together, however many writers there may be."""
-    batches: list[list[int]] = []
-    under_way = most = 0
+class Slow:
+    """Takes a second for a batch, and notes when each began."""
 
-    async def flush(items: Sequence[int]) -> Sequence[int]:
-        nonlocal under_way, most
-        batches.append(list(items))
-        under_way += 1
-        most = max(most, under_way)
+    def __init__(self) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._made = self._clock()
+        self.batches: list[tuple[float, list[int]]] = []
+
+    async def flush(self, items: Sequence[int]) -> Sequence[int]:
+        self.batches.append((round(self._clock() - self._made, 3), list(items)))
         await asyncio.sleep(1)
-        under_way -= 1
         return items
 
-    commit = GroupCommit(flush, most=3, writers=2)
-    calls = [asyncio.create_task(commit(0))]
-    await asyncio.sleep(0.1)
-    calls += [asyncio.create_task(commit(item)) for item in (1, 2)]
-    await asyncio.sleep(0.1)
-    assert batches == [[0]]
-    calls += [asyncio.create_task(commit(item)) for item in range(3, 12)]
-    await asyncio.sleep(0.1)
-    assert batches == [[0], [1, 2, 3]], "no third, though two more are full"
-    assert await asyncio.gather(*calls) == list(range(12))
-    assert batches == [[0], [1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11]]
-    assert most == 2
+    async def at(self, seconds: float) -> None:
+        await asyncio.sleep(seconds - (self._clock() - self._made))
 
-    # The same two writers, at the same time, with less than a batch between them: one is enough.
-    batches.clear()
-    calls = [asyncio.create_task(commit(item)) for item in range(6)]
-    await asyncio.sleep(0.5)
-    assert batches == [[0, 1, 2], [3, 4, 5]]
-    calls += [asyncio.create_task(commit(item)) for item in (6, 7)]
-    await asyncio.sleep(0.6)
-    calls.append(asyncio.create_task(commit(8)))
+
+async def test_a_second_writer_begins_when_a_full_batch_waits() -> None:
+    """Two are under way for as long as full ones wait; what is less waits for the one that is left."""
+    disk = Slow()
+    commit = GroupCommit(disk.flush, most=3, writers=2)
+    calls = [asyncio.create_task(commit(0))]
+    await disk.at(0.1)
+    calls += [asyncio.create_task(commit(item)) for item in (1, 2)]
+    await disk.at(0.2)
+    assert disk.batches == [(0, [0])]
+    calls += [asyncio.create_task(commit(item)) for item in range(3, 12)]
+    await disk.at(1.9)
+    assert disk.batches == [(0, [0]), (0.2, [1, 2, 3]), (1, [4, 5, 6]), (1.2, [7, 8, 9])]
     await asyncio.gather(*calls)
-    assert batches == [[0, 1, 2], [3, 4, 5], [6, 7], [8]]
+    assert disk.batches[4:] == [(2.2, [10, 11])], "at 2 there was less than a batch, and another writer"
     await commit.settle()
+
+
+async def test_one_writer_is_enough_for_what_is_less_than_a_batch() -> None:
+    """Even if a second has begun: when its turn comes, the first may have taken most of what waited."""
+    disk = Slow()
+    commit = GroupCommit(disk.flush, most=3, writers=2)
+    assert await asyncio.gather(*map(commit, range(4))) == [0, 1, 2, 3]
+    assert disk.batches == [(0, [0, 1, 2]), (1, [3])]
+
+
+async def test_the_writer_that_is_left_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after there were two, and whole batches."""
+    monkeypatch.setattr(groupcommit, "PAUSE_SECONDS", 10)
+    disk = Slow()
+    commit = GroupCommit(disk.flush, most=4, writers=2, pauses=True)
+    await asyncio.gather(*map(commit, range(16)))
+    await commit(16)
+    starts = [began for began, _ in disk.batches]
+    assert starts == [0, 0, 1, 1, 2.5]
 
 
 async def test_a_full_batch_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:

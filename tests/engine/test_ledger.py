@@ -12,7 +12,7 @@ from support.samples import NOW, SECOND, make_task
 from openmcp_chain.domain import errors, transitions
 from openmcp_chain.domain.task import Change, Key, Task, View, seen
 from openmcp_chain.engine.groupcommit import BATCH_BYTES
-from openmcp_chain.engine.ledger import DECISIONS
+from openmcp_chain.engine.ledger import DECISIONS, INSERTS
 from openmcp_chain.store.memory import MemoryStore
 
 
@@ -42,6 +42,45 @@ async def test_change_decides_again_on_what_came_first() -> None:
     changed = await engine.app.ledger.change(stale, decide)
     assert seen == [stale.version, newest.version]
     assert changed.version == newest.version + 1
+
+
+async def test_of_two_equal_inserts_at_a_time_followers_hear_of_one() -> None:
+    """As of a request that is sent twice: to the store the second may be the first one, tried again."""
+    store = DistantStore()
+    ledger = Engine(store).app.ledger
+    heard: list[Task] = []
+    ledger.follow(lambda _, after: heard.append(after))
+    task = make_task(payload=b"1")
+    store.late["insert_tasks"] = asyncio.Event()
+    first = asyncio.create_task(ledger.insert(task))
+    await asyncio.sleep(1)
+    second = asyncio.create_task(ledger.insert(replace(task)))
+    others = [asyncio.create_task(ledger.insert(make_task())) for _ in range(INSERTS)]
+    await asyncio.sleep(1)
+    store.late.pop("insert_tasks").set()
+    assert await first is task
+    assert await second == seen(task, View.OUTLINE)
+    await asyncio.gather(*others)
+    assert heard.count(task) == 1
+    assert len(heard) == 1 + len(others)
+
+
+async def test_an_insert_that_fails_leaves_its_place_to_the_next() -> None:
+    """Who waited for it writes the task."""
+    store = DistantStore()
+    ledger = Engine(store).app.ledger
+    task, again = make_task(), None
+    store.gates["insert_tasks"] = asyncio.Event()
+    first = asyncio.create_task(ledger.insert(task))
+    await asyncio.sleep(1)
+    second = asyncio.create_task(ledger.insert(again := replace(task)))
+    await asyncio.sleep(1)
+    store.cut = "insert_tasks"
+    store.gates.pop("insert_tasks").set()
+    with pytest.raises(errors.Unavailable):
+        await first
+    store.cut = ""
+    assert await second is again
 
 
 async def test_an_insert_has_only_so_much_metadata() -> None:

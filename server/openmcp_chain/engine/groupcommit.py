@@ -6,8 +6,9 @@ busy one makes larger batches the busier it is (as PostgreSQL's and InnoDB's log
 
 Where it serves callers, it pauses behind a batch of several, for half as long as the write took: those who have their
 answers come again, and were the next write to begin with the first of them, it would be a small one, and cost them all.
-(PostgreSQL's `commit_delay` and `commit_siblings`, whose manual says to try half of what a write takes.) Once a whole
-batch waits it goes out; and where callers are so few that a batch has less than four, there is no pause.
+(PostgreSQL's `commit_delay` and `commit_siblings`, whose manual says to try half of what a write takes.) Once as many
+items wait as go into one batch, it goes out; and where callers are so few that a batch has less than four, there is no
+pause.
 
 There may be several writers: another begins when as many items wait as go into one batch, and ends when fewer do. So
 the database has the next full batch at hand, while answers to the last are given out and others are made ready.
@@ -98,14 +99,12 @@ class GroupCommit(Generic[T, R]):
         clock, writer = asyncio.get_running_loop().time, asyncio.current_task()
         try:
             while self._lanes:
+                if len(self._writers) > 1 and self._waiting < self._most:
+                    return  # one is enough for what waits
                 began, batch = clock(), self._take()
                 size = len(batch)
                 await self._write(batch)
-                if self._waiting >= self._most:
-                    continue
-                if len(self._writers) > 1:
-                    return  # one is enough for what waits
-                if self._pauses and size >= SIBLINGS:
+                if self._pauses and size >= SIBLINGS and self._waiting < self._most:
                     await self._pause(min(PAUSE * (clock() - began), PAUSE_SECONDS))
         finally:
             self._writers = {other for other in self._writers if other is not writer}

@@ -64,6 +64,8 @@ class Ledger:
         self._updates = GroupCommit[Change, Task | None](
             self._update, _weight, UPDATES, lambda change: change.after.workspace, pauses=True
         )
+        self._inserting: dict[Key, asyncio.Event] = {}
+        """New tasks that are being written, and what tells that they are."""
         self._turns: dict[Key, _Turns] = {}
         self._reads = {view: Reads(store, view) for view in View}
         self._histories = GroupCommit[Position, Stretch | None](
@@ -76,7 +78,16 @@ class Ledger:
         self._followers.append(follower)
 
     async def insert(self, task: Task) -> Task:
-        """Adds the task; returns what is stored under its key: the task itself, or the outline of what was there."""
+        """Adds the task; returns what is stored under its key: the task itself, or the outline of what was there.
+
+        Of two that come at the same time the second waits for the first: to the store they may be the same write,
+        tried again, and followers would be told twice.
+        """
+        if (first := self._inserting.get(task.key)) is not None:
+            await first.wait()
+            if (there := await self.get(task.key, View.OUTLINE)) is not None:
+                return there
+        self._inserting.setdefault(task.key, asyncio.Event())
         return await self._inserts(task)
 
     async def get(self, key: Key, view: View, may_read: Ask = free) -> Task | None:
@@ -173,7 +184,12 @@ class Ledger:
         return [found.get(key) for key in keys]
 
     async def _insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        all_stored = await self._store.insert_tasks(tasks)
+        try:
+            all_stored = await self._store.insert_tasks(tasks)
+        finally:
+            for task in tasks:
+                if (under_way := self._inserting.pop(task.key, None)) is not None:
+                    under_way.set()
         for task, stored in zip(tasks, all_stored, strict=True):
             if stored is task:
                 self._announce(None, task)

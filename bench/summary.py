@@ -1,0 +1,43 @@
+"""What was wanted and what was measured, of all pages of results, as one table for docs/performance.md."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.cases import TABLES
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PAGE = RESULTS.parents[1] / "docs" / "performance.md"
+
+_PLACE = re.compile(r"(<!-- wanted -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def write() -> None:
+    """Writes the page anew, of what the pages of results say now."""
+    PAGE.write_text(filled(PAGE.read_text()))
+
+
+def filled(text: str) -> str:
+    """The text with the table at its place."""
+    lines = ["| | measured | wanted | reached |", "| --- | --- | --- | --- |"]
+    for name, what, measured, wanted in _rows():
+        reached = "yes" if _reached(measured, wanted) else "**no**"
+        lines.append(f"| [{name}](../bench/results/{name}.md): {what} | {measured} | {wanted} | {reached} |")
+    return _PLACE.sub(lambda place: place[1] + "\n".join(lines) + "\n" + place[2], text)
+
+
+def _rows() -> Iterator[tuple[str, str, str, str]]:
+    """Name of the page, what it is, measured, wanted; of whatever has something that is wanted."""
+    for table in TABLES:
+        path = RESULTS / f"{table.name}.md"
+        for line in path.read_text().splitlines() if path.exists() else ():
+            cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+            if len(cells) == 3 and cells[2].startswith(("≥", "≤")):
+                yield table.name, cells[0], cells[1], cells[2]
+
+
+def _reached(measured: str, wanted: str) -> bool:
+    """As far as the digits go that are shown."""
+    sign, bound = wanted[0], float(wanted[1:].split(maxsplit=1)[0].replace(",", ""))
+    figure = float(measured.split(maxsplit=1)[0].replace(",", ""))
+    return figure >= bound if sign == "≥" else figure <= bound
