@@ -43,6 +43,15 @@ def new(payload: bytes, now: datetime | None = None) -> dict[str, Any]:
     }
 
 
+def leased(payload: bytes) -> dict[str, Any]:
+    """One that is given to a worker when it comes, as ours is if a worker waits."""
+    made = new(payload)
+    lease = {"token": secrets.token_urlsafe(16), "worker": "bare", "expires_at": made["due_at"] + timedelta(minutes=1)}
+    event = {"seq": 2, "status": "RUNNING", "at": made["due_at"], "context": {"attempt": 1, "worker": "bare"}}
+    state = {"version": 2, "status": "RUNNING", "queue": RUNNING, "attempt": 1, "lease": lease}
+    return {**made, **state, "due_at": lease["expires_at"], "events": [*made["events"], event]}
+
+
 def claim(id_: str) -> UpdateOne:
     now = datetime.now(UTC)
     lease = {"token": secrets.token_urlsafe(16), "worker": "bare", "expires_at": now + timedelta(minutes=1)}
