@@ -14,7 +14,7 @@ SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """One idle server beside one other, so that both listen."""
+    """One idle server beside one other. Nobody is at either, so neither listens."""
 
     server_ms: float
     """CPU milliseconds a second."""
