@@ -203,8 +203,8 @@ TABLES = (
             f"In each run up to {openmcp_latency.CALLS:,} tasks, each submitted when the result of the one before is "
             "there and the system has been at rest for 10 to 30 ms. All times begin when the client is told to submit. "
             "CPU times are for one task. The last three are no tasks: what one round trip takes, of which a task has "
-            "several: no start comes before a call and an insert would, no result before two calls, an insert and an "
-            "update."
+            "several; each is measured cold, so that together they may be more than a task takes. The bound is the "
+            "least."
         ),
     ),
     Table(

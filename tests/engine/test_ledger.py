@@ -44,43 +44,50 @@ async def test_change_decides_again_on_what_came_first() -> None:
     assert changed.version == newest.version + 1
 
 
-async def test_of_two_equal_inserts_at_a_time_followers_hear_of_one() -> None:
-    """As of a request that is sent twice: to the store the second may be the first one, tried again."""
+async def test_of_two_equal_inserts_followers_hear_once() -> None:
+    """As of a request that is sent twice: to the store the second is the first one, tried again, even if that failed."""
     store = DistantStore()
     ledger = Engine(store).app.ledger
     heard: list[Task] = []
     ledger.follow(lambda _, after: heard.append(after))
     task = make_task(payload=b"1")
     store.late["insert_tasks"] = asyncio.Event()
-    first = asyncio.create_task(ledger.insert(task))
+    calls = [asyncio.create_task(ledger.insert(task))]
     await asyncio.sleep(1)
-    second = asyncio.create_task(ledger.insert(replace(task)))
-    others = [asyncio.create_task(ledger.insert(make_task())) for _ in range(INSERTS)]
+    others = [make_task() for _ in range(INSERTS)]
+    calls += [asyncio.create_task(ledger.insert(one)) for one in (replace(task), *others)]
     await asyncio.sleep(1)
     store.late.pop("insert_tasks").set()
-    assert await first is task
-    assert await second == seen(task, View.OUTLINE)
-    await asyncio.gather(*others)
+    await asyncio.gather(*calls)
     assert heard.count(task) == 1
     assert len(heard) == 1 + len(others)
 
-
-async def test_an_insert_that_fails_leaves_its_place_to_the_next() -> None:
-    """Who waited for it writes the task."""
-    store = DistantStore()
-    ledger = Engine(store).app.ledger
-    task, again = make_task(), None
-    store.gates["insert_tasks"] = asyncio.Event()
-    first = asyncio.create_task(ledger.insert(task))
-    await asyncio.sleep(1)
-    second = asyncio.create_task(ledger.insert(again := replace(task)))
+    lost = make_task(payload=b"2")
+    store.late["insert_tasks"] = asyncio.Event()
+    first = asyncio.create_task(ledger.insert(lost))
     await asyncio.sleep(1)
     store.cut = "insert_tasks"
-    store.gates.pop("insert_tasks").set()
+    store.late.pop("insert_tasks").set()
     with pytest.raises(errors.Unavailable):
         await first
+    assert lost not in heard
     store.cut = ""
-    assert await second is again
+    assert await ledger.insert(again := replace(lost)) is again
+    assert heard.count(lost) == 1
+
+
+async def test_a_task_under_an_id_that_is_free_again_is_told_of() -> None:
+    """Its version is another: that of the time at which it was submitted."""
+    store = DistantStore()
+    ledger = Engine(store).app.ledger
+    heard: list[Task] = []
+    ledger.follow(lambda _, after: heard.append(after))
+    first = make_task()
+    await ledger.insert(first)
+    del store._tasks[first.key]
+    second = replace(first, version=first.version + 1)
+    await ledger.insert(second)
+    assert heard == [first, second]
 
 
 async def test_an_insert_has_only_so_much_metadata() -> None:

@@ -104,7 +104,7 @@ class GroupCommit(Generic[T, R]):
                 began, batch = clock(), self._take()
                 size = len(batch)
                 await self._write(batch)
-                if self._pauses and size >= SIBLINGS and self._waiting < self._most:
+                if self._pauses and size >= SIBLINGS and len(self._writers) == 1 and self._waiting < self._most:
                     await self._pause(min(PAUSE * (clock() - began), PAUSE_SECONDS))
         finally:
             self._writers = {other for other in self._writers if other is not writer}

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -21,6 +22,8 @@ DECISIONS = 10
 INSERTS, INSERTERS = 100, 2
 """New tasks in a batch, and full batches at the database: one is inserted while the next is sent. Whoever comes beside
 a crowd waits for those two, and his own (docs/decisions/0011-group-commit.md)."""
+TOLD = 10_000
+"""New tasks that are remembered as told of: what is written again is so within moments."""
 STRETCH = 100
 """Events of a history that are read at a time; of long lines, some 400 KiB."""
 STRETCHES = 10
@@ -64,8 +67,8 @@ class Ledger:
         self._updates = GroupCommit[Change, Task | None](
             self._update, _weight, UPDATES, lambda change: change.after.workspace, pauses=True
         )
-        self._inserting: dict[Key, asyncio.Event] = {}
-        """New tasks that are being written, and what tells that they are."""
+        self._told: OrderedDict[tuple[Key, int], None] = OrderedDict()
+        """The new tasks that followers were told of last, with their versions."""
         self._turns: dict[Key, _Turns] = {}
         self._reads = {view: Reads(store, view) for view in View}
         self._histories = GroupCommit[Position, Stretch | None](
@@ -78,16 +81,7 @@ class Ledger:
         self._followers.append(follower)
 
     async def insert(self, task: Task) -> Task:
-        """Adds the task; returns what is stored under its key: the task itself, or the outline of what was there.
-
-        Of two that come at the same time the second waits for the first: to the store they may be the same write,
-        tried again, and followers would be told twice.
-        """
-        if (first := self._inserting.get(task.key)) is not None:
-            await first.wait()
-            if (there := await self.get(task.key, View.OUTLINE)) is not None:
-                return there
-        self._inserting.setdefault(task.key, asyncio.Event())
+        """Adds the task; returns what is stored under its key: the task itself, or the outline of what was there."""
         return await self._inserts(task)
 
     async def get(self, key: Key, view: View, may_read: Ask = free) -> Task | None:
@@ -184,14 +178,13 @@ class Ledger:
         return [found.get(key) for key in keys]
 
     async def _insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        try:
-            all_stored = await self._store.insert_tasks(tasks)
-        finally:
-            for task in tasks:
-                if (under_way := self._inserting.pop(task.key, None)) is not None:
-                    under_way.set()
+        all_stored = await self._store.insert_tasks(tasks)
         for task, stored in zip(tasks, all_stored, strict=True):
-            if stored is task:
+            # Of two that are equal, as of a request that is sent twice, the store takes one for the other, tried again.
+            if stored is task and (task.key, task.version) not in self._told:
+                self._told[task.key, task.version] = None
+                if len(self._told) > TOLD:
+                    self._told.popitem(last=False)
                 self._announce(None, task)
         return all_stored
 
