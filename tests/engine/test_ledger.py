@@ -45,7 +45,7 @@ async def test_change_decides_again_on_what_came_first() -> None:
 
 
 async def test_of_two_equal_inserts_followers_hear_once() -> None:
-    """As of a request that is sent twice: to the store the second is the first one, tried again, even if that failed."""
+    """As of one request sent twice: to the store the second is the first one, tried again. Even if that failed."""
     store = DistantStore()
     ledger = Engine(store).app.ledger
     heard: list[Task] = []
