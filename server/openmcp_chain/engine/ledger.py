@@ -67,8 +67,9 @@ class Ledger:
         self._updates = GroupCommit[Change, Task | None](
             self._update, _weight, UPDATES, lambda change: change.after.workspace, pauses=True
         )
-        self._told: OrderedDict[tuple[Key, int], None] = OrderedDict()
-        """The new tasks that followers were told of last, with their versions."""
+        self._told: OrderedDict[int, None] = OrderedDict()
+        """The new tasks that followers were told of last: hashes of their keys and versions, since workspaces that are
+        deleted are not to be remembered."""
         self._turns: dict[Key, _Turns] = {}
         self._reads = {view: Reads(store, view) for view in View}
         self._histories = GroupCommit[Position, Stretch | None](
@@ -181,8 +182,8 @@ class Ledger:
         all_stored = await self._store.insert_tasks(tasks)
         for task, stored in zip(tasks, all_stored, strict=True):
             # Of two that are equal, as of a request that is sent twice, the store takes one for the other, tried again.
-            if stored is task and (task.key, task.version) not in self._told:
-                self._told[task.key, task.version] = None
+            if stored is task and (told := hash((task.key, task.version))) not in self._told:
+                self._told[told] = None
                 if len(self._told) > TOLD:
                     self._told.popitem(last=False)
                 self._announce(None, task)
