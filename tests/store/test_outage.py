@@ -174,8 +174,10 @@ async def test_acknowledged_writes_survive_kill_9(own: Database, patient: MongoS
             steps += 1
             progress.set()
 
+    killing = True
+
     async def writer() -> None:
-        for _ in range(15):
+        while killing:  # were they so many, all might be done before the last kill, which waits for more
             await live(make_task())
 
     async with asyncio.TaskGroup() as writers:
@@ -192,8 +194,9 @@ async def test_acknowledged_writes_survive_kill_9(own: Database, patient: MongoS
             found = await patient.get_tasks(told)
             assert found.keys() == told.keys()
             assert all(found[key].version >= task.version for key, task in told.items())
+        killing = False
     assert await patient.get_tasks(acknowledged) == acknowledged
-    assert len(acknowledged) == 8 * 15
+    assert len(acknowledged) >= 3 * 40 / 2
 
 
 async def test_a_lost_reply_is_no_lost_and_no_double_write(database: Database, driver: Driver) -> None:
