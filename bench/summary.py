@@ -1,15 +1,12 @@
 """What was wanted and what was measured, of all pages of results, as one table for docs/performance.md."""
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
+from bench import markdown
 from bench.cases import TABLES
+from bench.scale.pages import RESULTS
 
-RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = RESULTS.parents[1] / "docs" / "performance.md"
-
-_PLACE = re.compile(r"(<!-- wanted -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def write() -> None:
@@ -19,11 +16,11 @@ def write() -> None:
 
 def filled(text: str) -> str:
     """The text with the table at its place."""
-    lines = ["| | measured | wanted | reached |", "| --- | --- | --- | --- |"]
-    for name, what, measured, wanted in _rows():
-        reached = "yes" if _reached(measured, wanted) else "**no**"
-        lines.append(f"| [{name}](../bench/results/{name}.md): {what} | {measured} | {wanted} | {reached} |")
-    return _PLACE.sub(lambda place: place[1] + "\n".join(lines) + "\n" + place[2], text)
+    rows = [
+        (f"[{name}](../bench/results/{name}.md): {what}", measured, wanted, _word(measured, wanted))
+        for name, what, measured, wanted in _rows()
+    ]
+    return markdown.filled(text, {"wanted": markdown.table(("what", "measured", "wanted", "reached"), rows)})
 
 
 def _rows() -> Iterator[tuple[str, str, str, str]]:
@@ -36,8 +33,8 @@ def _rows() -> Iterator[tuple[str, str, str, str]]:
                 yield table.name, cells[0], cells[1], cells[2]
 
 
-def _reached(measured: str, wanted: str) -> bool:
-    """As far as the digits go that are shown."""
+def _word(measured: str, wanted: str) -> str:
+    """Whether it is reached, as far as the digits go that are shown."""
     sign, bound = wanted[0], float(wanted[1:].split(maxsplit=1)[0].replace(",", ""))
     figure = float(measured.split(maxsplit=1)[0].replace(",", ""))
-    return figure >= bound if sign == "≥" else figure <= bound
+    return "yes" if (figure >= bound if sign == "≥" else figure <= bound) else "**no**"

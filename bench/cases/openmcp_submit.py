@@ -1,9 +1,8 @@
 """Our own submit: authenticated, checked, durable. No worker takes the tasks; others wait already, or none."""
 
-from collections.abc import Mapping
+import math
 from contextlib import nullcontext
 from functools import partial
-from types import MappingProxyType
 
 from bench import openmcp, task
 from bench.case import Case, Size
@@ -13,7 +12,6 @@ from bench.sample import Sample
 BACKLOG = 100_000
 RATE = 400
 """Calls a second, where two ways to call are to be given the same work: less than any of them can take."""
-AT_RATE = MappingProxyType({"rate": float(RATE)})
 
 
 async def run(
@@ -24,9 +22,12 @@ async def run(
     servers: int = 1,
     times: int = 1,
     listening: bool = False,
-    pace: Mapping[str, float] = MappingProxyType({}),
+    rate: float = math.inf,
 ) -> Sample:
-    """`times` as many callers, spread evenly over the servers; `listening`: each server wants to be told of tasks."""
+    """`times` as many callers, spread evenly over the servers; `listening`: each server wants to be told of tasks.
+
+    `rate`: calls a second, of all callers.
+    """
     served = await openmcp.serve(lab, servers)
     await openmcp.fill(served, backlog)
     async with openmcp.listening(served) if listening else nullcontext():
@@ -40,13 +41,13 @@ async def run(
                 "calls": size.calls,
                 "callers": times * size.callers,
                 "warm_up": size.warm_up,
-                **pace,
+                "rate": rate,
             },
         )
 
 
 CASE = Case("submit", "OpenMCP Chain, SubmitTask", run)
-PACED = Case("submit-paced", f"SubmitTask, {RATE:,} a second", partial(run, pace=AT_RATE))
+PACED = Case("submit-paced", f"SubmitTask, {RATE:,} a second", partial(run, rate=RATE))
 BEHIND = Case("submit-behind", f"SubmitTask, {BACKLOG:,} tasks waiting", partial(run, backlog=BACKLOG))
 TWO = Case("submit-two", "2 server processes, 64 callers each", partial(run, servers=2, times=2))
 TWO_TOLD = Case("submit-two-told", "the same, a worker at each", partial(run, servers=2, times=2, listening=True))

@@ -1,18 +1,17 @@
 """The same submit by REST: Envoy makes the gRPC call of it, checks the token, and makes JSON of the answer."""
 
 import json
-from collections.abc import Mapping
+import math
 from functools import partial
-from types import MappingProxyType
 
 from bench import gateway, openmcp, task
 from bench.case import Case, Size
-from bench.cases.openmcp_submit import AT_RATE, RATE
+from bench.cases.openmcp_submit import RATE
 from bench.lab import Lab
 from bench.sample import Sample
 
 
-async def run(lab: Lab, size: Size, *, pace: Mapping[str, float] = MappingProxyType({})) -> Sample:
+async def run(lab: Lab, size: Size, *, rate: float = math.inf) -> Sample:
     served = await openmcp.serve(lab)
     return await lab.measure(
         "bench.load.http_calls",
@@ -24,10 +23,10 @@ async def run(lab: Lab, size: Size, *, pace: Mapping[str, float] = MappingProxyT
             "calls": size.calls,
             "callers": size.callers,
             "warm_up": size.warm_up,
-            **pace,
+            "rate": rate,
         },
     )
 
 
 CASE = Case("rest", "OpenMCP Chain, POST /v1/tasks through Envoy", run)
-PACED = Case("rest-paced", f"POST /v1/tasks, {RATE:,} a second", partial(run, pace=AT_RATE))
+PACED = Case("rest-paced", f"POST /v1/tasks, {RATE:,} a second", partial(run, rate=RATE))

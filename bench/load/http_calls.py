@@ -7,7 +7,6 @@ Plan: `port` on loopback; `path`; `token`, if one is needed; `body`; and what `p
 """
 
 import asyncio
-import math
 from typing import Any
 
 from bench.load import protocol
@@ -36,7 +35,7 @@ async def main(plan: dict[str, Any]) -> None:
         calls=plan["calls"],
         callers=plan["callers"],
         warm_up=plan["warm_up"],
-        rate=plan.get("rate", math.inf),
+        rate=plan["rate"],
     )
 
 

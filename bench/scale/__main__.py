@@ -13,18 +13,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from bench import lab, summary
-from bench.case import Size
-from bench.cases import idle_streams
+from bench import summary
 from bench.scale import edge, hearing, idle, memory, pages, shards, spread
-
-SMALL = Size(calls=1000, warm_up=0, callers=64)
-
-
-async def _streams() -> Mapping[str, Any]:
-    async with lab.opened() as place:
-        sample = await idle_streams.TYPED.run(place, SMALL)
-    return {"kib": sample.more["kib"]}
 
 
 async def _spread() -> Mapping[str, Any]:
@@ -61,10 +51,9 @@ async def _shards() -> Mapping[str, Any]:
 
 
 PARTS: Mapping[str, Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]] = {
-    "streams": _streams,
-    "busy": _busy,
     "hearing": _hearing,
     "spread": _spread,
+    "busy": _busy,
     "follow": _follow,
     "idle": _idle,
     "edge": _edge,

@@ -1,4 +1,4 @@
-"""What Envoy costs: a REST call, and the memory of the buckets that each workspace has there."""
+"""What Envoy keeps: the buckets that each workspace has there."""
 
 import asyncio
 from collections.abc import Iterable
@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 import httpx
 
 from bench import gateway, lab, openmcp
-from bench.case import Size
-from bench.cases import rest_submit
 from openmcp_chain import config
 from openmcp_chain.engine import clock
 from openmcp_chain.engine.tokens import Tokens
@@ -25,18 +23,12 @@ PLAN = "standard"
 class Edge:
     """One Envoy."""
 
-    envoy_ms: float
-    """CPU milliseconds of Envoy for a submit by REST."""
-    server_ms: float
-    """The server's for the same."""
     workspace_kib: float
     """Memory for a workspace that has called: its buckets, and its token, which each thread remembers."""
 
 
 async def measure() -> Edge:
-    async with lab.opened() as place:
-        sample = await rest_submit.CASE.run(place, Size(calls=1500, warm_up=500, callers=64))
-    return Edge(sample.cpu_ms("envoy"), sample.cpu_ms("server"), await _workspace())
+    return Edge(await _workspace())
 
 
 async def _workspace() -> float:

@@ -1,11 +1,11 @@
 """What was measured and what follows, as tables: for bench/results/scale.md, and for the places in docs/scale.md."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import markdown
 from bench.scale import model, shards
 from bench.scale.model import Load, Prices
 
@@ -19,8 +19,6 @@ TAKES = 10_000
 """Writes a second of a shard's primary: an example, to be replaced by what yours take."""
 CELL = 5_000
 """Tasks a second of servers that hear only each other, at most."""
-
-_PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Measured = Mapping[str, Any]
 
@@ -39,24 +37,24 @@ def results(measured: Measured) -> str:
         lines += [f"## {title}", "", *(line.replace("../bench/results/", "") for line in table), ""]
     told = ", ".join(f"{name} {part['at']} (load {part['load']:.0f})" for name, part in sorted(measured.items()))
     told_of = (
-        "CPU time by `/proc`, one run each, on 2 cores: the machine's load average then is in brackets, of which these "
-        "runs themselves are some 2; more stretches CPU times, by half and more. `python -m bench.scale PART` measures "
-        f"a part again. Measured: {told}. What it means: [docs/scale.md](../../docs/scale.md)."
+        "CPU time by `/proc`, on 2 cores, one run each; of `spread`, `busy` and `follow` the middle one of three. The "
+        "machine's load average then is in brackets, of which these runs themselves are some 2; more stretches CPU "
+        "times, by half and more. `python -m bench.scale PART` measures a part again. "
+        f"Measured: {told}. What it means: [docs/scale.md](../../docs/scale.md)."
     )
     return "\n".join([*lines, told_of, ""])
 
 
 def filled(text: str, measured: Measured) -> str:
-    """The text with each place `<!-- name -->` … `<!-- end -->` filled with the table of that name."""
-    made = tables(measured)
-    return _PLACE.sub(lambda place: place[1] + "\n".join(made[place[2]][1]) + "\n" + place[3], text)
+    """The text of docs/scale.md with its tables."""
+    return markdown.filled(text, {name: table for name, (_, table) in tables(measured).items()})
 
 
 def prices(measured: Measured) -> Prices:
     """Envoy's is the bench's own."""
     hearing, runs = measured["hearing"], measured["spread"]["runs"]
     return Prices(
-        busy=[(run["rate"], run["server_ms"]) for run in measured["busy"]["runs"]],
+        busy=[(run["rate"], run["server_ms"]) for run in _alone(measured)],
         follow=measured["follow"]["server_ms"],
         envoy=_of_page("rest", "OpenMCP Chain, POST /v1/tasks through Envoy", "Envoy CPU ms"),
         signal=hearing["signal"],
@@ -80,9 +78,10 @@ def tables(measured: Measured) -> Mapping[str, tuple[str, Sequence[str]]]:
 
 def _prices(measured: Measured) -> Sequence[str]:
     p, idle, memory, edge = prices(measured), measured["idle"], measured["memory"], measured["edge"]
-    rate = measured["busy"]["runs"][-1]["rate"]
+    rate = _alone(measured)[-1]["rate"]
     submit = _of_page("submit", "OpenMCP Chain, SubmitTask")
     run = _of_page("drain", "OpenMCP Chain, one worker, 100 tasks at a time")
+    stream = _of_page("streams", "2,000, StreamTaskEvents", "server memory each, KiB")
     page, part = "[{0}](../bench/results/{0}.md)".format, "`{}`".format
     rows = [
         (f"a task, where one server does {rate:.0f} a second", "server CPU", f"{p.task(rate):.2f} ms", part("busy")),
@@ -99,11 +98,11 @@ def _prices(measured: Measured) -> Sequence[str]:
         ("a type of a workspace, known", "memory of every server", f"{memory['queue'] / 1024:.1f} KiB", part("memory")),
         ("… of which a worker takes", "more", f"{memory['looked_at'] / 1024:.1f} KiB", part("memory")),
         ("a waiting task, known", "memory", f"{memory['hint'] / 1024:.1f} KiB", part("memory")),
-        ("an open event stream", "memory", f"{measured['streams']['kib']:.0f} KiB", part("streams")),
+        ("an open event stream", "memory", f"{stream:.0f} KiB", page("streams")),
         ("a workspace that calls by Envoy", "memory of Envoy", f"{edge['workspace_kib']:.1f} KiB", part("edge")),
         ("a task that has ended", "document", f"{p.document:,.0f} bytes", part("spread")),
     ]
-    return _table(("what", "of", "measured", "by"), rows)
+    return markdown.table(("what", "of", "measured", "by"), rows)
 
 
 def _capacity(p: Prices) -> Sequence[str]:
@@ -141,15 +140,17 @@ def _capacity(p: Prices) -> Sequence[str]:
         "Envoys, if all is REST",
         f"kept {KEPT_DAYS} days",
     )
-    return _table(heads, rows)
+    return markdown.table(heads, rows)
+
+
+def _alone(measured: Measured) -> Sequence[Mapping[str, Any]]:
+    """One server: the least rate first."""
+    return [measured["spread"]["runs"][0], *measured["busy"]["runs"]]
 
 
 def _busy(measured: Measured) -> Sequence[str]:
-    rows = [
-        (f"{run['rate']:.0f}", f"{run['server_ms']:.1f}", f"{run['database_ms']:.1f}")
-        for run in measured["busy"]["runs"]
-    ]
-    return _table(("tasks a second", "server CPU ms a task", "database CPU ms a task"), rows)
+    rows = [(f"{run['rate']:.0f}", f"{run['server_ms']:.1f}", f"{run['database_ms']:.1f}") for run in _alone(measured)]
+    return markdown.table(("tasks a second", "server CPU ms a task", "database CPU ms a task"), rows)
 
 
 def _spread(measured: Measured) -> Sequence[str]:
@@ -174,7 +175,7 @@ def _spread(measured: Measured) -> Sequence[str]:
         "idle CPU ms a second, each",
         "… of the database",
     )
-    return _table(heads, rows)
+    return markdown.table(heads, rows)
 
 
 def _shards(measured: Measured) -> Sequence[str]:
@@ -182,15 +183,11 @@ def _shards(measured: Measured) -> Sequence[str]:
         (f"{run['shards']}", *(f"{run[kind]:.2f}" for kind in ("by_chance", "balanced", "hashed")))
         for run in measured["shards"]["runs"]
     ]
-    return _table(("shards", "ranges placed by chance", "ranges balanced by load", "hashed keys"), rows)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Sequence[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+    return markdown.table(("shards", "ranges placed by chance", "ranges balanced by load", "hashed keys"), rows)
 
 
 def _of_page(name: str, title: str, column: str = "server CPU ms") -> float:
-    """The CPU time of a case, on its page."""
+    """A figure of a case, on its page."""
     rows = [line.split(" | ") for line in (RESULTS / f"{name}.md").read_text().splitlines() if line.startswith("| ")]
     (row,) = (row for row in rows if row[0] == f"| {title}")
     return float(row[rows[0].index(column)].split("**")[1])

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
@@ -33,6 +32,28 @@ class Disk:
         if 13 in items:
             raise self.poison
         return [2 * item for item in items]
+
+
+class Slow:
+    """Takes so long for a batch, and notes when each began."""
+
+    def __init__(self, seconds: float = 1) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._made = self._clock()
+        self._seconds = seconds
+        self.batches: list[tuple[float, list[int]]] = []
+
+    async def flush(self, items: Sequence[int]) -> Sequence[int]:
+        self.batches.append((round(self._clock() - self._made, 3), list(items)))
+        await asyncio.sleep(self._seconds)
+        return items
+
+    async def at(self, seconds: float) -> None:
+        await asyncio.sleep(seconds - (self._clock() - self._made))
+
+    @property
+    def starts(self) -> list[float]:
+        return [began for began, _ in self.batches]
 
 
 async def test_what_a_write_logs_names_none_of_its_callers() -> None:
@@ -81,14 +102,8 @@ async def test_idle_writes_at_once() -> None:
 
 async def test_those_who_have_their_answers_come_again_together() -> None:
     """Behind a batch of several there is a pause, in proportion to the write."""
-    batches: list[list[int]] = []
-
-    async def flush(items: Sequence[int]) -> Sequence[int]:
-        batches.append(list(items))
-        await asyncio.sleep(0.001 * len(items))
-        return items
-
-    commit = GroupCommit(flush, pauses=True)
+    disk = Slow(0.005)
+    commit = GroupCommit(disk.flush, pauses=True)
 
     async def call(item: int) -> None:
         await commit(item)
@@ -96,52 +111,27 @@ async def test_those_who_have_their_answers_come_again_together() -> None:
         await commit(10 + item)
 
     await asyncio.gather(*map(call, range(5)))
-    assert batches == [[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]]
+    assert [batch for _, batch in disk.batches] == [[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]]
 
 
 async def test_nobody_waits_for_those_who_may_come_where_few_do_or_enough_are_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of fewer than SIBLINGS none is waited for; nor if the next batch is full; nor for longer than PAUSE_SECONDS."""
-    clock = asyncio.get_running_loop().time
-    began: list[float] = []
 
-    async def flush(items: Sequence[int]) -> Sequence[int]:
-        began.append(clock())
-        await asyncio.sleep(1)
-        return items
-
-    async def starts(count: int, most: int, *, pauses: bool = True) -> list[Any]:
-        began.clear()
-        first, commit = clock(), GroupCommit(flush, most=most, pauses=pauses)
+    async def starts(count: int, most: int, *, pauses: bool = True) -> list[float]:
+        disk = Slow()
+        commit = GroupCommit(disk.flush, most=most, pauses=pauses)
         for _ in range(2):
             await asyncio.gather(*map(commit, range(count)))
-        return [pytest.approx(start - first, abs=1e-9) for start in began]
+        return disk.starts
 
-    few = groupcommit.SIBLINGS - 1
-    assert await starts(few, most=10) == [0, 1]
+    assert await starts(groupcommit.SIBLINGS - 1, most=10) == [0, 1]
     assert await starts(4, most=10) == [0, 1 + groupcommit.PAUSE_SECONDS]
     assert await starts(4, most=10, pauses=False) == [0, 1]
     monkeypatch.setattr(groupcommit, "PAUSE_SECONDS", 10)
     assert await starts(4, most=10) == [0, 1.5]
     assert await starts(8, most=4) == [0, 1, 2, 3]
-
-
-class Slow:
-    """Takes a second for a batch, and notes when each began."""
-
-    def __init__(self) -> None:
-        self._clock = asyncio.get_running_loop().time
-        self._made = self._clock()
-        self.batches: list[tuple[float, list[int]]] = []
-
-    async def flush(self, items: Sequence[int]) -> Sequence[int]:
-        self.batches.append((round(self._clock() - self._made, 3), list(items)))
-        await asyncio.sleep(1)
-        return items
-
-    async def at(self, seconds: float) -> None:
-        await asyncio.sleep(seconds - (self._clock() - self._made))
 
 
 async def test_a_second_writer_begins_when_a_full_batch_waits() -> None:
@@ -176,28 +166,20 @@ async def test_the_writer_that_is_left_pauses(monkeypatch: pytest.MonkeyPatch) -
     commit = GroupCommit(disk.flush, most=4, writers=2, pauses=True)
     await asyncio.gather(*map(commit, range(16)))
     await commit(16)
-    starts = [began for began, _ in disk.batches]
-    assert starts == [0, 0, 1, 1, 2.5]
+    assert disk.starts == [0, 0, 1, 1, 2.5]
 
 
 async def test_a_full_batch_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes while the only writer pauses goes out at once, if it is as much as one batch may have."""
     monkeypatch.setattr(groupcommit, "PAUSE_SECONDS", 10)
-    clock = asyncio.get_running_loop().time
-    began: list[float] = []
-
-    async def flush(items: Sequence[int]) -> Sequence[int]:
-        began.append(clock())
-        await asyncio.sleep(8)
-        return items
-
-    first, commit = clock(), GroupCommit(flush, most=5, pauses=True)
+    disk = Slow(8)
+    commit = GroupCommit(disk.flush, most=5, pauses=True)
     await asyncio.gather(*map(commit, range(4)))
     calls = [asyncio.create_task(commit(item)) for item in range(4)]
     await asyncio.sleep(1)
-    assert len(began) == 1
+    assert disk.starts == [0]
     await asyncio.gather(commit(4), *calls)
-    assert [start - first for start in began] == pytest.approx([0, 9])
+    assert disk.starts == [0, 9]
 
 
 async def test_batches_are_bounded_by_items_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

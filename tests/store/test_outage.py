@@ -196,7 +196,6 @@ async def test_acknowledged_writes_survive_kill_9(own: Database, patient: MongoS
             assert all(found[key].version >= task.version for key, task in told.items())
         killing = False
     assert await patient.get_tasks(acknowledged) == acknowledged
-    assert len(acknowledged) >= 3 * 40 / 2
 
 
 async def test_a_lost_reply_is_no_lost_and_no_double_write(database: Database, driver: Driver) -> None:
