@@ -60,10 +60,10 @@ class Proxy:
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            to_writer.transport.abort()  # before anything is awaited: `end` may cancel this too
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            to_writer.transport.abort()
 
 
 @asynccontextmanager
