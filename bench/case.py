@@ -55,7 +55,8 @@ class Goal:
     of: Case
     figure: Figure
     unit: str
-    at_most: float
+    at_most: float | None = None
+    """What we want to reach."""
     beyond: Case | None = None
     """If given, by how much the figure is more than this case's, taken within each round."""
 

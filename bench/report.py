@@ -9,7 +9,7 @@ from statistics import median
 import psutil
 
 from bench import environment, postgresql, redis_server
-from bench.case import Case, Ratio, Table
+from bench.case import Case, Goal, Ratio, Table
 from bench.figures import Column
 from bench.meter import OTHERS_CORES
 from bench.rounds import Results
@@ -32,10 +32,7 @@ def markdown(table: Table, results: Results) -> str:
     ]
     if table.goals:
         lines += ["| figure | measured | wanted |", "| --- | --- | --- |"]
-        lines += [
-            f"| {goal.title} | {results.goal(goal):.2f} {goal.unit} | ≤ {goal.at_most:g} {goal.unit} |"
-            for goal in table.goals
-        ]
+        lines += [f"| {goal.title} | {results.goal(goal):.2f} {goal.unit} | {_reach(goal)} |" for goal in table.goals]
         lines += [""]
     if table.ratios:
         lines += ["| ratio | measured | wanted |", "| --- | --- | --- |"]
@@ -53,6 +50,10 @@ def markdown(table: Table, results: Results) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _reach(goal: Goal) -> str:
+    return f"≤ {goal.at_most:g} {goal.unit}" if goal.at_most is not None else ""
 
 
 def _method(table: Table, results: Results) -> str:

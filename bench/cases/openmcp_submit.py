@@ -10,7 +10,7 @@ from bench.lab import Lab
 from bench.sample import Sample
 
 BACKLOG = 100_000
-RATE = 400
+RATES = (400, 1000)
 """Calls a second, where two ways to call are to be given the same work: less than any of them can take."""
 
 
@@ -47,7 +47,7 @@ async def run(
 
 
 CASE = Case("submit", "OpenMCP Chain, SubmitTask", run)
-PACED = Case("submit-paced", f"SubmitTask, {RATE:,} a second", partial(run, rate=RATE))
+PACED, FAST = (Case(f"submit-{rate}", f"SubmitTask, {rate:,} a second", partial(run, rate=rate)) for rate in RATES)
 BEHIND = Case("submit-behind", f"SubmitTask, {BACKLOG:,} tasks waiting", partial(run, backlog=BACKLOG))
 TWO = Case("submit-two", "2 server processes, 64 callers each", partial(run, servers=2, times=2))
 TWO_TOLD = Case("submit-two-told", "the same, a worker at each", partial(run, servers=2, times=2, listening=True))

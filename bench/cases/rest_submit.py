@@ -6,7 +6,7 @@ from functools import partial
 
 from bench import gateway, openmcp, task
 from bench.case import Case, Size
-from bench.cases.openmcp_submit import RATE
+from bench.cases.openmcp_submit import RATES
 from bench.lab import Lab
 from bench.sample import Sample
 
@@ -29,4 +29,4 @@ async def run(lab: Lab, size: Size, *, rate: float = math.inf) -> Sample:
 
 
 CASE = Case("rest", "OpenMCP Chain, POST /v1/tasks through Envoy", run)
-PACED = Case("rest-paced", f"POST /v1/tasks, {RATE:,} a second", partial(run, rate=RATE))
+PACED, FAST = (Case(f"rest-{rate}", f"POST /v1/tasks, {rate:,} a second", partial(run, rate=rate)) for rate in RATES)

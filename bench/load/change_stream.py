@@ -10,25 +10,25 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import WriteConcern
 
 from bench.load import protocol
-from openmcp_chain.domain.task import Key
+from openmcp_chain.domain.task import Event, Key, Status, Stretch
 from openmcp_chain.store.base import Signal
-from openmcp_chain.store.mongo import processes, records
+from openmcp_chain.store.mongo import client, processes, records
 
 
 async def main(plan: dict[str, Any]) -> None:
-    writer: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(plan["uri"])
-    reader: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(plan["uri"])
-    signals = writer.bench.get_collection("signals", write_concern=WriteConcern(w=1))
-    document = records.from_signal(Signal("bench", [Key("bench", "x" * 36)], []), datetime.now(UTC))
+    writer, reader = [await client.connect(plan["uri"], "bench", "pymongo") for _ in range(2)]
+    signals = writer.database.get_collection("signals", write_concern=WriteConcern(w=1))
+    key, now = Key("bench", "x" * 36), datetime.now(UTC)
+    cancelled = Stretch(2, Status.CANCELLED, (Event(2, Status.CANCELLED, now, {"reason": ""}),), 2)
+    document = records.from_signal(Signal("bench", [key], [], {key: cancelled}), now)
     begun: list[float] = []
     acknowledged: list[float] = []
 
     await signals.insert_one({**document})  # there is a collection to watch
-    async with reader.bench.signals.watch(
+    async with await reader.database.signals.watch(
         [{"$match": {"operationType": "insert"}}], max_await_time_ms=processes.AWAIT_MS
     ) as stream:
         await stream.try_next()  # from now on it misses nothing
@@ -56,8 +56,8 @@ async def main(plan: dict[str, Any]) -> None:
         await make(plan["calls"])
         told = {**protocol.percentiles(begun, "begun_"), **protocol.percentiles(acknowledged, "acknowledged_")}
         protocol.tell(plan["calls"], time.perf_counter() - began, **told)
-    writer.close()
-    reader.close()
+    await writer.close()
+    await reader.close()
 
 
 if __name__ == "__main__":

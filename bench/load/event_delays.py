@@ -14,6 +14,9 @@ from bench import task
 from bench.load import protocol
 from openmcp.chain.v1 import tasks_pb2, tasks_pb2_grpc
 
+ROUNDED = 0.0005
+"""Seconds, on average: an event bears its time in whole milliseconds, rounded down."""
+
 Stream = grpc.aio.UnaryStreamCall[tasks_pb2.StreamTaskEventsRequest, tasks_pb2.TaskEvent]
 
 
@@ -50,7 +53,7 @@ async def main(plan: dict[str, Any]) -> None:
                 done = time.time()
                 event, at = await hearing
                 assert event.status == tasks_pb2.TASK_STATUS_CANCELLED
-                stamped.append(at - event.occurred_at.ToNanoseconds() / 1e9)
+                stamped.append(at - (event.occurred_at.ToNanoseconds() / 1e9 + ROUNDED))
                 acknowledged.append(at - done)
 
         await make(plan["warm_up"])

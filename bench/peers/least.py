@@ -3,13 +3,15 @@
 It is made of our own parts, so it is no bound of what could be written anew. It reads the call as ours must (see
 `transport.messages`), looks its token up in a dict, checks the request as ours does, makes the task, writes all that
 wait in durable batches, and answers. There are no tokens to verify, no plans, no workers to offer it to, nobody who
-follows it, no logs, no traces and no other processes.
+follows it, no logs, no traces and no other processes; or, where it is one of two, each tells the other of its tasks by
+our signals, and does nothing with what it is told.
 
-`python -m bench.peers.least HOST:PORT MONGODB_URI`
+`python -m bench.peers.least HOST:PORT MONGODB_URI [tells]`
 """
 
 import asyncio
 import gc
+import secrets
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -19,23 +21,56 @@ import uvloop
 
 from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.domain import transitions
+from openmcp_chain.domain.queue import Waiting
 from openmcp_chain.domain.task import Task
 from openmcp_chain.engine import clock
 from openmcp_chain.engine.groupcommit import GroupCommit
 from openmcp_chain.engine.ledger import INSERTERS, INSERTS
+from openmcp_chain.engine.signals import BUSY_SECONDS
 from openmcp_chain.engine.submission import new_task_id
+from openmcp_chain.store.base import Signal, Store
 from openmcp_chain.store.mongo import client, documents, indexes
+from openmcp_chain.store.mongo import store as mongo
 from openmcp_chain.transport import codec, messages, submits
 from openmcp_chain.transport.messages import Context
 from openmcp_chain.transport.rpc import Handler
 from openmcp_chain.transport.server import OPTIONS
 
 
+class Neighbour:
+    """Tells another process of tasks that wait, and hears of its."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._name = secrets.token_hex(8)
+        self._untold: list[Task] = []
+        self._more = asyncio.Event()
+        self.heard = 0
+
+    def tell(self, tasks: Sequence[Task]) -> None:
+        self._untold += tasks
+        self._more.set()
+
+    async def speak(self) -> None:
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            told, self._untold = self._untold, []
+            waiting = [Waiting(t.key, t.type, t.priority, t.submitted_at, t.due_at) for t in told]
+            await self._store.publish(Signal(self._name, [task.key for task in told], waiting))
+            await asyncio.sleep(BUSY_SECONDS)
+
+    async def hear(self) -> None:
+        async for signal in self._store.watch():
+            self.heard += len(signal.changed) if signal.process != self._name else 0
+
+
 class Least(grpc.GenericRpcHandler):
     """The one method."""
 
-    def __init__(self, tasks: Any) -> None:  # noqa: ANN401 - the driver's
+    def __init__(self, tasks: Any, neighbour: Neighbour | None) -> None:  # noqa: ANN401 - the driver's
         self._tasks = tasks
+        self._neighbour = neighbour
         self._insert = GroupCommit[Task, Task](self._insert_all, most=INSERTS, writers=INSERTERS, pauses=True)
         self._known: dict[str, str] = {}
         self._method: Handler = grpc.stream_unary_rpc_method_handler(self._submit)
@@ -67,24 +102,31 @@ class Least(grpc.GenericRpcHandler):
 
     async def _insert_all(self, tasks: Sequence[Task]) -> Sequence[Task]:
         await self._tasks.insert_many([documents.from_task(task) for task in tasks], ordered=False)
+        if self._neighbour:
+            self._neighbour.tell(tasks)
         return tasks
 
 
-async def main(address: str, uri: str) -> None:
+async def main(address: str, uri: str, *tells: str) -> None:
     connection = await client.connect(uri, "bench", "pymongo")
     await connection.database.tasks.create_indexes(list(indexes.INDEXES["tasks"]))
     server = grpc.aio.server(options=OPTIONS)
-    server.add_generic_rpc_handlers((Least(connection.database.tasks),))
+    neighbour = Neighbour(await mongo.connect(uri, "bench")) if tells else None
+    server.add_generic_rpc_handlers((Least(connection.database.tasks, neighbour),))
     server.add_insecure_port(address)
     await server.start()
     # As our server does.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-    print("ready", flush=True)
-    await server.wait_for_termination()
+    async with asyncio.TaskGroup() as group:
+        if neighbour:
+            group.create_task(neighbour.speak())
+            group.create_task(neighbour.hear())
+        print("ready", flush=True)
+        await server.wait_for_termination()
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(sys.argv[1], sys.argv[2]))
+        runner.run(main(*sys.argv[1:]))

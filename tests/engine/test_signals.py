@@ -77,6 +77,71 @@ async def test_a_subscriber_sees_the_other_process_events_at_once() -> None:
     assert QUICKLY < POLL_SECONDS
 
 
+async def test_news_of_few_tasks_come_with_their_signal() -> None:
+    """Who follows one elsewhere reads nothing for that, until it ends for one who waits for its result."""
+    store = Recorded()
+    here, there = await pair(store)
+    task = await there.submit()
+    async with here.app.events.subscribe(task.key, 1, 10) as events, here.app.events.ending(task.key, 10) as end:
+        ending = asyncio.create_task(end.task(PATIENCE))
+        worker = there.worker()
+        given = await worker.next()
+        async with asyncio.timeout(QUICKLY):
+            assert [event.seq for event in await events.next(PATIENCE)] == [2]
+        store.calls.clear()
+        await worker.heartbeat(given, line="one")
+        async with asyncio.timeout(QUICKLY):
+            assert [event.context["log"] for event in await events.next(PATIENCE)] == ["one"]
+        await worker.complete(given, b"result")
+        async with asyncio.timeout(QUICKLY):
+            assert [event.status for event in await events.next(PATIENCE)] == [Status.SUCCEEDED]
+            assert (await ending).result == b"result"
+    assert store.calls["histories"] == store.calls["task_versions"] == 0
+    assert store.calls["get_tasks"] == 1
+
+
+@pytest.mark.parametrize(("others", "length"), [(signals.BUSY, 1), (0, signals.NEWS_BYTES)], ids=["many", "much"])
+async def test_news_of_many_tasks_or_of_much_are_read(others: int, length: int) -> None:
+    """What a signal carries is bounded; its subscribers see the same."""
+    store = Recorded()
+    here, there = await pair(store)
+    worker = there.worker(room=others + 1)
+    given = {task.id: task for task in [await there.submit() for _ in range(others + 1)]}
+    leased = [await worker.next() for _ in given]
+    await asyncio.sleep(1)
+    followed = leased[-1]
+    async with here.app.events.subscribe(followed.key, 2, 10) as events:
+        store.published.clear()
+        await asyncio.gather(*(worker.heartbeat(task, line="x" * length) for task in leased))
+        async with asyncio.timeout(QUICKLY):
+            assert [event.context["log"] for event in await events.next(PATIENCE)] == ["x" * length]
+    assert [len(signal.changed) for signal in store.published if signal.changed] == [others + 1]
+    assert not any(signal.news for signal in store.published)
+
+
+async def test_news_behind_what_a_subscriber_has_not_had_are_read() -> None:
+    """A signal was lost, or the subscriber came while it was under way: none is left out, and none told twice."""
+    store = Recorded()
+    here, there = await pair(store)
+    worker = there.worker()
+    await there.submit()
+    given = await worker.next()
+    await asyncio.sleep(1)
+    async with here.app.events.subscribe(given.key, 2, 10) as events:
+        heard, here.app.signals.heard = here.app.signals.heard, lambda _: None
+        await worker.heartbeat(given, line="lost")
+        await asyncio.sleep(QUICKLY)
+        here.app.signals.heard = heard
+        await worker.heartbeat(given, line="told")
+        async with asyncio.timeout(QUICKLY):
+            lines = [event.context["log"] for event in await events.next(PATIENCE)]
+            while len(lines) < 2:
+                lines += [event.context["log"] for event in await events.next(PATIENCE)]
+        assert lines == ["lost", "told"]
+        here.app.signals.heard(store.published[-1])  # once more
+        assert not await events.next(1)
+
+
 async def test_an_idle_worker_gets_the_other_process_task_at_once() -> None:
     """One that is new, one that is given back, one that is tried again: if nobody is idle where it is."""
     here, there = await pair(MemoryStore())

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
+import bson
 import pytest
 from support.database import Database
 from support.samples import NOW, RETENTION, SECOND, make_task
 
 from openmcp_chain.domain import errors
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import HIGH, Key
+from openmcp_chain.domain.task import HIGH, Event, Key, Status, Stretch
 from openmcp_chain.store.base import Signal, Store
+from openmcp_chain.store.mongo import records
 from openmcp_chain.store.mongo.client import Driver
 from openmcp_chain.store.mongo.store import connect
 
@@ -22,6 +25,18 @@ SIGNAL = Signal(
     "one",
     (Key("ws-1", "$a.b/c\0é"), Key("ws-2", "")),
     (Waiting(Key("ws-1", "$a.b/c\0é"), "data_pipeline", HIGH, NOW, NOW + SECOND),),
+    {
+        Key("ws-1", "$a.b/c\0é"): Stretch(
+            7,
+            Status.PENDING,
+            (
+                Event(3, Status.RUNNING, NOW, {"line": "$é", "fraction": 0.5, "last": True}),
+                Event(4, Status.PENDING, NOW, {}),
+            ),
+            4,
+        ),
+        Key("ws-2", ""): Stretch(8, Status.CANCELLED, (), 2),
+    },
 )
 
 
@@ -92,6 +107,15 @@ async def test_a_watcher_hears_signals_and_nothing_else(store: Store) -> None:
         await store.publish(SIGNAL)
         await listener.until(SIGNAL)
         assert {signal.process for signal in listener.heard} == {"caller", "one"}
+
+
+def test_a_signal_without_news_is_understood() -> None:
+    """A process of a version that had none tells of changes as it did: they are read."""
+    document = bson.encode(records.from_signal(SIGNAL, NOW))
+    former = bson.decode(document)
+    del former["news"]
+    assert records.to_signal(bson.decode(document)) == SIGNAL
+    assert records.to_signal(former) == replace(SIGNAL, news={})
 
 
 async def test_a_watcher_that_stops_stops(store: Store) -> None:

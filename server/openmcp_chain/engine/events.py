@@ -9,10 +9,10 @@ small part. Of a task to which nothing happens it keeps its place and the versio
 Most who follow a task have just submitted it. So a small one that was written here a moment ago is not read for that:
 the subscriber begins with what was written, as if it had been there since.
 
-A change made by another server process is read when a signal tells of it. It is also looked for, `poll` seconds after
-the last news, and then in pauses that double up to `LONGEST_POLL_SECONDS`; of many followers, so that all together make
-`POLLS` a second: so thousands of streams on which nothing happens cost next to nothing. When signals may have been
-missed, all look again.
+A change made by another server process comes with the signal that tells of it, or is read then. It is also looked for,
+`poll` seconds after the last news, and then in pauses that double up to `LONGEST_POLL_SECONDS`; of many followers, so
+that all together make `POLLS` a second: so thousands of streams on which nothing happens cost next to nothing. When
+signals may have been missed, all look again.
 """
 
 import asyncio
@@ -86,6 +86,10 @@ class Follower:
         """Tells that the task has something new: to ask for its version first would cost more."""
         self._changed = True
         self.look()
+
+    @abstractmethod
+    def hear(self, part: Stretch) -> None:
+        """Tells what another process has written of the task: the last of its history, up to its newest event."""
 
     def wake(self, task: Task | None) -> None:
         """Tells of the task's newest state, or with None only that something is up."""
@@ -203,6 +207,16 @@ class Subscription(Follower):
         self._given = self._bytes
         return events
 
+    def hear(self, part: Stretch) -> None:
+        if part.version <= self._version:
+            return
+        if part.last - len(part.events) <= self._after <= part.last:
+            self._take_part(part, more=False)
+            self._version = part.version
+            self._news.set()
+        else:  # what was before has not come, or not been taken
+            self.read_again()
+
     def _take(self, task: Task) -> None:
         part = stretch(task, self._after, STRETCH)
         self._take_part(part, more=part.last < task.events[-1].seq)
@@ -257,6 +271,10 @@ class Ending(Follower):
             pass
         return self._ended or await self._hub.read(self._key)
 
+    def hear(self, part: Stretch) -> None:
+        if part.status.terminal:  # its result is to be read
+            self.read_again()
+
     def _take(self, task: Task) -> None:
         self._ended = seen(task, View.RESULT) if task.status.terminal else None
 
@@ -283,11 +301,14 @@ class EventHub:
         self._streams = streams
         ledger.follow(self._announced)
 
-    def hint(self, key: Key) -> None:
-        """Another process has changed the task: those who follow it read it again, and those who will, anew."""
+    def hint(self, key: Key, news: Stretch | None = None) -> None:
+        """Another process has changed the task: who follows it hears the news or reads it again; who will, reads."""
         self._recent.pop(key, None)
         for follower in self._followers.get(key, ()):
-            follower.read_again()
+            if news is None:
+                follower.read_again()
+            else:
+                follower.hear(news)
 
     def look_again(self) -> None:
         """Others may have changed any task."""

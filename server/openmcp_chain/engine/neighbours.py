@@ -30,7 +30,7 @@ class Neighbours:
     def heard(self, signal: Signal) -> None:
         """Takes a signal of another process."""
         for key in signal.changed:
-            self._events.hint(key)
+            self._events.hint(key, signal.news.get(key))
             self._dispatcher.changed_elsewhere(key)
             if self._leases.holds(key):
                 self._begin_look(key)

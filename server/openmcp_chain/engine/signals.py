@@ -22,10 +22,11 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
+from typing import NamedTuple
 
-from openmcp_chain.domain import errors
+from openmcp_chain.domain import errors, sizes
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import Key, Status, Task
+from openmcp_chain.domain.task import Key, Status, Stretch, Task, stretch
 from openmcp_chain.engine.clock import Clock
 from openmcp_chain.engine.ledger import Ledger
 from openmcp_chain.store.base import Signal, Store
@@ -46,11 +47,21 @@ LATE_SECONDS = 2 * BEAT_SECONDS
 HEARD_A_SECOND = 100
 """Signals that a process hears of all others together, as long as none has more to tell than goes into one."""
 BUSY, BUSY_SECONDS = 4, 0.04
-"""A process that has more than so many tasks to tell of after a pause makes the next one so long at least."""
+"""A process that has more than so many tasks to tell of after a pause makes the next one so long at least. Of so many
+it also tells what has happened to them; of more, who follows one reads that, together with others."""
+NEWS_BYTES = 4096
+"""Of what has happened to a task, what is told."""
 KEYS = 1000
 """In a signal."""
 UNTOLD = 10 * KEYS
 """When so many could not be told, the others are left to find more by themselves."""
+
+
+class _Untold(NamedTuple):
+    """What is to be told of a task."""
+
+    waiting: Waiting | None
+    news: Stretch | None
 
 
 class Signals:
@@ -74,7 +85,7 @@ class Signals:
         self._concerned_at = -math.inf
         """When somebody was here last whom signals concern, by the loop's clock."""
         self._came = asyncio.Event()
-        self._changed: dict[Key, Waiting | None] = {}
+        self._changed: dict[Key, _Untold] = {}
         self._wanted = asyncio.Event()
         self.heard: Callable[[Signal], None] = lambda _: None
         """Called with each signal of another process."""
@@ -181,9 +192,10 @@ class Signals:
                 taken = list(islice(self._changed.items(), KEYS))
                 for key, _ in taken:
                     del self._changed[key]
-                waiting = [hint for _, hint in taken if hint is not None]
+                waiting = [untold.waiting for _, untold in taken if untold.waiting]
+                news = {key: untold.news for key, untold in taken if untold.news} if len(taken) <= BUSY else {}
                 try:
-                    await self._store.publish(Signal(self.process, [key for key, _ in taken], waiting))
+                    await self._store.publish(Signal(self.process, [key for key, _ in taken], waiting, news))
                 except errors.Error as error:
                     log.warning("other processes not told", extra={"code": error.code})
                     self._tell_again(taken)
@@ -195,16 +207,20 @@ class Signals:
                     await asyncio.sleep(max(pause, BUSY_SECONDS) if busy else pause)
                     busy = len(self._changed) > BUSY
 
-    def _tell_again(self, untold: Sequence[tuple[Key, Waiting | None]]) -> None:
+    def _tell_again(self, untold: Sequence[tuple[Key, _Untold]]) -> None:
         """With the next beat, or what is to be told next; what has changed since is told as it is now."""
         if len(self._changed) < UNTOLD:
             self._changed = {**dict(untold), **self._changed}
 
-    def _announced(self, _: Task | None, task: Task) -> None:
+    def _announced(self, before: Task | None, task: Task) -> None:
         if not self._told:
             return
-        waits = task.status is Status.PENDING
-        self._changed[task.key] = (
-            Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at) if waits else None
-        )
+        key, waiting, news = task.key, None, None
+        if task.status is Status.PENDING:
+            waiting = Waiting(key, task.type, task.priority, task.submitted_at, task.due_at)
+        if before is not None and len(self._changed) < BUSY:
+            news = stretch(task, len(before.events), len(task.events))
+            if sizes.of_events(news.events) > NEWS_BYTES:
+                news = None
+        self._changed[key] = _Untold(waiting, news)
         self._wanted.set()

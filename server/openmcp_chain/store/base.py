@@ -6,7 +6,7 @@ made again.
 """
 
 from collections.abc import AsyncIterator, Collection, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -66,6 +66,8 @@ class Signal:
     on."""
     waiting: Sequence[Waiting]
     """Those of them that wait for a worker (`Waiting.task` is None)."""
+    news: Mapping[Key, Stretch] = field(default_factory=dict)
+    """Of some of them the last that has happened, up to the newest event: who knows what was before need not read."""
 
 
 class Taking(NamedTuple):

@@ -1,13 +1,15 @@
 """All but tasks to documents and back, in pairs. What a client names is a value here too, never a field's name."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from openmcp_chain.domain import audit
 from openmcp_chain.domain.queue import QueueState, Waiting
-from openmcp_chain.domain.task import Key, Queue
+from openmcp_chain.domain.task import Key, Queue, Status, Stretch
 from openmcp_chain.domain.workspace import Kind, Quotas, Secret, SigningKey, State, Workspace
 from openmcp_chain.store.base import Answer, Granted, Signal
+from openmcp_chain.store.mongo import documents
 from openmcp_chain.store.mongo.documents import Document
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -74,6 +76,16 @@ def from_signal(signal: Signal, now: datetime) -> dict[str, Any]:
             }
             for one in signal.waiting
         ],
+        "news": [
+            {
+                **_from_key(key),
+                "version": part.version,
+                "status": part.status.value,
+                "events": documents.events(part.events),
+                "last": part.last,
+            }
+            for key, part in signal.news.items()
+        ],
         "at": now,
     }
 
@@ -86,6 +98,8 @@ def to_signal(document: Document) -> Signal:
             Waiting(_to_key(one), one["type"], one["priority"], _in_utc(one["submitted_at"]), _in_utc(one["due_at"]))
             for one in document["waiting"]
         ),
+        # A version before there were any says nothing of them.
+        news={_to_key(one): _to_stretch(one) for one in document.get("news", ())},
     )
 
 
@@ -165,6 +179,11 @@ def to_audit_event(document: Document) -> audit.Event:
 
 def _from_key(key: Key) -> dict[str, str]:
     return {"workspace": key.workspace, "id": key.id}
+
+
+def _to_stretch(document: Document) -> Stretch:
+    events = tuple(replace(event, at=_in_utc(event.at)) for event in documents.to_events(document))
+    return Stretch(document["version"], Status(document["status"]), events, document["last"])
 
 
 def _in_utc(moment: datetime) -> datetime:

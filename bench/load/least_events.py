@@ -1,0 +1,59 @@
+"""Events, one at a time, by `bench.peers.least_event`: a task is ended at one process, and seen to be at the other.
+
+Plan: `maker` and `subscriber`, their targets; `payload` in base64; `calls` and `warm_up`.
+"""
+
+import asyncio
+import base64
+import time
+from typing import Any
+
+import grpc
+
+from bench.load import protocol
+from bench.peers.least_event import END, FOLLOW, SUBMIT
+
+
+async def main(plan: dict[str, Any]) -> None:
+    payload = base64.b64decode(plan["payload"])
+    begun: list[float] = []
+    acknowledged: list[float] = []
+
+    async with (
+        grpc.aio.insecure_channel(plan["maker"]) as making,
+        grpc.aio.insecure_channel(plan["subscriber"]) as subscribing,
+    ):
+        submit: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = making.unary_unary(SUBMIT)
+        end: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = making.unary_unary(END)
+        follow: Any = subscribing.unary_stream(FOLLOW)
+        stream = follow(b"")
+        await stream.wait_for_connection()
+
+        async def heard(id_: bytes) -> float:
+            seen, at = await stream.read(), time.time()
+            assert id_.endswith(seen), "one at a time"
+            return at
+
+        async def make(calls: int) -> None:
+            for _ in range(calls):
+                id_ = await submit(payload)
+                await protocol.pause()
+                hearing = asyncio.create_task(heard(id_))
+                began = float(await end(id_))
+                done = time.time()
+                at = await hearing
+                begun.append(at - began)
+                acknowledged.append(at - done)
+
+        await make(plan["warm_up"])
+        begun.clear()
+        acknowledged.clear()
+        await protocol.wait_for_go()
+        started = time.perf_counter()
+        await make(plan["calls"])
+        told = {**protocol.percentiles(begun, "begun_"), **protocol.percentiles(acknowledged, "acknowledged_")}
+        protocol.tell(plan["calls"], time.perf_counter() - started, **told)
+
+
+if __name__ == "__main__":
+    protocol.run(main)

@@ -1,0 +1,96 @@
+"""The least that brings what one process has written of a task to who follows it at another.
+
+A change is one durable, guarded update of a task, and a signal, as ours, inserted behind it. The other process sees the
+signal by a change stream, and sends it to all who follow. Nothing is decoded, checked, limited, logged or kept besides.
+Client, documents, indexes, guards, signals and write concerns are our store's.
+
+`python -m bench.peers.least_event HOST:PORT MONGODB_URI` serves; two of them on one database are the two processes.
+"""
+
+import asyncio
+import gc
+import sys
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import uvloop
+from pymongo import WriteConcern
+
+from bench.load import bare_motor
+from openmcp_chain.domain.task import Event, Key, Status, Stretch
+from openmcp_chain.store.base import Signal
+from openmcp_chain.store.mongo import client, indexes, processes, records
+
+SUBMIT, END, FOLLOW = "/least/Submit", "/least/End", "/least/Follow"
+
+_Context = Any
+"""grpc.aio's."""
+
+
+class Least(grpc.GenericRpcHandler):
+    """The three methods. What is sent is bytes: a payload; an id; nothing, and for each signal its task's id."""
+
+    def __init__(self, database: Any) -> None:  # noqa: ANN401 - the driver's
+        self._tasks = database.tasks
+        self._signals = database.get_collection("signals", write_concern=WriteConcern(w=1))
+        self._telling = set[asyncio.Task[Any]]()
+        self._methods: dict[str, Any] = {
+            SUBMIT: grpc.unary_unary_rpc_method_handler(self._submit),
+            END: grpc.unary_unary_rpc_method_handler(self._end),
+            FOLLOW: grpc.unary_stream_rpc_method_handler(self._follow),
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:  # noqa: ANN401 - as grpc has it
+        return self._methods.get(str(details.method))
+
+    async def _submit(self, payload: bytes, _: _Context) -> bytes:
+        task = bare_motor.leased(payload)
+        await self._tasks.insert_one(task)
+        return str(task["_id"]).encode()
+
+    async def _end(self, id_: bytes, _: _Context) -> bytes:
+        """Answers with the time at which the change was begun."""
+        began = time.time()
+        result = await self._tasks.bulk_write([bare_motor.complete(id_.decode())])
+        assert result.matched_count == 1, "nobody else is here"
+        telling = asyncio.create_task(self._tell(Key(*id_.decode().split("/"))))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+        return str(began).encode()
+
+    async def _tell(self, key: Key) -> None:
+        now = datetime.now(UTC)
+        news = Stretch(3, Status.SUCCEEDED, (Event(3, Status.SUCCEEDED, now, {"attempt": 1}),), 3)
+        await self._signals.insert_one(records.from_signal(Signal("least", [key], [], {key: news}), now))
+
+    async def _follow(self, _: bytes, context: _Context) -> AsyncIterator[bytes]:
+        inserts = [{"$match": {"operationType": "insert"}}]
+        async with await self._signals.watch(inserts, max_await_time_ms=processes.AWAIT_MS) as stream:
+            await stream.try_next()  # from now on it misses nothing
+            await context.send_initial_metadata(())
+            async for change in stream:
+                yield change["fullDocument"]["changed"][0]["id"].encode()
+
+
+async def main(address: str, uri: str) -> None:
+    connection = await client.connect(uri, "bench", "pymongo")
+    await connection.database.tasks.create_indexes(list(indexes.INDEXES["tasks"]))
+    await connection.database.signals.create_indexes(list(indexes.INDEXES["signals"]))
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Least(connection.database),))
+    server.add_insecure_port(address)
+    await server.start()
+    # As our server does.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    print("ready", flush=True)
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(sys.argv[1], sys.argv[2]))
