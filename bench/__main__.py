@@ -7,9 +7,8 @@ from pathlib import Path
 from bench import chart, environment, report, rounds, summary
 from bench.case import Size
 from bench.cases import TABLES
+from bench.markdown import RESULTS
 from bench.scale import pages
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ class Goal:
     figure: Figure
     unit: str
     at_most: float | None = None
-    """What we want to reach."""
+    """What we want to reach, if anything."""
     beyond: Case | None = None
     """If given, by how much the figure is more than this case's, taken within each round."""
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from bench import markdown
 from bench.cases import TABLES
-from bench.scale.pages import RESULTS
+from bench.markdown import DOCS, RESULTS
 
-PAGE = RESULTS.parents[1] / "docs" / "performance.md"
+PAGE = DOCS / "performance.md"
 
 
 def write() -> None:

@@ -1,11 +1,13 @@
 """The task that is submitted: the specification's own kind, 360 bytes on the wire."""
 
 import base64
+from datetime import datetime
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
 
 from openmcp.chain.v1 import tasks_pb2
+from openmcp_chain.domain.task import Event, Status, Stretch
 
 TYPE = "benchmark"
 
@@ -33,3 +35,8 @@ def as_message(workspace: str) -> tasks_pb2.SubmitTaskRequest:
 def as_base64(workspace: str) -> str:
     """The same, as the plans of load generators have it."""
     return base64.b64encode(as_message(workspace).SerializeToString()).decode()
+
+
+def ended(now: datetime) -> Stretch:
+    """What a signal tells of one that has just ended."""
+    return Stretch(3, Status.SUCCEEDED, (Event(3, Status.SUCCEEDED, now, {"attempt": 1}),), 3)

@@ -59,6 +59,8 @@ STREAMS_NONE, STREAMS, STREAMS_SSE = idle_streams.NONE, idle_streams.TYPED, idle
 SUBMIT_TWO, TWO_TOLD, TWO_SHARED = openmcp_submit.TWO, openmcp_submit.TWO_TOLD, openmcp_submit.TWO_SHARED
 SUBMIT_PACED, REST_PACED = openmcp_submit.PACED, rest_submit.PACED
 SUBMIT_FAST, REST_FAST = openmcp_submit.FAST, rest_submit.FAST
+ECHO_PACED, ECHO_FAST = echo_submit.PACED, echo_submit.FAST
+ECHO_REST, ECHO_REST_PACED, ECHO_REST_FAST = echo_submit.REST, echo_submit.REST_PACED, echo_submit.REST_FAST
 REST, STACK = rest_submit.CASE, dev_stack.CASE
 
 TABLES = (
@@ -299,7 +301,10 @@ TABLES = (
     Table(
         "rest",
         "A submit by REST through Envoy and by native gRPC",
-        (SUBMIT, SUBMIT_PACED, SUBMIT_FAST, REST, REST_PACED, REST_FAST),
+        (
+            *(SUBMIT, REST, SUBMIT_PACED, REST_PACED, SUBMIT_FAST, REST_FAST),
+            *(ECHO, ECHO_REST, ECHO_PACED, ECHO_REST_PACED, ECHO_FAST, ECHO_REST_FAST),
+        ),
         (
             *(
                 Ratio(f"server CPU a call, beside native gRPC, {rate:,} a second of each", of, to, SERVER, at_most=1.05)
@@ -308,6 +313,13 @@ TABLES = (
                 )
             ),
             Ratio("the same, each as fast as it goes", REST, SUBMIT, SERVER, at_most=1.05),
+            *(
+                Ratio(f"the echo's, {rate:,} a second of each", of, to, SERVER)
+                for rate, of, to in zip(
+                    openmcp_submit.RATES, (ECHO_REST_PACED, ECHO_REST_FAST), (ECHO_PACED, ECHO_FAST), strict=True
+                )
+            ),
+            Ratio("the echo's, each as fast as it goes", ECHO_REST, ECHO, SERVER),
             Ratio("throughput, beside native gRPC", REST, SUBMIT, rate),
         ),
         columns=(*CALLS[:2], Column("Envoy CPU ms", ENVOY), *CALLS[2:]),

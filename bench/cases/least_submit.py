@@ -13,9 +13,9 @@ from openmcp_chain.stack import ports
 async def run(
     lab: Lab, size: Size, *, servers: int = 1, times: int = 1, databases: int = 1, tells: bool = False
 ) -> Sample:
-    """`times` as many callers, spread evenly over the servers, which know nothing of each other but their database.
+    """`times` as many callers, spread evenly over the servers.
 
-    `tells`: each tells the others of its tasks.
+    These know nothing of each other but their database, unless each `tells` the others of its tasks.
     """
     uris = [await lab.start_database(number) for number in range(databases)]
     targets = [f"{ports.HOST}:{port}" for port in ports.choose({f"server {n}": 0 for n in range(servers)})]

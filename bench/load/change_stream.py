@@ -12,8 +12,9 @@ from typing import Any
 
 from pymongo import WriteConcern
 
+from bench import task
 from bench.load import protocol
-from openmcp_chain.domain.task import Event, Key, Status, Stretch
+from openmcp_chain.domain.task import Key
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.mongo import client, processes, records
 
@@ -22,15 +23,12 @@ async def main(plan: dict[str, Any]) -> None:
     writer, reader = [await client.connect(plan["uri"], "bench", "pymongo") for _ in range(2)]
     signals = writer.database.get_collection("signals", write_concern=WriteConcern(w=1))
     key, now = Key("bench", "x" * 36), datetime.now(UTC)
-    cancelled = Stretch(2, Status.CANCELLED, (Event(2, Status.CANCELLED, now, {"reason": ""}),), 2)
-    document = records.from_signal(Signal("bench", [key], [], {key: cancelled}), now)
+    document = records.from_signal(Signal("bench", [key], [], {key: task.ended(now)}), now)
     begun: list[float] = []
     acknowledged: list[float] = []
 
     await signals.insert_one({**document})  # there is a collection to watch
-    async with await reader.database.signals.watch(
-        [{"$match": {"operationType": "insert"}}], max_await_time_ms=processes.AWAIT_MS
-    ) as stream:
+    async with await reader.database.signals.watch(processes.INSERTS, max_await_time_ms=processes.AWAIT_MS) as stream:
         await stream.try_next()  # from now on it misses nothing
 
         async def seen() -> float:

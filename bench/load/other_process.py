@@ -14,7 +14,7 @@ import uuid_utils
 from bench import task
 from bench.load import protocol
 from openmcp_chain.domain.queue import Waiting
-from openmcp_chain.domain.task import NORMAL, Event, Key, Status, Stretch
+from openmcp_chain.domain.task import NORMAL, Key
 from openmcp_chain.engine.signals import BEAT_SECONDS, BUSY
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.mongo import store as mongo
@@ -28,8 +28,7 @@ async def main(plan: dict[str, Any]) -> None:
     now = datetime.now(UTC)
     keys = [Key(f"workspace-{number % WORKSPACES:04}", str(uuid_utils.uuid7())) for number in range(plan["tasks"])]
     hints = [Waiting(key, task.TYPE, NORMAL, now, now) for key in keys] if plan["waiting"] else []
-    ended = Stretch(3, Status.SUCCEEDED, (Event(3, Status.SUCCEEDED, now, {"attempt": 1}),), 3)
-    news = dict.fromkeys(keys, ended) if len(keys) <= BUSY and not hints else {}
+    news = dict.fromkeys(keys, task.ended(now)) if len(keys) <= BUSY and not hints else {}
 
     async def live() -> None:
         while True:

@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import uvloop
+from pymongo import WriteConcern
 
 from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.domain import transitions
@@ -28,9 +29,8 @@ from openmcp_chain.engine.groupcommit import GroupCommit
 from openmcp_chain.engine.ledger import INSERTERS, INSERTS
 from openmcp_chain.engine.signals import BUSY_SECONDS
 from openmcp_chain.engine.submission import new_task_id
-from openmcp_chain.store.base import Signal, Store
-from openmcp_chain.store.mongo import client, documents, indexes
-from openmcp_chain.store.mongo import store as mongo
+from openmcp_chain.store.base import Signal
+from openmcp_chain.store.mongo import client, documents, indexes, processes, records
 from openmcp_chain.transport import codec, messages, submits
 from openmcp_chain.transport.messages import Context
 from openmcp_chain.transport.rpc import Handler
@@ -38,10 +38,10 @@ from openmcp_chain.transport.server import OPTIONS
 
 
 class Neighbour:
-    """Tells another process of tasks that wait, and hears of its."""
+    """Tells another process of tasks that wait, and hears of its: signals as ours, of which it reads no more."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, signals: Any) -> None:  # noqa: ANN401 - the driver's
+        self._signals = signals.with_options(write_concern=WriteConcern(w=1))
         self._name = secrets.token_hex(8)
         self._untold: list[Task] = []
         self._more = asyncio.Event()
@@ -57,12 +57,14 @@ class Neighbour:
             self._more.clear()
             told, self._untold = self._untold, []
             waiting = [Waiting(t.key, t.type, t.priority, t.submitted_at, t.due_at) for t in told]
-            await self._store.publish(Signal(self._name, [task.key for task in told], waiting))
+            signal = Signal(self._name, [task.key for task in told], waiting)
+            await self._signals.insert_one(records.from_signal(signal, clock.system()))
             await asyncio.sleep(BUSY_SECONDS)
 
     async def hear(self) -> None:
-        async for signal in self._store.watch():
-            self.heard += len(signal.changed) if signal.process != self._name else 0
+        async with await self._signals.watch(processes.INSERTS, max_await_time_ms=processes.AWAIT_MS) as stream:
+            async for change in stream:
+                self.heard += change["fullDocument"]["process"] != self._name
 
 
 class Least(grpc.GenericRpcHandler):
@@ -111,7 +113,8 @@ async def main(address: str, uri: str, *tells: str) -> None:
     connection = await client.connect(uri, "bench", "pymongo")
     await connection.database.tasks.create_indexes(list(indexes.INDEXES["tasks"]))
     server = grpc.aio.server(options=OPTIONS)
-    neighbour = Neighbour(await mongo.connect(uri, "bench")) if tells else None
+    await connection.database.signals.create_indexes(list(indexes.INDEXES["signals"]))
+    neighbour = Neighbour(connection.database.signals) if tells else None
     server.add_generic_rpc_handlers((Least(connection.database.tasks, neighbour),))
     server.add_insecure_port(address)
     await server.start()

@@ -1,8 +1,8 @@
 """The least that brings what one process has written of a task to who follows it at another.
 
 A change is one durable, guarded update of a task, and a signal, as ours, inserted behind it. The other process sees the
-signal by a change stream, and sends it to all who follow. Nothing is decoded, checked, limited, logged or kept besides.
-Client, documents, indexes, guards, signals and write concerns are our store's.
+signal by a change stream, and sends its task's id to who follows. Nothing is decoded, checked, limited, logged or kept
+besides. Client, documents, indexes, guards, signals and write concerns are our store's.
 
 `python -m bench.peers.least_event HOST:PORT MONGODB_URI` serves; two of them on one database are the two processes.
 """
@@ -19,8 +19,9 @@ import grpc
 import uvloop
 from pymongo import WriteConcern
 
+from bench import task
 from bench.load import bare_motor
-from openmcp_chain.domain.task import Event, Key, Status, Stretch
+from openmcp_chain.domain.task import Key
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.mongo import client, indexes, processes, records
 
@@ -47,9 +48,9 @@ class Least(grpc.GenericRpcHandler):
         return self._methods.get(str(details.method))
 
     async def _submit(self, payload: bytes, _: _Context) -> bytes:
-        task = bare_motor.leased(payload)
-        await self._tasks.insert_one(task)
-        return str(task["_id"]).encode()
+        made = bare_motor.leased(payload)
+        await self._tasks.insert_one(made)
+        return str(made["_id"]).encode()
 
     async def _end(self, id_: bytes, _: _Context) -> bytes:
         """Answers with the time at which the change was begun."""
@@ -63,12 +64,10 @@ class Least(grpc.GenericRpcHandler):
 
     async def _tell(self, key: Key) -> None:
         now = datetime.now(UTC)
-        news = Stretch(3, Status.SUCCEEDED, (Event(3, Status.SUCCEEDED, now, {"attempt": 1}),), 3)
-        await self._signals.insert_one(records.from_signal(Signal("least", [key], [], {key: news}), now))
+        await self._signals.insert_one(records.from_signal(Signal("least", [key], [], {key: task.ended(now)}), now))
 
     async def _follow(self, _: bytes, context: _Context) -> AsyncIterator[bytes]:
-        inserts = [{"$match": {"operationType": "insert"}}]
-        async with await self._signals.watch(inserts, max_await_time_ms=processes.AWAIT_MS) as stream:
+        async with await self._signals.watch(processes.INSERTS, max_await_time_ms=processes.AWAIT_MS) as stream:
             await stream.try_next()  # from now on it misses nothing
             await context.send_initial_metadata(())
             async for change in stream:

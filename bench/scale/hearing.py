@@ -4,10 +4,12 @@ A real server on a real database hears a process that only tells. Its CPU time b
 many signals, and with few and many tasks in each, gives the price of a signal and of a task in it.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from statistics import median
 
 from bench import lab, openmcp
 from bench.sample import Sample
+from bench.scale.spread import RUNS
 
 SECONDS = 8.0
 FEW, MANY = 10.0, 150.0
@@ -31,6 +33,12 @@ class Hearing:
 
 
 async def measure() -> Hearing:
+    """Of each figure the middle one of RUNS."""
+    runs = [await _measure() for _ in range(RUNS)]
+    return Hearing(*map(median, zip(*map(astuple, runs), strict=True)))
+
+
+async def _measure() -> Hearing:
     async def run(rate: float, tasks: int, *, waiting: bool) -> Sample:
         async with lab.opened() as place:
             served = await openmcp.serve(place)

@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench import markdown
+from bench.markdown import DOCS, RESULTS
 from bench.scale import model, shards
 from bench.scale.model import Load, Prices
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 KEPT = RESULTS / "scale.json"
-PAGE = RESULTS.parents[1] / "docs" / "scale.md"
+PAGE = DOCS / "scale.md"
 RATES = (1_000, 10_000, 100_000, 1_000_000)
 FOLLOWED = 0.1
 KEPT_DAYS = 7
@@ -37,9 +36,9 @@ def results(measured: Measured) -> str:
         lines += [f"## {title}", "", *(line.replace("../bench/results/", "") for line in table), ""]
     told = ", ".join(f"{name} {part['at']} (load {part['load']:.0f})" for name, part in sorted(measured.items()))
     told_of = (
-        "CPU time by `/proc`, on 2 cores, one run each; of `spread`, `busy` and `follow` the middle one of three. The "
-        "machine's load average then is in brackets, of which these runs themselves are some 2; more stretches CPU "
-        "times, by half and more. `python -m bench.scale PART` measures a part again. "
+        "CPU time by `/proc`, on 2 cores, one run each; of `spread`, `busy`, `follow` and `hearing` the middle one "
+        "of three. The machine's load average then is in brackets, of which these runs themselves are some 2; more "
+        "stretches CPU times, by half and more. `python -m bench.scale PART` measures a part again. "
         f"Measured: {told}. What it means: [docs/scale.md](../../docs/scale.md)."
     )
     return "\n".join([*lines, told_of, ""])

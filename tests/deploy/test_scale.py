@@ -5,6 +5,7 @@ import re
 from functools import cache
 from typing import Any
 
+from bench import markdown
 from bench.scale import model, pages, shards
 from bench.scale.model import Load, Prices
 from openmcp_chain import config
@@ -24,7 +25,7 @@ def measured() -> dict[str, Any]:
 def test_tables_are_those_of_what_was_measured() -> None:
     """If this fails after a measurement: `python -m bench.scale --render`."""
     assert pages.PAGE.read_text() == pages.filled(pages.PAGE.read_text(), measured())
-    assert (pages.RESULTS / "scale.md").read_text() == pages.results(measured())
+    assert (markdown.RESULTS / "scale.md").read_text() == pages.results(measured())
 
 
 def test_links_lead_somewhere() -> None:

@@ -88,16 +88,42 @@ async def test_news_of_few_tasks_come_with_their_signal() -> None:
         given = await worker.next()
         async with asyncio.timeout(QUICKLY):
             assert [event.seq for event in await events.next(PATIENCE)] == [2]
+        await asyncio.sleep(QUICKLY)
         store.calls.clear()
         await worker.heartbeat(given, line="one")
         async with asyncio.timeout(QUICKLY):
             assert [event.context["log"] for event in await events.next(PATIENCE)] == ["one"]
+        assert not await events.next(3 * POLL_SECONDS)  # what it heard of needs no look
+        assert store.calls["get_tasks"] == 0
         await worker.complete(given, b"result")
         async with asyncio.timeout(QUICKLY):
             assert [event.status for event in await events.next(PATIENCE)] == [Status.SUCCEEDED]
             assert (await ending).result == b"result"
-    assert store.calls["histories"] == store.calls["task_versions"] == 0
+    assert store.calls["histories"] == 0
     assert store.calls["get_tasks"] == 1
+    told = [part for signal in store.published for part in signal.news.values()]
+    assert [len(part.events) for part in told] == [1, 1, 1]
+
+
+async def test_what_happens_while_a_process_pauses_is_told_together() -> None:
+    """Between two signals: of one task several events, none of which has to be read."""
+    store = Recorded()
+    here, there = await pair(store)
+    worker = there.worker()
+    await there.submit()
+    given = await worker.next()
+    await asyncio.sleep(1)
+    async with here.app.events.subscribe(given.key, 2, 10) as events:
+        store.calls.clear()
+        for line in "abc":
+            await worker.heartbeat(given, line=line)
+        lines: list[object] = []
+        async with asyncio.timeout(QUICKLY):
+            while len(lines) < 3:
+                lines += [event.context["log"] for event in await events.next(PATIENCE)]
+        assert lines == ["a", "b", "c"]
+    assert store.calls["publish"] == 2
+    assert store.calls["histories"] == 0
 
 
 @pytest.mark.parametrize(("others", "length"), [(signals.BUSY, 1), (0, signals.NEWS_BYTES)], ids=["many", "much"])
@@ -138,8 +164,84 @@ async def test_news_behind_what_a_subscriber_has_not_had_are_read() -> None:
             while len(lines) < 2:
                 lines += [event.context["log"] for event in await events.next(PATIENCE)]
         assert lines == ["lost", "told"]
-        here.app.signals.heard(store.published[-1])  # once more
+        store.calls.clear()
+        for signal in store.published[-2:]:
+            here.app.signals.heard(signal)  # once more, and not in order
         assert not await events.next(1)
+        assert store.calls["histories"] == store.calls["task_versions"] == 0
+
+
+async def test_what_could_not_be_told_is_told_by_name() -> None:
+    """What has happened since is told as it is, and what was before is read: none is left out."""
+    store = Recorded()
+    here, there = await pair(store)
+    worker = there.worker()
+    await there.submit()
+    given = await worker.next()
+    await asyncio.sleep(1)
+    async with here.app.events.subscribe(given.key, 2, 10) as events:
+        store.cut = "publish"
+        await worker.heartbeat(given, line="a")
+        await asyncio.sleep(QUICKLY)
+        await worker.heartbeat(given, line="b")
+        store.cut = ""
+        lines: list[object] = []
+        async with asyncio.timeout(2 * signals.BEAT_SECONDS):
+            while len(lines) < 2:
+                lines += [event.context["log"] for event in await events.next(PATIENCE)]
+    assert lines == ["a", "b"]
+
+
+async def test_news_for_one_who_asks_for_what_is_not_there_harm_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """They come while its place is looked for; it alone is told that there is none."""
+    store = Recorded()
+    here, there = await pair(store)
+    worker = there.worker()
+    await there.submit()
+    given = await worker.next()
+    await asyncio.sleep(1)
+    store.gates["histories"] = gate = asyncio.Event()
+
+    async def follow() -> None:
+        async with here.app.events.subscribe(given.key, 9, 10):
+            raise AssertionError
+
+    following = asyncio.create_task(follow())
+    await asyncio.sleep(QUICKLY)
+    await worker.heartbeat(given, line="a")
+    await asyncio.sleep(QUICKLY)
+    gate.set()
+    with pytest.raises(errors.SequenceOutOfRange):
+        await following
+    assert not caplog.records
+
+
+async def test_who_comes_after_a_change_was_told_begins_with_it() -> None:
+    """Though the task was written here just now."""
+    here, there = await pair(MemoryStore())
+    task = await here.submit()
+    await there.app.tasks.cancel(tenant(), task.id, "")
+    await asyncio.sleep(QUICKLY)
+    async with here.app.events.ending(task.key, 10) as end, asyncio.timeout(QUICKLY):
+        assert (await end.task(PATIENCE)).status is Status.CANCELLED
+
+
+async def test_an_end_that_was_not_heard_is_found_soon_by_who_waits_for_it() -> None:
+    """However long the task has lived, of which it heard."""
+    store = Recorded()
+    here, there = await pair(store)
+    worker = there.worker()
+    await there.submit()
+    given = await worker.next()
+    async with here.app.events.ending(given.key, 10) as end:
+        ending = asyncio.create_task(end.task(1000))
+        for number in range(100):
+            await worker.heartbeat(given, line=str(number))
+            await asyncio.sleep(1)
+        here.app.signals.heard = lambda _: None
+        await worker.complete(given)
+        async with asyncio.timeout(POLL_SECONDS):
+            assert (await ending).status is Status.SUCCEEDED
 
 
 async def test_an_idle_worker_gets_the_other_process_task_at_once() -> None:

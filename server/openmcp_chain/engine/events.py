@@ -274,6 +274,9 @@ class Ending(Follower):
     def hear(self, part: Stretch) -> None:
         if part.status.terminal:  # its result is to be read
             self.read_again()
+        else:  # it goes on: should the end not be heard, it is looked for soon
+            self._version = max(self._version, part.version)
+            self._news.set()
 
     def _take(self, task: Task) -> None:
         self._ended = seen(task, View.RESULT) if task.status.terminal else None

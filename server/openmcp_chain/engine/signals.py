@@ -22,7 +22,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
-from typing import NamedTuple
 
 from openmcp_chain.domain import errors, sizes
 from openmcp_chain.domain.queue import Waiting
@@ -57,13 +56,6 @@ UNTOLD = 10 * KEYS
 """When so many could not be told, the others are left to find more by themselves."""
 
 
-class _Untold(NamedTuple):
-    """What is to be told of a task."""
-
-    waiting: Waiting | None
-    news: Stretch | None
-
-
 class Signals:
     """Speaks to, and hears, the other processes."""
 
@@ -85,7 +77,10 @@ class Signals:
         self._concerned_at = -math.inf
         """When somebody was here last whom signals concern, by the loop's clock."""
         self._came = asyncio.Event()
-        self._changed: dict[Key, _Untold] = {}
+        self._changed: dict[Key, Waiting | None] = {}
+        """What is to be told."""
+        self._news: dict[Key, Stretch] = {}
+        """What has happened to those, as long as they are few."""
         self._wanted = asyncio.Event()
         self.heard: Callable[[Signal], None] = lambda _: None
         """Called with each signal of another process."""
@@ -192,8 +187,8 @@ class Signals:
                 taken = list(islice(self._changed.items(), KEYS))
                 for key, _ in taken:
                     del self._changed[key]
-                waiting = [untold.waiting for _, untold in taken if untold.waiting]
-                news = {key: untold.news for key, untold in taken if untold.news} if len(taken) <= BUSY else {}
+                waiting = [hint for _, hint in taken if hint is not None]
+                news, self._news = self._news, {}
                 try:
                     await self._store.publish(Signal(self.process, [key for key, _ in taken], waiting, news))
                 except errors.Error as error:
@@ -207,20 +202,27 @@ class Signals:
                     await asyncio.sleep(max(pause, BUSY_SECONDS) if busy else pause)
                     busy = len(self._changed) > BUSY
 
-    def _tell_again(self, untold: Sequence[tuple[Key, _Untold]]) -> None:
-        """With the next beat, or what is to be told next; what has changed since is told as it is now."""
+    def _tell_again(self, untold: Sequence[tuple[Key, Waiting | None]]) -> None:
+        """With the next beat, or what is to be told next, by name; what has changed since is told as it is now."""
         if len(self._changed) < UNTOLD:
             self._changed = {**dict(untold), **self._changed}
 
     def _announced(self, before: Task | None, task: Task) -> None:
         if not self._told:
             return
-        key, waiting, news = task.key, None, None
-        if task.status is Status.PENDING:
-            waiting = Waiting(key, task.type, task.priority, task.submitted_at, task.due_at)
-        if before is not None and len(self._changed) < BUSY:
-            news = stretch(task, len(before.events), len(task.events))
-            if sizes.of_events(news.events) > NEWS_BYTES:
-                news = None
-        self._changed[key] = _Untold(waiting, news)
+        waits = task.status is Status.PENDING
+        self._changed[task.key] = (
+            Waiting(task.key, task.type, task.priority, task.submitted_at, task.due_at) if waits else None
+        )
+        if len(self._changed) > BUSY:
+            self._news.clear()
+        elif before is not None:  # nobody follows a new one
+            self._keep_news(task, len(before.events))
         self._wanted.set()
+
+    def _keep_news(self, task: Task, after: int) -> None:
+        """With what is to be told of it already."""
+        known = self._news.pop(task.key, None)
+        news = stretch(task, known.last - len(known.events) if known else after, len(task.events))
+        if sizes.of_events(news.events) <= NEWS_BYTES:
+            self._news[task.key] = news

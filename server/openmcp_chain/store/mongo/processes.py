@@ -33,7 +33,7 @@ _PLAIN = CodecOptions[_Change]()
 """Of times without a zone: every process decodes what all others tell, which took 10 µs for each task that waits, and
 takes 1.4."""
 
-_INSERTS = [{"$match": {"operationType": "insert"}}]
+INSERTS = [{"$match": {"operationType": "insert"}}]
 
 Token: TypeAlias = Mapping[str, Any] | None
 _Stream: TypeAlias = AsyncCollectionChangeStream[_Change]
@@ -78,7 +78,7 @@ class Processes(Part):
     async def _open(self, token: Token) -> tuple[_Stream, _Change | None]:
         """A stream that has answered once, and its first change, if any."""
         signals = self._signals.with_options(codec_options=_PLAIN)
-        stream: _Stream = await ready(signals.watch(_INSERTS, resume_after=token, max_await_time_ms=AWAIT_MS))
+        stream: _Stream = await ready(signals.watch(INSERTS, resume_after=token, max_await_time_ms=AWAIT_MS))
         try:
             return stream, await stream.try_next()
         except BaseException:
