@@ -16,10 +16,10 @@ def main() -> None:
     names = [table.name for table in TABLES]
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(names)}; all by default")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=6000, help="measured operations in a run")
+    parser.add_argument("--rounds", type=rounds.at_least_one, default=5)
+    parser.add_argument("--calls", type=rounds.at_least_one, default=6000, help="measured operations in a run")
     parser.add_argument("--warm-up", type=int, default=1000, help="operations before them")
-    parser.add_argument("--callers", type=int, default=64, help="operations under way at a time")
+    parser.add_argument("--callers", type=rounds.at_least_one, default=64, help="operations under way at a time")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     options = parser.parse_args()
     if unknown := set(options.tables) - set(names):

@@ -34,8 +34,8 @@ def main() -> None:
     """Measures, tells, and judges."""
     parser = argparse.ArgumentParser(prog="python -m bench.against", description=__doc__)
     parser.add_argument("revision", nargs="?", default="HEAD", help="of this repository, as git names it")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--calls", type=int, default=6000, help="measured operations in a run")
+    parser.add_argument("--rounds", type=rounds.at_least_one, default=3)
+    parser.add_argument("--calls", type=rounds.at_least_one, default=6000, help="measured operations in a run")
     parser.add_argument("--most", type=float, default=MOST)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="openmcp-against-") as folder:

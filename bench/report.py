@@ -15,6 +15,8 @@ from bench.meter import OTHERS_CORES
 from bench.rounds import Results
 
 PACKAGES = ("grpcio", "protobuf", "motor", "pymongo", "uvloop", "SecantusDB", "fastapi", "uvicorn", "httptools")
+DOUBT = "**Disbelieved:**"
+"""On the page of a table of which a run was not believed."""
 
 
 def markdown(table: Table, results: Results) -> str:
@@ -90,7 +92,7 @@ def _doubts(table: Table, results: Results) -> Sequence[str]:
     if not named:
         return ()
     doubt = (
-        f"**Disbelieved:** in {named}, other programs used more than {OTHERS_CORES} cores. They are left out; "
+        f"{DOUBT} in {named}, other programs used more than {OTHERS_CORES} cores. They are left out; "
         "where a case has no others, its figures are of these and say little."
     )
     return doubt, ""

@@ -1,5 +1,6 @@
 """Rounds: every case once in each, so that a slow hour of the machine is slow for all of them."""
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -44,6 +45,13 @@ class Results:
         pairs = list(zip(self.samples[one.name], self.samples[other.name], strict=True))
         sound = [(of, to) for of, to in pairs if of.believed and to.believed]
         return [(_value(figure, of), _value(figure, to)) for of, to in sound or pairs]
+
+
+def at_least_one(text: str) -> int:
+    """A number of the command line. Raises ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
+    return int(text)
 
 
 async def run(cases: Sequence[Case], size: Size, rounds: int) -> Results:

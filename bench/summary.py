@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from bench import markdown
+from bench import markdown, report
 from bench.cases import TABLES
 from bench.markdown import DOCS, RESULTS
 
@@ -17,20 +17,22 @@ def write() -> None:
 def filled(text: str) -> str:
     """The text with the table at its place."""
     rows = [
-        (f"[{name}](../bench/results/{name}.md): {what}", measured, wanted, _word(measured, wanted))
-        for name, what, measured, wanted in _rows()
+        (f"[{name}](../bench/results/{name}.md): {what}", measured, wanted, word)
+        for name, what, measured, wanted, word in _rows()
     ]
     return markdown.filled(text, {"wanted": markdown.table(("what", "measured", "wanted", "reached"), rows)})
 
 
-def _rows() -> Iterator[tuple[str, str, str, str]]:
-    """Name of the page, what it is, measured, wanted; of whatever has something that is wanted."""
+def _rows() -> Iterator[tuple[str, str, str, str, str]]:
+    """Name of the page, what it is, measured, wanted, reached; of whatever has something that is wanted."""
     for table in TABLES:
         path = RESULTS / f"{table.name}.md"
-        for line in path.read_text().splitlines() if path.exists() else ():
+        text = path.read_text() if path.exists() else ""
+        doubt = ", with doubts" if report.DOUBT in text else ""
+        for line in text.splitlines():
             cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
             if len(cells) == 3 and cells[2].startswith(("≥", "≤")):
-                yield table.name, cells[0], cells[1], cells[2]
+                yield table.name, cells[0], cells[1], cells[2], _word(cells[1], cells[2]) + doubt
 
 
 def _word(measured: str, wanted: str) -> str:

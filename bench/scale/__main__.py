@@ -72,6 +72,8 @@ def main() -> None:
         help="measure nothing: write the pages, and docs/performance.md, of what is kept",
     )
     options = parser.parse_args()
+    if options.render and options.parts:
+        parser.error("--render measures no part")
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     kept = pages.KEPT

@@ -56,6 +56,20 @@ class Slow:
         return [began for began, _ in self.batches]
 
 
+async def test_nobody_waits_for_an_answer_that_is_not_there() -> None:
+    """A fault of ours, such as a write that answers for fewer than it was given, reaches who waits for it."""
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        return [item for item in items if item != 13]
+
+    commit = GroupCommit(flush)
+    async with asyncio.timeout(1):
+        ends = await asyncio.gather(*map(commit, (12, 13, 14)), return_exceptions=True)
+    assert [ends[0], ends[2]] == [12, 14]
+    assert isinstance(ends[1], ValueError)
+    await commit.settle()
+
+
 async def test_what_a_write_logs_names_none_of_its_callers() -> None:
     """Least of all the one who happened to begin it, for as long as others keep coming."""
     seen: list[tuple[int, str, str]] = []

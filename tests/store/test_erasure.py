@@ -9,7 +9,7 @@ from support.samples import NOW, RETENTION, SECOND, WORKSPACE, at, make_lease, m
 from openmcp_chain.domain import filters, queue, transitions
 from openmcp_chain.domain.task import Call, Change, DedupeKey, Key, Queue, Task, Terms
 from openmcp_chain.domain.workspace import State
-from openmcp_chain.store.base import Answer, Granted, Store, Taking
+from openmcp_chain.store.base import Answer, Granted, Signal, Store, Taking
 from openmcp_chain.store.mongo.store import MongoStore
 
 Connect = Callable[[], Awaitable[Store]]
@@ -114,3 +114,14 @@ async def test_no_timer_is_left(mongo: MongoStore) -> None:
     await mongo.erase_tasks(MINE, 10)
     await mongo.delete_workspace(replace(WORKSPACE, id=MINE))
     assert await mongo._database.timers.find().to_list(None) == []
+
+
+async def test_nothing_that_was_told_of_it_is_left(mongo: MongoStore) -> None:
+    """What processes told each other of its tasks; of others' what tells of them alone."""
+    mine, theirs = Key(MINE, "id"), Key(OTHERS[0], "id")
+    await mongo.put_workspace(replace(WORKSPACE, id=MINE))
+    for told in ([mine], [theirs], [theirs, mine], []):
+        await mongo.publish(Signal("one", told, []))
+    await mongo.delete_workspace(replace(WORKSPACE, id=MINE))
+    left = await mongo._database.signals.find().to_list(None)
+    assert [[key["workspace"] for key in signal["changed"]] for signal in left] == [[OTHERS[0]], []]

@@ -136,13 +136,13 @@ class GroupCommit(Generic[T, R]):
     async def _write(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         """Writes the batch and empties it: an error's traceback holds this frame, which must not hold who has it."""
         try:
-            answers = await self._flush([item for item, _ in batch])
+            answers = list(zip(batch, await self._flush([item for item, _ in batch]), strict=True))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers and not end the writer
             if len(batch) == 1 or _is_everybodys(error):
                 self._refuse(batch, error)
                 batch.clear()
         else:
-            for (_, future), answer in zip(batch, answers, strict=True):
+            for (_, future), answer in answers:
                 if not future.done():
                     future.set_result(answer)
             batch.clear()
