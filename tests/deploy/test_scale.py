@@ -77,7 +77,7 @@ def test_first_limits_are_where_the_page_says() -> None:
     assert large
     assert half
     assert 2 * half < large
-    assert model.left(prices, 10_000) < 0.75 * model.BUSY * 1000  # "a good part"
+    assert model.left(prices, 10_000) < 0.8 * model.BUSY * 1000  # "a fifth and more"
     assert model.servers(prices, Load(100_000)) is None
     assert pages.CELL * 20 == 100_000
 
