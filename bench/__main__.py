@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--rounds", type=rounds.at_least_one, default=5)
     parser.add_argument("--calls", type=rounds.at_least_one, default=6000, help="measured operations in a run")
-    parser.add_argument("--warm-up", type=int, default=1000, help="operations before them")
+    parser.add_argument("--warm-up", type=rounds.at_least_one, default=1000, help="operations before them")
     parser.add_argument("--callers", type=rounds.at_least_one, default=64, help="operations under way at a time")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     options = parser.parse_args()

@@ -36,10 +36,10 @@ async def start_bare(lab: Lab, target: str) -> int:
     return port
 
 
-def _start(lab: Lab, config: Path) -> None:
+def _start(lab: Lab, path: Path) -> None:
     command = database.find("envoy")
     assert command, "the stack extra is not installed"
-    lab.start("envoy", [command, *envoy.command(config)[1:]], {})
+    lab.start("envoy", [command, *envoy.command(path)[1:]], {})
 
 
 def _bare(port: int, server: envoy.Address) -> dict[str, Any]:

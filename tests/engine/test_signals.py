@@ -172,7 +172,7 @@ async def test_news_behind_what_a_subscriber_has_not_had_are_read() -> None:
 
 
 async def test_what_could_not_be_told_is_told_by_name() -> None:
-    """What has happened since is told as it is, and what was before is read: none is left out."""
+    """As soon as there is more to tell, which comes by name too: what happened before that is to be read."""
     store = Recorded()
     here, there = await pair(store)
     worker = there.worker()
@@ -183,13 +183,35 @@ async def test_what_could_not_be_told_is_told_by_name() -> None:
         store.cut = "publish"
         await worker.heartbeat(given, line="a")
         await asyncio.sleep(QUICKLY)
-        await worker.heartbeat(given, line="b")
         store.cut = ""
-        lines: list[object] = []
-        async with asyncio.timeout(2 * signals.BEAT_SECONDS):
-            while len(lines) < 2:
-                lines += [event.context["log"] for event in await events.next(PATIENCE)]
-    assert lines == ["a", "b"]
+        store.published.clear()
+        await there.submit(task_type="other")
+        async with asyncio.timeout(QUICKLY):
+            assert [event.context["log"] for event in await events.next(PATIENCE)] == ["a"]
+    assert given.key in store.published[0].changed
+    assert not store.published[0].news
+
+
+async def test_many_that_could_not_be_told_are_told_by_name() -> None:
+    """With what has come to them meanwhile, by the next beat."""
+    store = Recorded()
+    _, there = await pair(store)
+    worker = there.worker(room=signals.BUSY + 1)
+    for _ in range(signals.BUSY + 1):
+        await there.submit()
+    first, *others = [await worker.next() for _ in range(signals.BUSY + 1)]
+    await asyncio.sleep(1)
+    store.cut, store.gates["publish"] = "publish", asyncio.Event()
+    await asyncio.gather(*(worker.heartbeat(task, line="a") for task in others))
+    await asyncio.sleep(QUICKLY)
+    await worker.heartbeat(first, line="b")
+    store.gates.pop("publish").set()
+    await asyncio.sleep(QUICKLY)
+    store.cut = ""
+    store.published.clear()
+    await asyncio.sleep(signals.BEAT_SECONDS)
+    assert set(store.published[0].changed) == {task.key for task in (first, *others)}
+    assert not store.published[0].news
 
 
 async def test_news_for_one_who_asks_for_what_is_not_there_harm_nobody(caplog: pytest.LogCaptureFixture) -> None:

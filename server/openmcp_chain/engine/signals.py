@@ -206,6 +206,7 @@ class Signals:
         """With the next beat, or what is to be told next, by name; what has changed since is told as it is now."""
         if len(self._changed) < UNTOLD:
             self._changed = {**dict(untold), **self._changed}
+            self._news.clear()
 
     def _announced(self, before: Task | None, task: Task) -> None:
         if not self._told:

@@ -45,7 +45,7 @@ class Identities(Part):
                 return found is None
             for kept in ("timers", "dedupe_keys", "calls", "queues"):
                 await self._database[kept].delete_many(of_it)
-            # Also what they tell of others: by now it has been heard.
+            # Also what they tell of others: who hears late is told by change events, which have their documents.
             await self._signals.delete_many({"changed.workspace": workspace.id})
             await self._workspaces.delete_one({"_id": workspace.id, "version": workspace.version})
             return await self._workspaces.find_one({"_id": workspace.id}, {"version": 1}) is None

@@ -29,7 +29,7 @@ SILENCE = 5.0
 """Seconds after which a question without any answer counts as lost."""
 
 _Change: TypeAlias = Mapping[str, Any]
-_PLAIN = CodecOptions[_Change]()
+PLAIN = CodecOptions[_Change]()
 """Of times without a zone: every process decodes what all others tell, which took 10 µs for each task that waits, and
 takes 1.4."""
 
@@ -77,7 +77,7 @@ class Processes(Part):
 
     async def _open(self, token: Token) -> tuple[_Stream, _Change | None]:
         """A stream that has answered once, and its first change, if any."""
-        signals = self._signals.with_options(codec_options=_PLAIN)
+        signals = self._signals.with_options(codec_options=PLAIN)
         stream: _Stream = await ready(signals.watch(INSERTS, resume_after=token, max_await_time_ms=AWAIT_MS))
         try:
             return stream, await stream.try_next()
