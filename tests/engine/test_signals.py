@@ -1,61 +1,20 @@
 """Signals: what one process changes, the others on its database hear of at once, and what a lost one costs."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 from support import virtual
 from support.engine import DistantStore, Engine, Worker, tenant
+from support.neighbours import QUICKLY, Recorded, pair, several
 from support.service import PATIENCE
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import HIGH, LOW, Change, Queue, Status
+from openmcp_chain.domain.task import HIGH, LOW, Queue, Status
 from openmcp_chain.engine import backlog, demands, dispatch, looks, room, signals
 from openmcp_chain.engine.events import POLL_SECONDS
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.memory import MemoryStore
-
-QUICKLY = 0.05
-"""Virtual seconds: less than any poll, look or refresh takes."""
-
-
-class Recorded(DistantStore):
-    """Keeps the signals, and an account of the changes that came second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.published: list[Signal] = []
-        self.lost_claims = 0
-
-    @property
-    def told(self) -> int:
-        """How many of the signals tell of changes."""
-        return sum(bool(signal.changed) for signal in self.published)
-
-    async def publish(self, signal: Signal) -> None:
-        self.published.append(signal)
-        await super().publish(signal)
-
-    async def update_tasks(self, changes: Sequence[Change]) -> Sequence[bool]:
-        made = await super().update_tasks(changes)
-        self.lost_claims += made.count(False)
-        return made
-
-
-async def several(store: MemoryStore, count: int) -> list[Engine]:
-    """Processes that know of each other and of the queue; at each there is somebody who may want to hear something."""
-    engines = [Engine(store).start() for _ in range(count)]
-    for engine in engines:
-        engine.worker("other")
-    await engines[0].app.queues.ensure(Queue("ws-1", "echo"))
-    await asyncio.sleep(2 * signals.BEAT_SECONDS)
-    return engines
-
-
-async def pair(store: MemoryStore) -> list[Engine]:
-    """Two of them."""
-    return await several(store, 2)
 
 
 async def test_a_subscriber_sees_the_other_process_events_at_once() -> None:
@@ -75,200 +34,6 @@ async def test_a_subscriber_sees_the_other_process_events_at_once() -> None:
         async with asyncio.timeout(QUICKLY):
             assert (await events.next(PATIENCE))[-1].status is Status.SUCCEEDED
     assert QUICKLY < POLL_SECONDS
-
-
-async def test_news_of_few_tasks_come_with_their_signal() -> None:
-    """Who follows one elsewhere reads nothing for that, until it ends for one who waits for its result."""
-    store = Recorded()
-    here, there = await pair(store)
-    task = await there.submit()
-    async with here.app.events.subscribe(task.key, 1, 10) as events, here.app.events.ending(task.key, 10) as end:
-        ending = asyncio.create_task(end.task(PATIENCE))
-        worker = there.worker()
-        given = await worker.next()
-        async with asyncio.timeout(QUICKLY):
-            assert [event.seq for event in await events.next(PATIENCE)] == [2]
-        await asyncio.sleep(QUICKLY)
-        store.calls.clear()
-        await worker.heartbeat(given, line="one")
-        async with asyncio.timeout(QUICKLY):
-            assert [event.context["log"] for event in await events.next(PATIENCE)] == ["one"]
-        assert not await events.next(3 * POLL_SECONDS)  # what it heard of needs no look
-        assert store.calls["get_tasks"] == 0
-        await worker.complete(given, b"result")
-        async with asyncio.timeout(QUICKLY):
-            assert [event.status for event in await events.next(PATIENCE)] == [Status.SUCCEEDED]
-            assert (await ending).result == b"result"
-    assert store.calls["histories"] == 0
-    assert store.calls["get_tasks"] == 1
-    told = [part for signal in store.published for part in signal.news.values()]
-    assert [len(part.events) for part in told] == [1, 1, 1]
-
-
-async def test_what_happens_while_a_process_pauses_is_told_together() -> None:
-    """Between two signals: of one task several events, none of which has to be read."""
-    store = Recorded()
-    here, there = await pair(store)
-    worker = there.worker()
-    await there.submit()
-    given = await worker.next()
-    await asyncio.sleep(1)
-    async with here.app.events.subscribe(given.key, 2, 10) as events:
-        store.calls.clear()
-        for line in "abc":
-            await worker.heartbeat(given, line=line)
-        lines: list[object] = []
-        async with asyncio.timeout(QUICKLY):
-            while len(lines) < 3:
-                lines += [event.context["log"] for event in await events.next(PATIENCE)]
-        assert lines == ["a", "b", "c"]
-    assert store.calls["publish"] == 2
-    assert store.calls["histories"] == 0
-
-
-@pytest.mark.parametrize(("others", "length"), [(signals.BUSY, 1), (0, signals.NEWS_BYTES)], ids=["many", "much"])
-async def test_news_of_many_tasks_or_of_much_are_read(others: int, length: int) -> None:
-    """What a signal carries is bounded; its subscribers see the same."""
-    store = Recorded()
-    here, there = await pair(store)
-    worker = there.worker(room=others + 1)
-    given = {task.id: task for task in [await there.submit() for _ in range(others + 1)]}
-    leased = [await worker.next() for _ in given]
-    await asyncio.sleep(1)
-    followed = leased[-1]
-    async with here.app.events.subscribe(followed.key, 2, 10) as events:
-        store.published.clear()
-        await asyncio.gather(*(worker.heartbeat(task, line="x" * length) for task in leased))
-        async with asyncio.timeout(QUICKLY):
-            assert [event.context["log"] for event in await events.next(PATIENCE)] == ["x" * length]
-    assert [len(signal.changed) for signal in store.published if signal.changed] == [others + 1]
-    assert not any(signal.news for signal in store.published)
-
-
-async def test_news_behind_what_a_subscriber_has_not_had_are_read() -> None:
-    """A signal was lost, or the subscriber came while it was under way: none is left out, and none told twice."""
-    store = Recorded()
-    here, there = await pair(store)
-    worker = there.worker()
-    await there.submit()
-    given = await worker.next()
-    await asyncio.sleep(1)
-    async with here.app.events.subscribe(given.key, 2, 10) as events:
-        heard, here.app.signals.heard = here.app.signals.heard, lambda _: None
-        await worker.heartbeat(given, line="lost")
-        await asyncio.sleep(QUICKLY)
-        here.app.signals.heard = heard
-        await worker.heartbeat(given, line="told")
-        async with asyncio.timeout(QUICKLY):
-            lines = [event.context["log"] for event in await events.next(PATIENCE)]
-            while len(lines) < 2:
-                lines += [event.context["log"] for event in await events.next(PATIENCE)]
-        assert lines == ["lost", "told"]
-        store.calls.clear()
-        for signal in store.published[-2:]:
-            here.app.signals.heard(signal)  # once more, and not in order
-        assert not await events.next(1)
-        assert store.calls["histories"] == store.calls["task_versions"] == 0
-
-
-async def test_what_could_not_be_told_is_told_by_name() -> None:
-    """As soon as there is more to tell, which comes by name too: what happened before that is to be read."""
-    store = Recorded()
-    here, there = await pair(store)
-    worker = there.worker()
-    await there.submit()
-    given = await worker.next()
-    await asyncio.sleep(1)
-    async with here.app.events.subscribe(given.key, 2, 10) as events:
-        store.cut = "publish"
-        await worker.heartbeat(given, line="a")
-        await asyncio.sleep(QUICKLY)
-        store.cut = ""
-        store.published.clear()
-        await there.submit(task_type="other")
-        async with asyncio.timeout(QUICKLY):
-            assert [event.context["log"] for event in await events.next(PATIENCE)] == ["a"]
-    assert given.key in store.published[0].changed
-    assert not store.published[0].news
-
-
-async def test_many_that_could_not_be_told_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what has come to them meanwhile."""
-    store = Recorded()
-    _, there = await pair(store)
-    worker = there.worker(room=signals.BUSY + 1)
-    for _ in range(signals.BUSY + 1):
-        await there.submit()
-    first, *others = [await worker.next() for _ in range(signals.BUSY + 1)]
-    await asyncio.sleep(1)
-    failing = asyncio.Event()
-
-    async def fail(_: Signal) -> None:
-        await failing.wait()
-        monkeypatch.undo()
-        raise errors.Unavailable
-
-    store.published.clear()
-    monkeypatch.setattr(store, "publish", fail)
-    await asyncio.gather(*(worker.heartbeat(task, line="a") for task in others))
-    await asyncio.sleep(QUICKLY)
-    await worker.heartbeat(first, line="b")
-    failing.set()
-    await asyncio.sleep(QUICKLY)
-    assert set(store.published[0].changed) == {task.key for task in (first, *others)}
-    assert not store.published[0].news
-
-
-async def test_news_for_one_who_asks_for_what_is_not_there_harm_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """They come while its place is looked for; it alone is told that there is none."""
-    store = Recorded()
-    here, there = await pair(store)
-    worker = there.worker()
-    await there.submit()
-    given = await worker.next()
-    await asyncio.sleep(1)
-    store.gates["histories"] = gate = asyncio.Event()
-
-    async def follow() -> None:
-        async with here.app.events.subscribe(given.key, 9, 10):
-            raise AssertionError
-
-    following = asyncio.create_task(follow())
-    await asyncio.sleep(QUICKLY)
-    await worker.heartbeat(given, line="a")
-    await asyncio.sleep(QUICKLY)
-    gate.set()
-    with pytest.raises(errors.SequenceOutOfRange):
-        await following
-    assert not caplog.records
-
-
-async def test_who_comes_after_a_change_was_told_begins_with_it() -> None:
-    """Though the task was written here just now."""
-    here, there = await pair(MemoryStore())
-    task = await here.submit()
-    await there.app.tasks.cancel(tenant(), task.id, "")
-    await asyncio.sleep(QUICKLY)
-    async with here.app.events.ending(task.key, 10) as end, asyncio.timeout(QUICKLY):
-        assert (await end.task(PATIENCE)).status is Status.CANCELLED
-
-
-async def test_an_end_that_was_not_heard_is_found_soon_by_who_waits_for_it() -> None:
-    """However long the task has lived, of which it heard."""
-    store = Recorded()
-    here, there = await pair(store)
-    worker = there.worker()
-    await there.submit()
-    given = await worker.next()
-    async with here.app.events.ending(given.key, 10) as end:
-        ending = asyncio.create_task(end.task(1000))
-        for number in range(100):
-            await worker.heartbeat(given, line=str(number))
-            await asyncio.sleep(1)
-        here.app.signals.heard = lambda _: None
-        await worker.complete(given)
-        async with asyncio.timeout(POLL_SECONDS):
-            assert (await ending).status is Status.SUCCEEDED
 
 
 async def test_an_idle_worker_gets_the_other_process_task_at_once() -> None:
