@@ -24,8 +24,6 @@ async def main(plan: dict[str, Any]) -> None:
     signals = writer.database.get_collection("signals", write_concern=WriteConcern(w=1))
     key, now = Key("bench", "x" * 36), datetime.now(UTC)
     document = records.from_signal(Signal("bench", [key], [], {key: task.ended(now)}), now)
-    begun: list[float] = []
-    acknowledged: list[float] = []
 
     await signals.insert_one({**document})  # there is a collection to watch
     async with await reader.database.signals.watch(processes.INSERTS, max_await_time_ms=processes.AWAIT_MS) as stream:
@@ -35,25 +33,14 @@ async def main(plan: dict[str, Any]) -> None:
             await stream.next()
             return time.time()
 
-        async def make(calls: int) -> None:
-            for _ in range(calls):
-                seeing = asyncio.create_task(seen())
-                await protocol.pause()
-                began = time.time()
-                await signals.insert_one({**document})
-                done = time.time()
-                at = await seeing
-                begun.append(at - began)
-                acknowledged.append(at - done)
+        async def way() -> tuple[float, float, float]:
+            seeing = asyncio.create_task(seen())
+            await protocol.pause()
+            began = time.time()
+            await signals.insert_one({**document})
+            return began, time.time(), await seeing
 
-        await make(plan["warm_up"])
-        begun.clear()
-        acknowledged.clear()
-        await protocol.wait_for_go()
-        began = time.perf_counter()
-        await make(plan["calls"])
-        told = {**protocol.percentiles(begun, "begun_"), **protocol.percentiles(acknowledged, "acknowledged_")}
-        protocol.tell(plan["calls"], time.perf_counter() - began, **told)
+        await protocol.delays(way, calls=plan["calls"], warm_up=plan["warm_up"])
     await writer.close()
     await reader.close()
 

@@ -29,8 +29,6 @@ async def _heard(stream: Stream) -> tuple[tasks_pb2.TaskEvent, float]:
 async def main(plan: dict[str, Any]) -> None:
     metadata = (("authorization", f"Bearer {plan['token']}"),)
     request = task.as_message(plan["workspace"])
-    stamped: list[float] = []
-    acknowledged: list[float] = []
 
     async with (
         grpc.aio.insecure_channel(plan["maker"]) as making,
@@ -39,31 +37,20 @@ async def main(plan: dict[str, Any]) -> None:
         maker: tasks_pb2_grpc.TaskServiceAsyncStub = tasks_pb2_grpc.TaskServiceStub(making)
         subscriber: tasks_pb2_grpc.TaskServiceAsyncStub = tasks_pb2_grpc.TaskServiceStub(subscribing)
 
-        async def make(calls: int) -> None:
-            for _ in range(calls):
-                task_id = (await maker.SubmitTask(request, metadata=metadata)).task_id
-                stream = subscriber.StreamTaskEvents(
-                    tasks_pb2.StreamTaskEventsRequest(task_id=task_id), metadata=metadata
-                )
-                await stream.read()  # that it waits
-                await protocol.pause()
+        async def way() -> tuple[float, float, float]:
+            task_id = (await maker.SubmitTask(request, metadata=metadata)).task_id
+            stream = subscriber.StreamTaskEvents(tasks_pb2.StreamTaskEventsRequest(task_id=task_id), metadata=metadata)
+            await stream.read()  # that it waits
+            await protocol.pause()
 
-                hearing = asyncio.create_task(_heard(stream))
-                await maker.CancelTask(tasks_pb2.CancelTaskRequest(task_id=task_id), metadata=metadata)
-                done = time.time()
-                event, at = await hearing
-                assert event.status == tasks_pb2.TASK_STATUS_CANCELLED
-                stamped.append(at - (event.occurred_at.ToNanoseconds() / 1e9 + ROUNDED))
-                acknowledged.append(at - done)
+            hearing = asyncio.create_task(_heard(stream))
+            await maker.CancelTask(tasks_pb2.CancelTaskRequest(task_id=task_id), metadata=metadata)
+            done = time.time()
+            event, at = await hearing
+            assert event.status == tasks_pb2.TASK_STATUS_CANCELLED
+            return event.occurred_at.ToNanoseconds() / 1e9 + ROUNDED, done, at
 
-        await make(plan["warm_up"])
-        stamped.clear()
-        acknowledged.clear()
-        await protocol.wait_for_go()
-        began = time.perf_counter()
-        await make(plan["calls"])
-        told = {**protocol.percentiles(stamped, "begun_"), **protocol.percentiles(acknowledged, "acknowledged_")}
-        protocol.tell(plan["calls"], time.perf_counter() - began, **told)
+        await protocol.delays(way, calls=plan["calls"], warm_up=plan["warm_up"])
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from bench.peers.least_event import END, FOLLOW, SUBMIT
 
 async def main(plan: dict[str, Any]) -> None:
     payload = base64.b64decode(plan["payload"])
-    begun: list[float] = []
-    acknowledged: list[float] = []
 
     async with (
         grpc.aio.insecure_channel(plan["maker"]) as making,
@@ -34,25 +32,14 @@ async def main(plan: dict[str, Any]) -> None:
             assert id_.endswith(seen), "one at a time"
             return at
 
-        async def make(calls: int) -> None:
-            for _ in range(calls):
-                id_ = await submit(payload)
-                await protocol.pause()
-                hearing = asyncio.create_task(heard(id_))
-                began = float(await end(id_))
-                done = time.time()
-                at = await hearing
-                begun.append(at - began)
-                acknowledged.append(at - done)
+        async def way() -> tuple[float, float, float]:
+            id_ = await submit(payload)
+            await protocol.pause()
+            hearing = asyncio.create_task(heard(id_))
+            began = float(await end(id_))
+            return began, time.time(), await hearing
 
-        await make(plan["warm_up"])
-        begun.clear()
-        acknowledged.clear()
-        await protocol.wait_for_go()
-        started = time.perf_counter()
-        await make(plan["calls"])
-        told = {**protocol.percentiles(begun, "begun_"), **protocol.percentiles(acknowledged, "acknowledged_")}
-        protocol.tell(plan["calls"], time.perf_counter() - started, **told)
+        await protocol.delays(way, calls=plan["calls"], warm_up=plan["warm_up"])
 
 
 if __name__ == "__main__":

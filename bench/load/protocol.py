@@ -25,6 +25,9 @@ Trip = Callable[[], Awaitable[float | None]]
 """Submits one thing and returns when its result is there: when it was started by `time.monotonic`, or None if it
 doesn't tell."""
 
+Way = Callable[[], Awaitable[tuple[float, float, float]]]
+"""Tells somebody something: when it was begun, when it was acknowledged, and when it was there, by `time.time`."""
+
 PAUSE_SECONDS = (0.01, 0.03)
 
 
@@ -85,6 +88,27 @@ async def round_trips(trip: Trip, *, calls: int, warm_up: int) -> None:
     began = time.perf_counter()
     await make(calls)
     told = {**(percentiles(starts, "start_") if starts else {}), **percentiles(results, "result_")}
+    tell(calls, time.perf_counter() - began, **told)
+
+
+async def delays(way: Way, *, calls: int, warm_up: int) -> None:
+    """Makes ways one at a time, and tells how long each took since it was begun, and since it was acknowledged."""
+    begun: list[float] = []
+    acknowledged: list[float] = []
+
+    async def make(count: int) -> None:
+        for _ in range(count):
+            began, done, at = await way()
+            begun.append(at - began)
+            acknowledged.append(at - done)
+
+    await make(warm_up)
+    begun.clear()
+    acknowledged.clear()
+    await wait_for_go()
+    began = time.perf_counter()
+    await make(calls)
+    told = {**percentiles(begun, "begun_"), **percentiles(acknowledged, "acknowledged_")}
     tell(calls, time.perf_counter() - began, **told)
 
 

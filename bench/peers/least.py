@@ -10,7 +10,6 @@ our signals, and does nothing with what it is told.
 """
 
 import asyncio
-import gc
 import secrets
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import grpc
 import uvloop
 from pymongo import WriteConcern
 
+from bench.peers import bare
 from openmcp.chain.v1 import tasks_pb2
 from openmcp_chain.domain import transitions
 from openmcp_chain.domain.queue import Waiting
@@ -111,22 +111,13 @@ class Least(grpc.GenericRpcHandler):
 async def main(address: str, uri: str, *tells: str) -> None:
     connection = await client.connect(uri, "bench", "pymongo")
     await connection.database.tasks.create_indexes(list(indexes.INDEXES["tasks"]))
-    server = grpc.aio.server(options=OPTIONS)
     await connection.database.signals.create_indexes(list(indexes.INDEXES["signals"]))
     neighbour = Neighbour(connection.database.signals) if tells else None
-    server.add_generic_rpc_handlers((Least(connection.database.tasks, neighbour),))
-    server.add_insecure_port(address)
-    await server.start()
-    # As our server does.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
     async with asyncio.TaskGroup() as group:
         if neighbour:
             group.create_task(neighbour.speak())
             group.create_task(neighbour.hear())
-        print("ready", flush=True)
-        await server.wait_for_termination()
+        await bare.serve(Least(connection.database.tasks, neighbour), address, OPTIONS)
 
 
 if __name__ == "__main__":

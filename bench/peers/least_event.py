@@ -8,7 +8,6 @@ besides. Client, documents, indexes, guards, signals and write concerns are our 
 """
 
 import asyncio
-import gc
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -21,38 +20,35 @@ from pymongo import WriteConcern
 
 from bench import task
 from bench.load import bare_motor
+from bench.peers import bare
 from openmcp_chain.domain.task import Key
 from openmcp_chain.store.base import Signal
 from openmcp_chain.store.mongo import client, indexes, processes, records
 
 SUBMIT, END, FOLLOW = "/least/Submit", "/least/End", "/least/Follow"
 
-_Context = Any
-"""grpc.aio's."""
 
-
-class Least(grpc.GenericRpcHandler):
+class Least(bare.Methods):
     """The three methods. What is sent is bytes: a payload; an id; nothing, and for each signal its task's id."""
 
     def __init__(self, database: Any) -> None:  # noqa: ANN401 - the driver's
         self._tasks = database.tasks
         self._signals = database.get_collection("signals", write_concern=WriteConcern(w=1))
         self._telling = set[asyncio.Task[Any]]()
-        self._methods: dict[str, Any] = {
-            SUBMIT: grpc.unary_unary_rpc_method_handler(self._submit),
-            END: grpc.unary_unary_rpc_method_handler(self._end),
-            FOLLOW: grpc.unary_stream_rpc_method_handler(self._follow),
-        }
+        super().__init__(
+            {
+                SUBMIT: grpc.unary_unary_rpc_method_handler(self._submit),
+                END: grpc.unary_unary_rpc_method_handler(self._end),
+                FOLLOW: grpc.unary_stream_rpc_method_handler(self._follow),
+            }
+        )
 
-    def service(self, details: grpc.HandlerCallDetails) -> Any:  # noqa: ANN401 - as grpc has it
-        return self._methods.get(str(details.method))
-
-    async def _submit(self, payload: bytes, _: _Context) -> bytes:
+    async def _submit(self, payload: bytes, _: bare.Context) -> bytes:
         made = bare_motor.leased(payload)
         await self._tasks.insert_one(made)
         return str(made["_id"]).encode()
 
-    async def _end(self, id_: bytes, _: _Context) -> bytes:
+    async def _end(self, id_: bytes, _: bare.Context) -> bytes:
         """Answers with the time at which the change was begun."""
         began = time.time()
         result = await self._tasks.bulk_write([bare_motor.complete(id_.decode())])
@@ -66,7 +62,7 @@ class Least(grpc.GenericRpcHandler):
         now = datetime.now(UTC)
         await self._signals.insert_one(records.from_signal(Signal("least", [key], [], {key: task.ended(now)}), now))
 
-    async def _follow(self, _: bytes, context: _Context) -> AsyncIterator[bytes]:
+    async def _follow(self, _: bytes, context: bare.Context) -> AsyncIterator[bytes]:
         async with await self._signals.watch(processes.INSERTS, max_await_time_ms=processes.AWAIT_MS) as stream:
             await stream.try_next()  # from now on it misses nothing
             await context.send_initial_metadata(())
@@ -78,16 +74,7 @@ async def main(address: str, uri: str) -> None:
     connection = await client.connect(uri, "bench", "pymongo")
     await connection.database.tasks.create_indexes(list(indexes.INDEXES["tasks"]))
     await connection.database.signals.create_indexes(list(indexes.INDEXES["signals"]))
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Least(connection.database),))
-    server.add_insecure_port(address)
-    await server.start()
-    # As our server does.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-    print("ready", flush=True)
-    await server.wait_for_termination()
+    await bare.serve(Least(connection.database), address)
 
 
 if __name__ == "__main__":

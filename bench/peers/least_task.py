@@ -8,7 +8,6 @@ besides. Client, documents, indexes, guards and write concern are our store's.
 """
 
 import asyncio
-import gc
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -18,31 +17,28 @@ import grpc
 import uvloop
 
 from bench.load import bare_motor
+from bench.peers import bare
 from openmcp_chain.store.mongo import client, indexes
 
 SUBMIT, WAIT, WORK = "/least/Submit", "/least/Wait", "/least/Work"
 
-_Context = Any
-"""grpc.aio's."""
 
-
-class Least(grpc.GenericRpcHandler):
+class Least(bare.Methods):
     """The three methods. What is sent is bytes: a payload, an id, an id with when it was started."""
 
     def __init__(self, tasks: Any) -> None:  # noqa: ANN401 - the driver's
         self._tasks = tasks
         self._given: asyncio.Queue[bytes] = asyncio.Queue()
         self._ended: dict[bytes, asyncio.Future[bytes]] = {}
-        self._methods: dict[str, Any] = {
-            SUBMIT: grpc.unary_unary_rpc_method_handler(self._submit),
-            WAIT: grpc.unary_unary_rpc_method_handler(self._wait),
-            WORK: grpc.stream_stream_rpc_method_handler(self._work),
-        }
+        super().__init__(
+            {
+                SUBMIT: grpc.unary_unary_rpc_method_handler(self._submit),
+                WAIT: grpc.unary_unary_rpc_method_handler(self._wait),
+                WORK: grpc.stream_stream_rpc_method_handler(self._work),
+            }
+        )
 
-    def service(self, details: grpc.HandlerCallDetails) -> Any:  # noqa: ANN401 - as grpc has it
-        return self._methods.get(str(details.method))
-
-    async def _submit(self, payload: bytes, _: _Context) -> bytes:
+    async def _submit(self, payload: bytes, _: bare.Context) -> bytes:
         task = bare_motor.leased(payload)
         await self._tasks.insert_one(task)
         id_ = str(task["_id"]).encode()
@@ -50,13 +46,13 @@ class Least(grpc.GenericRpcHandler):
         self._given.put_nowait(id_ + b" " + payload)
         return id_
 
-    async def _wait(self, id_: bytes, _: _Context) -> bytes:
+    async def _wait(self, id_: bytes, _: bare.Context) -> bytes:
         try:
             return await self._ended[id_]
         finally:
             del self._ended[id_]
 
-    async def _work(self, reports: AsyncIterator[bytes], context: _Context) -> None:
+    async def _work(self, reports: AsyncIterator[bytes], context: bare.Context) -> None:
         async def send() -> None:
             while True:
                 await context.write(await self._given.get())
@@ -74,29 +70,16 @@ class Least(grpc.GenericRpcHandler):
 async def serve(address: str, uri: str) -> None:
     connection = await client.connect(uri, "bench", "pymongo")
     await connection.database.tasks.create_indexes(list(indexes.INDEXES["tasks"]))
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Least(connection.database.tasks),))
-    server.add_insecure_port(address)
-    await server.start()
-    _ready()
-    await server.wait_for_termination()
+    await bare.serve(Least(connection.database.tasks), address)
 
 
 async def work(address: str) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
         stream: Any = channel.stream_stream(WORK)()
         await stream.wait_for_connection()
-        _ready()
+        bare.ready()
         while (task := await stream.read()) is not grpc.aio.EOF:
             await stream.write(task.partition(b" ")[0] + f" {time.monotonic()}".encode())
-
-
-def _ready() -> None:
-    """As our server does, and our worker."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-    print("ready", flush=True)
 
 
 if __name__ == "__main__":
