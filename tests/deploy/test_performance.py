@@ -1,10 +1,12 @@
 """docs/performance.md shows what the pages of results say: its table is not copied by hand."""
 
+import argparse
 import re
+from pathlib import Path
 
 import pytest
 
-from bench import against, summary
+from bench import against, report, rounds, summary
 from bench.meter import OTHERS_CORES, Usage
 from bench.sample import Sample
 
@@ -28,6 +30,23 @@ def test_the_table_is_that_of_the_results() -> None:
 def test_what_is_reached(measured: str, wanted: str, reached: str) -> None:
     """By the sign, and by what is shown."""
     assert summary._word(measured, wanted) == reached
+
+
+def test_doubts_of_a_page_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each of its figures; of another page nothing."""
+    monkeypatch.setattr(summary, "RESULTS", tmp_path)
+    for name, doubt in (("get", f"{report.DOUBT} in 1 of it.\n"), ("stack", "")):
+        (tmp_path / f"{name}.md").write_text(f"| ratio | measured | wanted |\n| a | 1.2 × | ≤ 2 × |\n{doubt}")
+    filled = summary.filled("<!-- wanted -->\n<!-- end -->\n")
+    assert re.findall(r"(\w+)\.md.*\| (\S.*) \|\n", filled) == [("get", "yes, with doubts"), ("stack", "yes")]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1.5", "many", ""])
+def test_a_number_of_the_command_line_is_one_at_least(number: str) -> None:
+    """Else nothing would be measured."""
+    assert rounds.at_least_one("12") == 12
+    with pytest.raises(argparse.ArgumentTypeError, match="not a number of 1 or more"):
+        rounds.at_least_one(number)
 
 
 def test_only_rounds_that_are_believed_are_judged() -> None:
