@@ -172,6 +172,40 @@ async def test_who_follows_what_was_written_here_just_now_reads_nothing() -> Non
             assert [event.seq for event in await events.next(600)] == [2]
 
 
+async def test_who_waits_for_what_has_succeeded_here_just_now_reads_nothing() -> None:
+    """On an idle system a task may be done before its client has asked for that. Its history is there as well."""
+    store = DistantStore()
+    engine = Engine(store)
+    worker = engine.worker()
+    await engine.submit(metadata={"team": "orders"})
+    task = await worker.next()
+    await worker.complete(task, b"done")
+    async with ending(engine, task.key) as end:
+        seen = await end.task(PATIENCE)
+    assert (seen.status, seen.result, seen.metadata) == (Status.SUCCEEDED, b"done", {"team": "orders"})
+    assert await follow(engine, task.key) == list(engine.task(task.key).events)
+    assert store.calls["get_tasks"] == store.calls["histories"] == store.calls["task_versions"] == 0
+
+
+@pytest.mark.parametrize("end", [Status.FAILED, Status.CANCELLED])
+async def test_who_waits_for_what_was_retried_elsewhere_is_not_told_of_its_old_end(end: Status) -> None:
+    """Though it ended here just now, and whoever retried it was answered before."""
+    store = MemoryStore()
+    here, there = Engine(store), Engine(store)
+    worker = here.worker()
+    await here.submit()
+    task = await worker.next()
+    if end is Status.FAILED:
+        await worker.fail(task, retryable=False)
+    else:
+        await here.app.tasks.cancel(tenant(), task.id, "")
+        await worker.stop(task)
+    assert here.task(task.key).status is end
+    await there.app.tasks.retry(tenant(), task.id)
+    async with ending(here, task.key) as waiting:
+        assert (await waiting.task(0)).status is Status.PENDING
+
+
 async def test_who_follows_what_another_process_has_changed_since_reads_it() -> None:
     """Though it was written here just now: the change was told before anybody followed."""
     store = MemoryStore()
@@ -194,19 +228,27 @@ async def test_a_wait_that_is_over_tells_the_state_as_it_is_now() -> None:
         assert (await end.task(0)).status is Status.CANCELLED
 
 
-@pytest.mark.parametrize(("payload", "wait"), [(b"x" * 5000, 0), (b"", POLL_SECONDS)])
-async def test_what_is_large_or_was_written_longer_ago_is_read(payload: bytes, wait: float) -> None:
+@pytest.mark.parametrize(
+    ("payload", "result", "wait"),
+    [(b"x" * 5000, None, 0), (b"", b"x" * 5000, 0), (b"", None, POLL_SECONDS), (b"", b"", POLL_SECONDS)],
+)
+async def test_what_is_large_or_was_written_longer_ago_is_read(payload: bytes, result: bytes | None, wait: float) -> None:
     """Of the rest so many are remembered that it takes some megabytes at most."""
     store = DistantStore()
     engine = Engine(store)
     task = await engine.submit(payload=payload)
+    if result is not None:
+        worker = engine.worker()
+        await engine.app.sweep.run_once()
+        await worker.complete(await worker.next(), result)
     await asyncio.sleep(wait)
+    store.calls.clear()
     async with subscribe(engine, task.key):
         assert store.calls["histories"] == 1
 
 
 async def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest; and of those, once they are old or have ended, none."""
+    """The newest; and of those, once they are old or were cancelled, none."""
     monkeypatch.setattr("openmcp_chain.engine.events.RECENT", 3)
     engine = Engine()
     tasks = [await engine.submit() for _ in range(5)]

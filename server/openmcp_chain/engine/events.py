@@ -7,7 +7,8 @@ keeps of events, until they have been sent, is a part, and counted as unread by 
 small part. Of a task to which nothing happens it keeps its place and the version.
 
 Most who follow a task have just submitted it. So a small one that was written here a moment ago is not read for that:
-the subscriber begins with what was written, as if it had been there since.
+the subscriber begins with what was written, as if it had been there since; and on an idle system it may have succeeded
+by then.
 
 A change made by another server process comes with the signal that tells of it, or is read then. It is also looked for,
 `poll` seconds after the last news, and then in pauses that double up to `LONGEST_POLL_SECONDS`; of many followers, so
@@ -24,7 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from openmcp_chain.domain import errors, sizes
-from openmcp_chain.domain.task import Event, Key, Stretch, Task, View, seen, stretch
+from openmcp_chain.domain.task import Event, Key, Status, Stretch, Task, View, seen, stretch
 from openmcp_chain.engine.ledger import STRETCH, Ledger
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.engine.volume import SMALL, Share, Volume
@@ -35,11 +36,12 @@ POLLS = 30
 """A second, of all followers of a process together, once there are many. Each costs 0.15 ms, and none finds anything as
 long as signals are heard."""
 RECENT = 1000
-"""How many small tasks are remembered that were written here within `poll` seconds, and have not ended."""
+"""How many small tasks are remembered that were written here within `poll` seconds. Not one that failed or was
+cancelled: who has had it retried elsewhere, and then waits for it here, is not to be told of its old end."""
 PART_BYTES = 256 * 1024
 """What a subscriber keeps of events, about."""
 SMALL_BYTES, SMALL_ENTRIES = 4096, 8
-"""What a small one has at most: of payload; of metadata, and of events."""
+"""What a small one has at most: of payload and of result; of metadata, and of events."""
 
 
 class Follower:
@@ -333,7 +335,7 @@ class EventHub:
     def _remember(self, task: Task) -> None:
         now, key, recent = asyncio.get_running_loop().time(), task.key, self._recent
         recent.pop(key, None)
-        if not task.status.terminal and _is_small(task):
+        if task.status not in (Status.FAILED, Status.CANCELLED) and _is_small(task):
             recent[key] = (now, task)
         while recent and (len(recent) > RECENT or next(iter(recent.values()))[0] <= now - self.poll):
             recent.popitem(last=False)
@@ -402,4 +404,5 @@ class EventHub:
 
 
 def _is_small(task: Task) -> bool:
-    return len(task.payload) <= SMALL_BYTES and max(len(task.metadata), len(task.events)) <= SMALL_ENTRIES
+    content, entries = (task.payload, task.result or b""), (task.metadata, task.events)
+    return max(map(len, content)) <= SMALL_BYTES and max(map(len, entries)) <= SMALL_ENTRIES
