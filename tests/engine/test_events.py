@@ -232,7 +232,7 @@ async def test_a_wait_that_is_over_tells_the_state_as_it_is_now() -> None:
     ("payload", "result", "wait"),
     [(b"x" * 5000, None, 0), (b"", b"x" * 5000, 0), (b"", None, POLL_SECONDS), (b"", b"", POLL_SECONDS)],
 )
-async def test_what_is_large_or_was_written_longer_ago_is_read(payload: bytes, result: bytes | None, wait: float) -> None:
+async def test_what_is_large_or_was_written_long_ago_is_read(payload: bytes, result: bytes | None, wait: float) -> None:
     """Of the rest so many are remembered that it takes some megabytes at most."""
     store = DistantStore()
     engine = Engine(store)
