@@ -4,13 +4,14 @@ import asyncio
 import gc
 import random
 from contextlib import AsyncExitStack
+from datetime import timedelta
 
 import pytest
 from support.engine import DistantStore, Engine, tenant
 from support.service import PATIENCE, until
 
 from openmcp_chain.domain import errors
-from openmcp_chain.domain.task import Event, Key, Status, Task
+from openmcp_chain.domain.task import Event, Key, Status, Task, Terms
 from openmcp_chain.engine.events import LONGEST_POLL_SECONDS, POLL_SECONDS, Ending, Subscription
 from openmcp_chain.engine.signals import ALIVE, BEAT_SECONDS
 from openmcp_chain.store.memory import MemoryStore
@@ -204,6 +205,19 @@ async def test_who_waits_for_what_was_retried_elsewhere_is_not_told_of_its_old_e
     await there.app.tasks.retry(tenant(), task.id)
     async with ending(here, task.key) as waiting:
         assert (await waiting.task(0)).status is Status.PENDING
+
+
+async def test_what_may_be_deleted_by_now_is_read() -> None:
+    """Though it has succeeded here just now: the same request may have made another task of the same id elsewhere."""
+    engine = Engine()
+    worker = engine.worker()
+    await engine.submit(terms=Terms(retention=timedelta()))
+    task = await worker.next()
+    await worker.complete(task, b"done")
+    await engine.app.sweep.run_once()
+    with pytest.raises(errors.TaskNotFound):
+        async with ending(engine, task.key):
+            pass
 
 
 async def test_who_follows_what_another_process_has_changed_since_reads_it() -> None:

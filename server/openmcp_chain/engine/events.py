@@ -21,6 +21,7 @@ import math
 from abc import abstractmethod
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +39,9 @@ long as signals are heard."""
 RECENT = 1000
 """How many small tasks are remembered that were written here within `poll` seconds. Not one that failed or was
 cancelled: who has had it retried elsewhere, and then waits for it here, is not to be told of its old end."""
+STAYS = timedelta(minutes=1)
+"""One that has succeeded is remembered if it is kept for longer, whatever the other servers' clocks say: once it is
+deleted, the same request makes another task of the same id."""
 PART_BYTES = 256 * 1024
 """What a subscriber keeps of events, about."""
 SMALL_BYTES, SMALL_ENTRIES = 4096, 8
@@ -335,7 +339,7 @@ class EventHub:
     def _remember(self, task: Task) -> None:
         now, key, recent = asyncio.get_running_loop().time(), task.key, self._recent
         recent.pop(key, None)
-        if task.status not in (Status.FAILED, Status.CANCELLED) and _is_small(task):
+        if _stays(task) and _is_small(task):
             recent[key] = (now, task)
         while recent and (len(recent) > RECENT or next(iter(recent.values()))[0] <= now - self.poll):
             recent.popitem(last=False)
@@ -401,6 +405,13 @@ class EventHub:
         self._followers[key].discard(follower)
         if not self._followers[key]:
             del self._followers[key]
+
+
+def _stays(task: Task) -> bool:
+    """Whether it is told as it was written, a moment later: what has changed is heard of, or it can't have changed."""
+    if task.status is Status.SUCCEEDED:
+        return task.due_at - task.updated_at > STAYS
+    return not task.status.terminal
 
 
 def _is_small(task: Task) -> bool:
