@@ -163,7 +163,7 @@ class Model(RuleBasedStateMachine):
         """Ends all that the shelf says is overdue, in one batch."""
         overdue = self.shelf.overdue(move.server, now)
         late = {key for key, task in self.tasks.items() if (at := _overdue_at(task)) and at <= now}
-        assert (set(overdue), len(overdue)) == (late, len(late))
+        assert sorted(overdue) == sorted(late), f"found {sorted(overdue)}, late by what was written: {sorted(late)}"
         tries = []
         for key in overdue:
             action = Action.TIME_OUT if self.tasks[key].status is Status.PENDING else Action.EXPIRE

@@ -272,6 +272,33 @@ async def test_a_lost_write_does_not_put_a_deadline_off(store: Store) -> None:
     assert await overdue(store, NOW + 2 * SECOND, 10) == [task.key]
 
 
+async def test_a_lost_submit_does_not_put_a_deadline_off(store: Store) -> None:
+    """It has set a timer for a later version that never comes, and was looked at for nothing before the deadline."""
+    task = make_task(terms=SOON)
+    again = make_task(task_id=task.id, terms=Terms(schedule_to_start=SECOND), now=NOW + 2 * SECOND)
+    await store.insert_tasks([task])
+    assert (await store.insert_tasks([again]))[0].version == task.version
+    for seconds in (3, 9):
+        assert await overdue(store, NOW + seconds * SECOND, 10) == []
+    assert await overdue(store, NOW + 10 * SECOND, 10) == [task.key]
+
+
+async def test_a_timer_that_is_mended_outlives_a_write_that_is_not_there_yet(mongo: MongoStore) -> None:
+    """That was found to be for nothing, at the deadline of the version before; and for a while, but not for ever."""
+    task = make_task(terms=SOON)
+    await mongo.insert_tasks([task])
+    ended = transitions.time_out(task, at(NOW + 10 * SECOND))
+    coming = transitions.retry(ended, NOW + 20 * SECOND)
+    await mongo._timers.set([replace(coming, start_by=NOW + SECOND)])
+    assert await overdue(mongo, NOW + SECOND, 10) == []
+    await change(mongo, task, ended)
+    for seconds in (10, 60):
+        assert await overdue(mongo, NOW + seconds * SECOND, 10) == []
+        assert len(await mongo._database.timers.find().to_list(None)) == 1
+    assert await overdue(mongo, NOW + 61 * SECOND, 10) == []
+    assert await mongo._database.timers.find().to_list(None) == []
+
+
 @pytest.mark.parametrize("together", [True, False])
 async def test_ended_tasks_are_deleted_when_they_are_due(store: Store, together: bool) -> None:
     """From `due_at` on, up to the limit in one go; nothing else is, whenever it is due."""

@@ -5,8 +5,9 @@ each waiting task with a deadline there is a timer that is due no later than tha
 nothing: the task was claimed, or the write lost, or never came. Whoever finds it due looks at the task, and mends the
 timer.
 
-What mends it is guarded by what was seen of it, since the task may be about to wait again, with its timer just set. As
-long as a timer is ahead of the task's version, the write that it is for may still come.
+What mends it is guarded by what was seen of it, since the task may be about to wait again, with its timer just set. If
+a timer is ahead of the task's version, the write that it is for may still come: it is awaited for a while, in which the
+timer stays. Meanwhile the task has its own deadline, for which the timer is due as well: the write may have lost.
 """
 
 from collections.abc import Container, Iterable, Sequence
@@ -42,7 +43,7 @@ class Timers:
         writes = [
             UpdateOne(
                 {"_id": documents.primary_key(task.key)},
-                {"$min": {"at": task.deadline}, "$max": {"version": task.version}, "$unset": {"overdue": ""}},
+                {"$min": {"at": task.deadline}, "$max": {"version": task.version}, "$unset": {"awaited_until": ""}},
                 upsert=True,
             )
             for task in tasks
@@ -97,10 +98,12 @@ def _deadline(task: Document | None) -> datetime | None:
 
 def _mend(timer: Document, task: Document | None, now: datetime) -> UpdateOne | DeleteOne:
     """Makes of a timer, found due too early or for nothing, what it should be."""
-    seen: dict[str, Any] = {name: timer.get(name) for name in ("_id", "at", "version", "overdue")}
-    if (task is None or task["version"] < timer["version"]) and not timer.get("overdue"):
-        return UpdateOne(seen, {"$set": {"at": now + GRACE, "overdue": True}})
+    seen: dict[str, Any] = {name: timer.get(name) for name in ("_id", "at", "version", "awaited_until")}
     at = _deadline(task)
+    if task is None or task["version"] < timer["version"]:
+        until = timer.get("awaited_until") or now + GRACE
+        if until > now:
+            return UpdateOne(seen, {"$set": {"at": min(at or until, until), "awaited_until": until}})
     if at is not None:
-        return UpdateOne(seen, {"$set": {"at": at}, "$unset": {"overdue": ""}})
+        return UpdateOne(seen, {"$set": {"at": at}, "$unset": {"awaited_until": ""}})
     return DeleteOne(seen)
