@@ -28,6 +28,7 @@ from typing import Self
 from openmcp_chain.domain import errors, sizes
 from openmcp_chain.domain.task import Event, Key, Status, Stretch, Task, View, seen, stretch
 from openmcp_chain.engine.ledger import STRETCH, Ledger
+from openmcp_chain.engine.queues import SKEW
 from openmcp_chain.engine.quotas import Streams
 from openmcp_chain.engine.volume import SMALL, Share, Volume
 
@@ -39,9 +40,9 @@ long as signals are heard."""
 RECENT = 1000
 """How many small tasks are remembered that were written here within `poll` seconds. Not one that failed or was
 cancelled: who has had it retried elsewhere, and then waits for it here, is not to be told of its old end."""
-STAYS = timedelta(minutes=1)
-"""One that has succeeded is remembered if it is kept for longer, whatever the other servers' clocks say: once it is
-deleted, the same request makes another task of the same id."""
+STAYS = SKEW + timedelta(seconds=POLL_SECONDS)
+"""One that has succeeded is remembered only if it is kept for longer: no other server, by whatever clock, may have
+deleted it by now, and made another task of the same request and so of the same id."""
 PART_BYTES = 256 * 1024
 """What a subscriber keeps of events, about."""
 SMALL_BYTES, SMALL_ENTRIES = 4096, 8
